@@ -1,10 +1,10 @@
-# Two commands do everything: `make demo` runs the quickstart, `make test` the tests. Both set up .venv first.
+# `make demo` runs the quickstart, `make test` the tests. Both set up .venv first.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests start dozens of processes, which would each compile the program anew.
+# Tests start dozens of processes. Without byte code on disk, each would compile the program again.
 unexport PYTHONDONTWRITEBYTECODE
-# Without compiling all modules of all packages, of which a fifth is ever loaded: half of the time of a set-up.
+# --no-compile saves half of the set-up time: only a fifth of the packages' modules is ever imported.
 PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
 
 .PHONY: demo test pytest quick coverage check docs wheel clean
@@ -26,18 +26,18 @@ demo: $(VENV)/.installed
 	$(BIN)/ciar-sim run scenarios/quickstart.yaml
 	@echo "Open runs/quickstart/report.html"
 
-# The type check takes a core for a minute or two: the tests run beside it.
+# The type check takes a core for a minute or two, so the tests run at the same time.
 test: $(VENV)/.installed-dev
 	$(MAKE) --jobs 2 check pytest
 
 pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-# Of lines and branches of simulator/; below 95 % it fails. Tracing doubles the time of the tests, so it is no part of `make test`.
+# Line and branch coverage of simulator/; fails below 95 %. Not part of `make test`, because tracing doubles the time of the tests.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered tests/simulator tests/ciar_sim tests/laws tests/models/test_statistical.py
 
-# Everything but whole runs and training, without coverage: for the minute between two edits.
+# The fast tests, for use between edits: no whole runs, no training, no coverage.
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -x tests/simulator tests/reports tests/test_docs.py
 
@@ -50,7 +50,7 @@ check: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict
 
-# A wheel, installed alone into a folder of its own and run from another one.
+# Builds a wheel, installs it on its own and runs it from another folder.
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py
 

@@ -1,8 +1,8 @@
-"""Replay speed: one-forward calls per second, end to end with full records, compared with SimPy's bare timeout rate in the same run.
+"""Replay speed: calls of one cloud pass per second, end to end with full records, compared with SimPy's bare timeout rate.
 
-Over constant links; over an LTE link whose rates follow a trace, with TCP, jitter and bursts of loss; over the same with scheduling gaps;
-over Wi-Fi with five stations that contend for the channel; and over constant links with what a cell does, each on its own: handovers,
-uplink scheduling with the timers of operators, two paths at once, and ten devices in a fair cell.
+The networks are: constant links; an LTE link whose rates follow a trace, with TCP, jitter and bursts of loss; the same with scheduling
+gaps, CUBIC, BBR, a flow window or an idle timeout; Wi-Fi with five contending stations; and constant links with one effect of a cell each:
+handovers, uplink scheduling with the timers of two operators, two paths at once, ten devices in a fair cell.
 
     python -m benchmarks.calls --json
 """
@@ -34,7 +34,7 @@ CALLS = 77  # a CIAR session at the paper's call rate
 
 
 class Uniform:
-    """A pass takes the same time whatever its batch."""
+    """Costs under which a pass takes the same time at any batch size."""
 
     power_w = float("nan")
     extrapolated = False
@@ -50,7 +50,7 @@ class Uniform:
 
 
 def program(cloud: Uniform, count: int = CALLS) -> SessionProgram:
-    """One session: device computes 10 ms, asks the cloud for one pass, `count` times."""
+    """Return a session of `count` calls: each is 10 ms of computing on the device and one cloud pass."""
     item = (*Work.of_pass(2, 4, 200), cloud.seconds, PASS, ())
     calls = tuple((2600, (), (item,), (20, index == 0)) for index in range(count))
     steps = tuple((0.010, -1.0, index, index) for index in range(count))
@@ -69,7 +69,10 @@ def program(cloud: Uniform, count: int = CALLS) -> SessionProgram:
 
 
 def lte(seed: int = 0) -> Network:
-    """Ten minutes of rates by the second, Gauss-Markov in their logarithm with the means of MONROE and the deviation of driving traces."""
+    """Return an LTE network with ten minutes of rates, one per second.
+
+    The logarithm of the rate is a Gauss-Markov process with the deviation of driving traces; the mean rates are those of MONROE.
+    """
     generator = np.random.default_rng(seed)
 
     def rates(mean_bps: float) -> Capacity:
@@ -95,7 +98,7 @@ def lte(seed: int = 0) -> Network:
 
 
 def gaps() -> Network:
-    """As `lte`, with rates that have the scheduling gaps of LTE."""
+    """Return the network of `lte` with rates that have the scheduling gaps of LTE."""
     down, up = (
         Capacity(one.times_s, one.rate_bps, one.duration_s)
         for one in generate(fitted()["lte-gaps"].gaps, 27e6, 10.6e6, 0, 7200.0)
@@ -154,7 +157,7 @@ def calls_per_second(network: Network, requests: int, devices: int, replicas: in
 
 
 def timeouts_per_second(count: int = 300_000) -> float:
-    """SimPy's own rate: one process that waits `count` times."""
+    """Return SimPy's own rate: one process that waits `count` times."""
     environment = simpy.Environment()
 
     def waits(wait: Callable[[float], simpy.Timeout]) -> simpy.events.ProcessGenerator:

@@ -1,8 +1,8 @@
-"""Write the figures of a pair into its model card: what it is made of, and what its training measured.
+"""Write a pair's shapes, files and training measurements into its model card.
 
     python -m benchmarks.card models/weights/photos
 
-The card's part between the two comments that name the figures is replaced; the rest of it is written by hand.
+Replaces the part of the card between the two `figures` comments; the rest is written by hand.
 """
 
 import json
@@ -22,7 +22,7 @@ _FIGURES = re.compile(r"(<!-- figures:[^\n]*-->\n).*(<!-- end of figures -->)", 
 
 
 def rows_of(measured: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted name and value of every number in nested mappings."""
+    """Yield dotted name and value of every number in nested mappings."""
     if isinstance(measured, dict):
         for key, value in measured.items():
             yield from rows_of(value, f"{name}.{key}" if name else str(key))
@@ -31,7 +31,7 @@ def rows_of(measured: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def figures(folder: Path, manifest: PairManifest) -> str:
-    """Markdown: shapes, files and measured figures of the pair in a folder."""
+    """Return shapes, files and measured figures of the pair in a folder, as Markdown."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     shapes = (
         f"{role}: {shape.n_layer} layer{'s' if shape.n_layer > 1 else ''}, width {shape.dim}, {shape.n_head} heads"
@@ -60,7 +60,11 @@ def figures(folder: Path, manifest: PairManifest) -> str:
 
 
 def write_card(folder: Path) -> None:
-    """Put the figures into the card. Raises CiarSimError where the card has no place for them, or the folder holds no pair."""
+    """Write the figures into the card.
+
+    Raises:
+        CiarSimError: If the card has no place for them, or the folder contains no pair.
+    """
     manifest, path = pair_manifest(folder), folder / CARD
     text = path.read_text() if path.is_file() else ""
     if not _FIGURES.search(text):

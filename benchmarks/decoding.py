@@ -1,15 +1,16 @@
-"""How fast LlamaGen's files decode here: the recorder, at batch 32 and at batch 1, against plain generation loops of the same weights.
+"""Decoding speed of LlamaGen's files: the recorder at batch 32 and at batch 1, against plain generation loops with the same weights.
 
     python -m benchmarks.decoding --json
 
-Writes a random checkpoint of LlamaGen's layout, loads it as `pair: {cloud: llamagen-xl-stage1}`, and decodes images guided and sampled:
+Writes a random checkpoint in LlamaGen's layout, loads it as `pair: {cloud: llamagen-xl-stage1}`, and decodes images guided and sampled:
 
-* `reference`: a loop of the released one's shape, one image after another: two rows, a static cache read in whole under a mask;
-* `plain`: the same, reading only the part of the cache that is filled;
-* `batch 1`, `batch N`: the recorder, sessions one at a time and N in flight. A picture has one pixel a token: tokens are what is timed.
+* `reference`: a loop like the released one, one image after another: two rows, a static cache that every step reads in full, with a mask;
+* `plain`: the same, reading only the filled part of the cache;
+* `batch 1`, `batch N`: the recorder with sessions one at a time and N in flight. An image has one pixel per token, so the time is that of
+  the tokens.
 
-Asked: batch 32 at least 3 times the reference's images per second, batch 1 no slower than the plain loop. All decode the same greedy
-tokens, or the benchmark fails. On one CPU thread seconds are those of the processor; rounds alternate, and the fastest of each counts.
+Targets: batch 32 decodes at least 3 times the reference's images per second, and batch 1 is no slower than the plain loop. The benchmark
+fails unless all ways decode the same greedy tokens. With one CPU thread it measures CPU time. Rounds alternate; the fastest of each counts.
 """
 
 import json
@@ -36,12 +37,12 @@ from simulator.protocol.pairs import PairSpec, TransformerConfig
 from simulator.protocol.recording import Recording, SessionSpec
 
 GUIDANCE = 7.5
-CAPTION_ROWS = 20  # that a caption fills; the others are padding
+CAPTION_ROWS = 20  # rows that a caption fills; the others are padding
 BATCHED_AT_LEAST, ALONE_AT_LEAST = 3.0, 1.0
 
 
 def write_checkpoint(folder: Path, config: TransformerConfig, captions: list[str]) -> None:
-    """Random weights in the official layout, with features of the captions as LlamaGen's script makes them."""
+    """Write random weights in the official layout, and random caption features in the format of LlamaGen's script."""
     torch.manual_seed(0)
     model = Transformer(config)
     for key, parameter in model.named_parameters():
@@ -61,11 +62,11 @@ def write_checkpoint(folder: Path, config: TransformerConfig, captions: list[str
 
 
 class Loop:
-    """A generation loop without anything around it, of one image at a time.
+    """A bare generation loop, one image at a time.
 
     Args:
-        pair: Whose cloud model and image tokenizer run.
-        whole: Whether every step reads the whole cache under a mask, as the released loop does, or its filled part.
+        pair: Pair whose cloud model and image tokenizer run.
+        whole: Whether every step reads the whole cache with a mask, as the released loop does, or only its filled part.
     """
 
     def __init__(self, pair: Pair, whole: bool) -> None:
@@ -76,7 +77,7 @@ class Loop:
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
 
     def image(self, caption: str, sampled: bool = True) -> list[int]:
-        """Tokens of the image, decoded to its pixels as well."""
+        """Return the tokens of an image; decode its pixels too."""
         slots, total = self.config.caption_slots, self.config.positions
         rows, valid = left_pad(self.pair.text.encode(caption), slots)
         seen = torch.tril(torch.ones(total, total, dtype=torch.bool))
@@ -97,7 +98,12 @@ class Loop:
         return tokens
 
     def hidden(self, x: Tensor, first: int, seen: Tensor) -> Tensor:
-        """Hidden states [2, n, D] of new positions from `first` on. seen: bool [S, S]."""
+        """Return hidden states [2, n, D] of the new positions from `first` on.
+
+        Args:
+            x: Embeddings [2, n, D].
+            seen: bool [S, S], the positions that each position attends to.
+        """
         new, heads = x.shape[1], self.config.n_head
         end = self.config.positions if self.whole else first + new
         mask, turn = seen[first : first + new, :end], self.rotation[first : first + new].unsqueeze(1)  # [n, 1, hd/2, 2]
@@ -119,14 +125,14 @@ class Loop:
 
 
 def rotated(x: Tensor, turn: Tensor) -> Tensor:
-    """Adjacent channel pairs of x [2, n, H, hd] turned by [n, 1, hd/2, 2]."""
+    """Rotate adjacent channel pairs of x [2, n, H, hd] by the cosines and sines in `turn` [n, 1, hd/2, 2]."""
     pairs = x.view(*x.shape[:-1], -1, 2)
     even, odd, cos, sin = pairs[..., 0], pairs[..., 1], turn[..., 0], turn[..., 1]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 
 def recorded(pair: Pair, captions: list[str], batch: int, cloud: str = "sampled") -> list[Recording]:
-    """Sessions of base, in the order in which they finish."""
+    """Record sessions of base, in the order in which they finish."""
     settings = METHODS["base"].settings.model_validate({"deliver": "ids"}).model_dump()
     decoding = Decoding.model_validate({"guidance": GUIDANCE, "cloud": cloud}).model_dump()
     specs = [
@@ -144,7 +150,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def measured(pair: Pair, captions: list[str], batch: int, rounds: int) -> dict[str, float]:
-    """Seconds per image of each way."""
+    """Return the seconds per image of each way."""
     reference, plain, few = Loop(pair, True), Loop(pair, False), captions[:1]
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "reference": (lambda: [reference.image(caption) for caption in few], 1),

@@ -1,11 +1,11 @@
-"""How near a generator of scheduling gaps comes to the packet-delivery trace that it was fitted to, in what a session costs.
+"""Session latencies on a generator of scheduling gaps, compared with those on the packet-delivery trace to which it was fitted.
 
     python -m benchmarks.gaps link.down link.up --levels 6
 
-A session of 63 calls, CIAR's at 30 % of a grid of 16 x 16, is replayed from many places of the trace, of generated series of two
-hours, and of generated series as long as the trace. The last ones show what a trace of that length can tell at all: they come from one
-generator and differ as their minutes do. The same is told by the trace alone: blocks of `BLOCK_S` of it, drawn with replacement, are
-traces that could have been recorded in its place (circular block bootstrap: D. Politis and J. Romano, 1992).
+A session of 63 calls, as CIAR makes at 30 % on a 16 x 16 grid, is replayed from many places of the trace, of generated series of two hours,
+and of generated series as long as the trace. The spread of the last shows the uncertainty of a trace of that length. A circular block
+bootstrap (D. Politis and J. Romano, 1992) estimates the same uncertainty from the trace alone: blocks of `BLOCK_S`, drawn with replacement,
+form traces that could have been recorded instead.
 """
 
 import math
@@ -31,12 +31,12 @@ CALLS = 63
 RTT_S = 0.060
 DEVICE_S, CLOUD_S = 0.010, 0.024  # a device step between calls, a cloud pass
 LONG_S = 7200.0
-BLOCK_S = 30.0  # some times as long as what a session at a place depends on
+BLOCK_S = 30.0  # several times as long as the part of the trace that a session depends on
 DRAWN = 2000
 
 
 def latencies_s(down: RateSeries, up: RateSeries, places: int, seed: int) -> NDArray[np.float64]:
-    """float64 [places]: one session from each of so many places of a link, alone in the cloud."""
+    """Return the latencies float64 [places] of one session from each of `places` places of a link, alone in the cloud."""
     up_wire, down_wire = (Capacity(one.times_s, one.rate_bps, one.duration_s) for one in (up, down))
     network = Network(up_wire, down_wire, RTT_S / 2, RTT_S / 2, 0.0, 0.0, transport=TRANSPORTS["grpc"])
     cloud = Uniform(CLOUD_S)
@@ -48,7 +48,12 @@ def latencies_s(down: RateSeries, up: RateSeries, places: int, seed: int) -> NDA
 
 
 def resampled(seconds: NDArray[np.float64], seed: int, duration_s: float) -> NDArray[np.float64]:
-    """float64 [2, DRAWN]: means and 95th percentiles over traces of as many blocks as this one has, of what `latencies_s` gives."""
+    """Return float64 [2, DRAWN]: means and 95th percentiles of latencies over resampled traces.
+
+    Args:
+        seconds: Latencies from `latencies_s`, with the same seed.
+        duration_s: Length of the trace; a resampled trace has as many blocks.
+    """
     places_s = np.array([stream(seed, "link.offset", n).random() for n in range(len(seconds))]) * duration_s
     order = np.argsort(places_s)
     places_s, seconds = places_s[order], np.tile(seconds[order], 2)

@@ -1,10 +1,10 @@
-"""Everything that needs a GPU, in one go of under nine minutes: tests of recorder and training, pooling, true-shape profiles.
+"""All checks that need a GPU, in one run of under nine minutes: recorder and training against the CPU, pooling, true-shape profiles.
 
     python -m benchmarks.gpu OUT             # on a machine with CUDA: OUT/results.json, OUT/results.md, OUT/profile-*.json
-    python -m benchmarks.gpu OUT --rehearse  # the same on the CPU at small sizes, to see that it runs
+    python -m benchmarks.gpu OUT --rehearse  # the same on the CPU at small sizes, to check that it runs
 
-Results are written after every section, so that what a time limit cuts off is the rest alone. A section that fails is recorded with its
-error, the others run, and the exit code is 1.
+Results are written after every section, so a time limit loses only the sections that follow. A section that raises is recorded with its
+error, the others still run, and the exit code is 1.
 """
 
 import json
@@ -35,7 +35,7 @@ from simulator.pricing.profile import Profile
 from simulator.protocol.recording import Recording, SessionSpec
 
 LIMIT_S = 8.5 * 60
-MARGIN = 1e-3  # float32 may decide otherwise only where the alternatives are this near
+MARGIN = 1e-3  # float32 images may differ only where the logits of the alternatives are this close
 POOLED_AT_LEAST = 8.0
 BANDWIDTH_AT_LEAST = 0.6
 # model, dtype, runtime, largest batch in sessions, seconds after which cells are timed once
@@ -59,11 +59,11 @@ SMALL |= {"caption_dim": 16, "image_tokens": 16, "text_encoder": {}, "image_deco
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it runs, and at which sizes.
+    """The device under test and the sizes.
 
     Attributes:
         torch_device: The device under test.
-        rehearse: Small sizes, on the CPU.
+        rehearse: Whether to use small sizes, on the CPU.
         pair: A pair's folder or name.
         pooled: Sessions recorded together.
         alone: Sessions recorded one at a time.
@@ -77,7 +77,10 @@ class Machine:
 
 
 def tokens_on_both(machine: Machine) -> dict[str, Any]:
-    """The recorder on the device against the CPU: equal tokens in float64; in float32 how near the alternatives were where they part."""
+    """Compare the recorder on the device with the CPU.
+
+    In float64 all tokens must be equal. In float32 the first difference must be between tokens with nearly equal logits.
+    """
     rows: dict[str, Any] = {}
     for dtype in (torch.float64, torch.float32):
         here, there = (load_pair(machine.pair, where, dtype) for where in ("cpu", machine.torch_device))
@@ -105,7 +108,7 @@ def tokens_on_both(machine: Machine) -> dict[str, Any]:
 
 
 def recorded(pair: Pair, asked: Sequence[SessionSpec]) -> list[Recording]:
-    """One recording per spec, in order."""
+    """Return one recording per spec, in order."""
     with torch.inference_mode():
         made = {spec.key(): recording for spec, recording in Recorder(pair, len(asked)).record(asked)}
     return [made[spec.key()] for spec in asked]
@@ -113,7 +116,7 @@ def recorded(pair: Pair, asked: Sequence[SessionSpec]) -> list[Recording]:
 
 @torch.inference_mode()
 def margin_where_parted(pair: Pair, spec: SessionSpec, own: Sequence[int], other: Sequence[int]) -> float | None:
-    """Distance of the two tokens' guided logits at the first position where two greedy images part; None where they do not."""
+    """Return the distance of the two tokens' guided logits at the first position where two greedy images differ; None if they are equal."""
     at = next((t for t, (a, b) in enumerate(zip(own, other, strict=True)) if a != b), None)
     if at is None:
         return None
@@ -127,7 +130,7 @@ def margin_where_parted(pair: Pair, spec: SessionSpec, own: Sequence[int], other
 
 
 def training_on_both(machine: Machine) -> dict[str, Any]:
-    """Three steps of AdamW in float64 on the device and on the CPU: losses and weights agree to rounding."""
+    """Run three steps of AdamW in float64 on the device and on the CPU: losses and weights must agree to rounding."""
     config = load_pair(machine.pair).cloud.config
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(config.vocab_size, (4, config.tokens), generator=generator)
@@ -160,9 +163,9 @@ def training_on_both(machine: Machine) -> dict[str, Any]:
 
 
 def pooling(machine: Machine) -> dict[str, Any]:
-    """Sessions recorded together on the device against the faster of one at a time there and on the CPU, per method."""
+    """Compare sessions recorded together on the device with the faster of recording one at a time there and on the CPU, per method."""
     there, here = load_pair(machine.pair, machine.torch_device), load_pair(machine.pair)
-    seconds_per_session(there, specs(there, "base", {}, 1), 1)  # libraries come to life
+    seconds_per_session(there, specs(there, "base", {}, 1), 1)  # warm-up: loads libraries
     rows: dict[str, Any] = {}
     for label, case in CASES.items():
         few = specs(there, *case, machine.alone)
@@ -183,7 +186,10 @@ def pooling(machine: Machine) -> dict[str, Any]:
 
 
 def profiled(machine: Machine, out: Path, entry: tuple[str, str, RuntimeName, int, float]) -> dict[str, Any]:
-    """A model and its one-layer form at their true shape: a profile on file, bandwidth at batch 1, a fitted roofline's errors."""
+    """Profile a model and its one-layer form at their true shape.
+
+    Writes the profile to a file; returns the share of the bandwidth at batch 1 and the errors of a fitted roofline.
+    """
     name, dtype, runtime, sessions, budget_s = entry
     shape = catalogue.model(name)
     sizes: Sizes = sizes_of(name, sessions)
@@ -219,18 +225,18 @@ def profiled(machine: Machine, out: Path, entry: tuple[str, str, RuntimeName, in
 
 
 def _bytes_per_s(profile: Profile, shape: ModelShape, dtype: str) -> float:
-    """Bytes of weights per second of a step of one row, the cache empty."""
+    """Return the bytes of weights read per second in a step of one row with an empty cache."""
     values = torch.finfo(getattr(torch, dtype)).bits // 8 / FP16_BYTES
     return values * FP16_BYTES * shape.pass_parameters / profile.passes["cloud"].seconds[0][0][0]
 
 
 def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[str, Any]:
-    """Every section in order; results are on disk after each."""
+    """Run every section in order, writing the results after each."""
     started_s = time.perf_counter()
     profiles = {
         f"profile {entry[0]} {entry[2]}": lambda entry=entry: profiled(machine, out, entry) for entry in PROFILES
     }
-    # Captures come last: one that fails may leave the device unusable for the rest of the process.
+    # CUDA graph captures come last: a failed one may leave the device unusable for the rest of the process.
     captures = {name: run for name, run in profiles.items() if name.endswith("cuda-graphs")}
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "tokens": lambda: tokens_on_both(machine),
@@ -253,7 +259,7 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
         else:
             try:
                 results["sections"][name] = run()
-            # One section's failure must not cost the others a machine that may not come again.
+            # A failed section must not prevent the others: GPU time may not be available again.
             except Exception as error:
                 results["sections"][name] = {"error": f"{type(error).__name__}: {error}", "passed": False}
         results["sections"][name]["seconds"] = time.perf_counter() - begun_s
@@ -265,7 +271,7 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
 
 
 def verdict(section: Mapping[str, Any]) -> str:
-    """passed, not reached, failed with its error, or skipped."""
+    """Return the verdict on a section: passed, not reached, failed with its error, or skipped."""
     if "skipped" in section:
         return f"skipped, {section['skipped']}"
     if "error" in section:
@@ -274,7 +280,7 @@ def verdict(section: Mapping[str, Any]) -> str:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """The results in Markdown."""
+    """Return the results as Markdown."""
     kind = "A rehearsal at small sizes: no figure means anything.\n\n" if results["rehearsal"] else ""
     lines = [
         f"# On {results['device']}\n\n{kind}torch {results['torch']}, {results['system']}, {results['seconds']:.0f} s in all.\n"

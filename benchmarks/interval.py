@@ -1,11 +1,12 @@
-"""What the Inter-Head costs a device step: its two matrix products, then InterFuse and the score, compared with k sampled distributions.
+"""Cost of the Inter-Head in a device step: its two matrix products, InterFuse and the score, compared with k sampled distributions.
 
     python -m benchmarks.interval --json
 
 A device step is one token of one image with guidance (two rows): the layer, the centre product of both rows, the radius product of the
-conditional row, InterFuse and the score. All parts are timed in turn within every round; ratios are medians over rounds. Random weights:
-no part's time depends on their values. Reference: a one-layer model of LlamaGen-XL's width; also the embedded pair's.
-With one thread CPU time is read, which other programs on the machine do not stretch; with more, wall time.
+conditional row, InterFuse and the score. Every round times all parts in turn (the sampled distributions only in every fifth round); ratios
+are medians over rounds. The weights are random, because no part's time depends on their values. The shapes are a one-layer model of
+LlamaGen-XL's width and that of the embedded pair. With one thread the time is CPU time, which other programs hardly affect; with more
+threads it is wall time.
 """
 
 import json
@@ -39,7 +40,7 @@ WARM_UP = 5
 
 
 def measure(config: TransformerConfig, rounds: int) -> dict[str, float]:
-    """Median milliseconds of every part of a step, and the ratios."""
+    """Return the median time in ms of every part of a step, and the ratios."""
     torch.manual_seed(0)
     device = DeviceModel(config, BOUNDS[:1]).eval().requires_grad_(False)
     for parameter in device.parameters():

@@ -1,13 +1,14 @@
-"""TCP as Linux has it, packet by packet: transfer times that `simulator.network.congestion` is held against.
+"""Linux's TCP, packet by packet: reference transfer times for `simulator.network.congestion`.
 
     python -m benchmarks.linux_tcp
 
-Written from the rules of the kernel (tcp_input.c, tcp_output.c, tcp_recovery.c, tcp_cubic.c, tcp_bbr.c of version 6) and of the RFCs, and
-not from the model: each packet, acknowledgement and timer is an event, and counts are taken anew from all packets under way. It has what
-ns-3 lacks: RACK, tail loss probes, rate reduction and round trips as Linux counts them. Slow start ends by HyStart++ (RFC 9406), as in the
-model. It prints, for lines, sizes and losses of its own, by how much the mean of the model differs over the same losses, and how many
-transfers take the same time to 2 %. Most of the others part where an acknowledgement and a paced packet fall together, or at a recovery
-that a timer begins, where Linux counts a packet as arrived. Longer than other files, since all rules of a sender act on one state.
+Written from the rules of the kernel (tcp_input.c, tcp_output.c, tcp_recovery.c, tcp_cubic.c, tcp_bbr.c of version 6) and the RFCs,
+independently of the model: each packet, acknowledgement and timer is an event, and all counts are recomputed from the packets in flight.
+It has what ns-3 lacks: RACK, tail loss probes, and rate reduction and round trips as Linux counts them. Slow start ends by HyStart++
+(RFC 9406), as in the model. For each link, size and loss rate it prints how much the mean of the model differs over the same losses, and
+the share of transfers whose times agree within 2 %. Most of the others differ where an acknowledgement and a paced packet coincide, or at
+a recovery started by a timer, where Linux counts a packet as arrived. Longer than other files, because all rules of a sender act on one
+state.
 """
 
 import heapq
@@ -26,9 +27,9 @@ from simulator.network.wire import Wire
 
 PAYLOAD, HEADERS = 1448, 52  # bytes
 INITIAL = 10  # packets
-QUICK = 16  # of a new connection, acknowledged each at once
+QUICK = 16  # first packets of a connection, each acknowledged at once
 DELAYED_S, FLOOR_S, PROBE_S = 0.04, 0.2, 0.002
-TIE_S = 1e-9  # a paced packet leaves so much after an acknowledgement of the same time
+TIE_S = 1e-9  # delay of a paced packet, so that it leaves after an acknowledgement of the same time
 # Bytes, Mbit/s, round trip in ms, loss in percent.
 POINTS = (
     (1_000, 5.0, 25.0, 2.0),
@@ -49,14 +50,14 @@ POINTS = (
 
 @dataclass(slots=True, eq=False)
 class Packet:
-    """A packet that is not acknowledged up to its number. The last four are those of the delivery rate, from when it was sent."""
+    """A packet that is not cumulatively acknowledged. The last four fields are the state of the delivery rate when it was sent."""
 
     number: int
     sent_s: float = 0.0
     order: int = 0
     sacked: bool = False
     lost: bool = False
-    again: bool = False  # sent again since it was lost
+    again: bool = False  # retransmitted since it was marked lost
     delivered: int = 0
     delivered_s: float = 0.0
     first_s: float = 0.0
@@ -146,8 +147,8 @@ class Cubic:
 
 
 class Bbr:
-    """tcp_bbr.c, a packet at a time; without the detector of policers, the allowance for aggregated acknowledgements, and what is due
-    only after ten seconds (PROBE_RTT)."""
+    """tcp_bbr.c, one packet at a time, without the detection of policers, the allowance for aggregated acknowledgements, and PROBE_RTT,
+    which is due only after ten seconds."""
 
     GAIN = 2.89
     CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -231,10 +232,20 @@ class Bbr:
 
 
 class Flow:
-    """One message over an open connection. now_s: of the event that is dealt with."""
+    """One message over an open connection.
+
+    Attributes:
+        now_s: Time of the current event.
+    """
 
     def __init__(self, control: str, message_bytes: int, bps: float, rtt_s: float, drops: Iterable[bool]) -> None:
-        """drops: whether each transmission is lost, in order."""
+        """Start a transfer.
+
+        Args:
+            control: `cubic` or `bbr`.
+            bps: Rate of the link in bit/s.
+            drops: Whether each transmission is lost, in order.
+        """
         self.cubic = Cubic() if control == "cubic" else None
         self.bbr = Bbr(rtt_s) if control == "bbr" else None
         self.packets = max(1, -(-message_bytes // PAYLOAD))
@@ -258,7 +269,7 @@ class Flow:
         self.arrived_s = math.inf
 
     def seconds(self) -> float:
-        """When the message is there."""
+        """Return the time in s at which the whole message has arrived."""
         self.send()
         while self.arrived_s == math.inf:
             if self.timer is not None and (not self.events or self.timer[0] < self.events[0][0]):
@@ -360,7 +371,14 @@ class Flow:
             self.plan_probe(self.out[self.first].sent_s + self.rto_s - self.now_s)
 
     def plan_probe(self, timeout_s: float) -> bool:
-        """tcp_schedule_loss_probe. timeout_s: until the retransmission timeout."""
+        """tcp_schedule_loss_probe.
+
+        Args:
+            timeout_s: Time until the retransmission timeout.
+
+        Returns:
+            Whether a probe is scheduled.
+        """
         sacked = any(one.sacked for one in self.out.values())
         if not self.out or self.state != "open" or sacked or self.probed or (self.timer and self.timer[1] == "reorder"):
             return False
@@ -508,7 +526,7 @@ class Flow:
 
 
 def modelled_s(control: str, message_bytes: int, mbps: float, rtt_s: float, drops: Iterable[bool]) -> float:
-    """The same as the model has it."""
+    """Return the time in s of the same transfer in the model."""
     transport = replace(TRANSPORTS["tcp"], congestion=control)
     return ImpairedLink(Wire(1e6 * mbps), rtt_s / 2.0, rtt_s, transport, loss=Given(drops)).send(0.0, message_bytes)
 

@@ -1,9 +1,9 @@
-"""What each method asks of device, cloud and link, per image: a table from a run folder.
+"""Table of each method's demands on device, cloud and link per image, from a run folder.
 
     ciar-sim run scenarios/method-table.yaml
     python -m benchmarks.methods runs/method-table
 
-Means over the images of a case. The last column is the share of tokens equal to those that base decodes greedily.
+Figures are means over the images of a case. The last column is the share of tokens equal to those that base decodes greedily.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def method_table(summary: pd.DataFrame) -> str:
-    """Markdown: a row per case of a run's summary."""
+    """Return a Markdown table with a row per case of a run's summary."""
     lines = [
         "| method | images | " + " | ".join(title for title, _, _ in COLUMNS) + " |",
         "|---|" + "--:|" * (len(COLUMNS) + 1),

@@ -1,14 +1,14 @@
-"""Transfer times of single messages under CUBIC and BBR, as ns-3 has them: the points that `simulator.network.congestion` is held against.
+"""Transfer times of single messages under CUBIC and BBR in ns-3: reference points for `simulator.network.congestion`.
 
     python -m benchmarks.ns3_points --ns3 FOLDER
     python -m benchmarks.ns3_points --compare
 
-The first makes them anew, the second compares all of them with the model. FOLDER holds the content of the package `ns3` from PyPI
-(3.44; `pip install --no-deps --target FOLDER ns3`), whose libraries `ns3_transfer.cc` is compiled against; without the option an
-installed one is used, and without that nothing is done. ns-3 is GPL-2.0 and no dependency of this project.
+The first command computes the points, the second compares them with the model. FOLDER has the content of the package `ns3` from PyPI
+(3.44; `pip install --no-deps --target FOLDER ns3`), against which `ns3_transfer.cc` is compiled. Without the option an installed ns3 is
+used; if there is none, the command does nothing. ns-3 is GPL-2.0 and not a dependency of this project.
 
-Some points are a grid; others are drawn at random from the same ranges and kept back: no rule of the model was chosen by looking at them.
-Each is the mean over `SEEDS` patterns of loss, which a model can meet as well (`losses`): the difference of the two has little noise.
+Some points form a grid. Others are drawn at random from the same ranges and held out: no rule of the model was chosen by looking at them.
+Each is the mean over `SEEDS` patterns of loss. The model is given the same patterns (`losses`), so the difference has little noise.
 """
 
 import csv
@@ -40,7 +40,11 @@ LIBRARIES = ("core", "network", "internet", "point-to-point", "traffic-control")
 
 
 class Point(NamedTuple):
-    """A transfer. kept_back: whether it was drawn, not chosen."""
+    """A transfer.
+
+    Attributes:
+        kept_back: Whether it was drawn at random and held out, not chosen.
+    """
 
     control: str
     kept_back: bool
@@ -70,7 +74,7 @@ def points() -> Iterator[Point]:
 
 
 def compiled(ns3: Path, folder: Path) -> Path:
-    """The program of `ns3_transfer.cc`."""
+    """Compile `ns3_transfer.cc` against ns-3 and return the program's path."""
     program, libraries = folder / "transfer", ns3 / "lib64"
     source = Path(__file__).parent / "ns3_transfer.cc"
     linked = [f"-lns3.44-{name}" for name in LIBRARIES]
@@ -80,7 +84,7 @@ def compiled(ns3: Path, folder: Path) -> Path:
 
 
 def measured(program: Path, point: Point) -> tuple[float, float]:
-    """Mean and its standard error in seconds."""
+    """Return the mean transfer time and its standard error, both in s."""
     line = (CONTROLS[point.control], point.message_bytes, 1e6 * point.mbps, point.rtt_ms / 2e3, point.loss_pct / 100)
     text = "".join(f"{' '.join(map(str, line))} {seed}\n" for seed in range(SEEDS))
     done = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
@@ -91,7 +95,7 @@ def measured(program: Path, point: Point) -> tuple[float, float]:
 
 
 def losses(share: float, seed: int, packets: int) -> np.ndarray:
-    """bool [packets]: which of the packets sent are lost, as `ns3_transfer.cc` has it."""
+    """Return bool [packets]: which of the packets sent are lost, by the same hash as in `ns3_transfer.cc`."""
     with np.errstate(over="ignore"):
         x: np.ndarray = np.arange(packets, dtype=np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
         x = x + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
@@ -102,7 +106,7 @@ def losses(share: float, seed: int, packets: int) -> np.ndarray:
 
 
 class Given:
-    """Losses by the number of the packet sent. `simulator.network.impairments.Losses`."""
+    """Losses given per packet sent, in order; a `simulator.network.impairments.Losses`."""
 
     def __init__(self, packets: Iterable[bool]) -> None:
         self.packets = iter(packets)
@@ -115,12 +119,12 @@ class Given:
 
 
 def modelled_s(point: Point) -> float:
-    """Mean over the same losses as the model has it, with the ways of ns-3 (`benchmarks.ns3_ways`)."""
+    """Return the model's mean transfer time in s over the same losses, with the behaviour of ns-3 (`benchmarks.ns3_ways`)."""
     return sum(transfer_s(point, seed) for seed in range(SEEDS)) / SEEDS
 
 
 def transfer_s(point: Point, seed: int) -> float:
-    """One transfer of a point."""
+    """Return the model's time in s of one transfer of a point."""
     rtt_s = 1e-3 * point.rtt_ms
     transport = replace(TRANSPORTS["tcp"], congestion=point.control, stack="plain")
     lost = Given(losses(0.01 * point.loss_pct, seed, 4000).tolist())
@@ -130,7 +134,7 @@ def transfer_s(point: Point, seed: int) -> float:
 
 
 def read(path: Path) -> Iterator[tuple[Point, float, float]]:
-    """Points with their means and standard errors."""
+    """Yield the points of a file with their means and standard errors in s."""
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             figures = (float(row[name]) for name in Point._fields[3:])

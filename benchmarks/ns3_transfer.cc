@@ -2,9 +2,10 @@
 //
 //     control bytes bits_per_second one_way_s loss seed
 //
-// The sender's network card is the bottleneck, with room for all that waits. Packets are lost on their way to the receiver alone, once the
-// connection is open: the n-th that is sent by a hash of n and the seed, so that a model can lose the same ones. As Linux has them: segments of 1448 bytes, time stamps, SACK, a window of ten segments, an
-// acknowledgement for every second segment or after 40 ms, a retransmission timeout of at least the round trip and 0.2 s.
+// The sender's network card is the bottleneck, with an unlimited queue. Packets are lost only towards the receiver, after the connection is
+// open. A hash of n and the seed decides whether the n-th packet sent is lost, so that a model can lose the same packets. As in Linux:
+// segments of 1448 bytes, time stamps, SACK, a window of ten segments, an acknowledgement for every second segment or after 40 ms, a
+// retransmission timeout of at least the round trip plus 0.2 s.
 
 #include "ns3/core-module.h"
 #include "ns3/internet-module.h"
@@ -19,7 +20,7 @@ using namespace ns3;
 namespace
 {
 
-const double HANDED_S = 2.0; // later than the handshake, and too early for BBR to measure its least round trip anew (10 s)
+const double HANDED_S = 2.0; // after the handshake, and before BBR measures its least round trip again (10 s)
 
 struct Losses : public ErrorModel
 {
@@ -98,7 +99,7 @@ Seconds_(const std::string& control, uint32_t bytes, double bps, double one_way_
     InternetStackHelper().Install(nodes);
     Ipv4AddressHelper addresses("10.0.0.0", "255.255.255.0");
     Ipv4InterfaceContainer interfaces = addresses.Assign(devices);
-    TrafficControlHelper().Uninstall(devices); // a queue discipline with management of its own
+    TrafficControlHelper().Uninstall(devices); // the default queue discipline manages its queue
 
     Ptr<Losses> losses = Create<Losses>(loss, seed);
     devices.Get(1)->SetAttribute("ReceiveErrorModel", PointerValue(losses));

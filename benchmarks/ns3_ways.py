@@ -1,19 +1,19 @@
-"""The ways of ns-3 3.44 where they are not Linux', to hold the rest of `simulator.network.congestion` against its transfer times.
+"""Behaviour of ns-3 3.44 where it differs from Linux, so that the rest of `simulator.network.congestion` can be compared with ns-3.
 
 Found by following single transfers of the grid of `benchmarks.ns3_points`, transmission by transmission:
 
-- Finding losses. A segment that was sent again stays in the count of what is under way when it is lost once more, and until all before it
-  is acknowledged. It counts as lost until it arrives, so the next recovery begins with the first segment that arrives beyond it.
-- Timer. Round trips are measured where an acknowledgement moves the first missing segment, and their deviation with each. A segment that is
-  sent again does not restart the timer: where round trips are longer than 0.2 s a recovery ends in a timeout.
-- Recovery. It ends after the window has grown by the last acknowledgement. An acknowledgement of a part of what is recovered has the
-  first missing segment sent again where there is nothing else to send, once. Under BBR it counts as a loss besides, and the packet that
-  follows it, begins a recovery or follows a timeout is not paced.
-- CUBIC. Each timeout takes the threshold down, one of the same segment too. Proportional rate reduction counts bytes, and a duplicate
-  acknowledgement as well as the segment that it tells of. The window grows by what the first missing segment moves, at the end of a
-  recovery too, and not where segments beyond it are told of.
-- BBR. All segments that were sent after the same deliveries take the time of the first in samples of the rate. A recovery begins no
-  round, and after the first one there is no window until the pipe is full, since a count falls below zero.
+- Loss detection. A retransmitted segment that is lost again stays counted as in flight until all segments before it are acknowledged.
+  It counts as lost until it arrives, so the next recovery starts at the first segment that arrives beyond it.
+- Timer. Round trips and their deviation are measured only when an acknowledgement advances the first missing segment. A retransmission does
+  not restart the timer, so with round trips longer than 0.2 s a recovery ends in a timeout.
+- Recovery. It ends after the window has grown by the last acknowledgement. A partial acknowledgement retransmits the first missing segment,
+  once, if there is nothing else to send. Under BBR it also counts as a loss. A packet is not paced if it follows a partial acknowledgement,
+  starts a recovery or follows a timeout.
+- CUBIC. Every timeout lowers the threshold, even a repeated one of the same segment. Proportional rate reduction counts bytes, and counts
+  both a duplicate acknowledgement and the segment that it reports. The window grows by the advance of the first missing segment, at the end
+  of a recovery too, but not if segments beyond it are reported.
+- BBR. In samples of the rate, all segments sent after the same deliveries use the time of the first. A recovery starts no round. After the
+  first recovery there is no window until the pipe is full, because a count falls below zero.
 """
 
 import math
@@ -23,37 +23,37 @@ from simulator.network.congestion import LOSS, OPEN, RECOVERY, Control, Segment,
 from simulator.network.cubic import Cubic
 from simulator.network.transport import Transport
 
-LEAST_RTO_S = 0.2  # beyond the round trip, as `ns3_transfer.cc` sets it
+LEAST_RTO_S = 0.2  # added to the round trip, as set in `ns3_transfer.cc`
 
 
 def ns3_sender(transport: Transport, rtt_s: float) -> Sender:
-    """A sender of ns-3 with the transport's congestion control, whose handshake took a round trip."""
+    """Return an ns-3 sender with the transport's congestion control, whose handshake took one round trip."""
     initial = transport.initial_window
     control: Control = Ns3Bbr(initial, rtt_s) if transport.congestion == "bbr" else Ns3Cubic(initial, False)
     return Ns3Sender(transport, control, rtt_s, 0.0)
 
 
 class Ns3Sender(Sender):
-    """See the module.
+    """A sender with the behaviour described in the module.
 
     Attributes:
-        beyond: whether the latest acknowledgement told of segments beyond the first missing one.
-        partial: whether it was one of a part of what is recovered.
+        beyond: Whether the latest acknowledgement reported segments beyond the first missing one.
+        partial: Whether it was a partial acknowledgement in a recovery.
     """
 
     def __init__(self, transport: Transport, control: Control, rtt_s: float, deviation_s: float) -> None:
         super().__init__(transport, control, rtt_s, deviation_s)
         self.beyond = False
         self._quick = 1
-        self._fresh: list[Segment] = []  # told by the latest acknowledgement
-        self._kept: set[int] = set()  # under way only by its count
-        # Of the delivery rate: what had arrived when its segment was sent, its time, whether there was too little to send.
+        self._fresh: list[Segment] = []  # newly reported by the latest acknowledgement
+        self._kept: set[int] = set()  # lost, but still counted as in flight
+        # For the delivery rate: deliveries when its segment was sent, its time, whether the sender was limited by the application.
         self._prior, self._took_s, self._idle = 0, 0.0, True
         self.partial = self._at_once = False
 
     @property
     def recovered(self) -> bool:
-        """Whether all has arrived that was under way at the latest loss."""
+        """Whether everything in flight at the latest loss has arrived."""
         return self.first >= self._recovers_to
 
     @property
@@ -93,7 +93,7 @@ class Ns3Sender(Sender):
                 self._recover()
 
     def _end_recovery(self) -> None:
-        """Later, see `_acknowledge`."""
+        """Do nothing: `_acknowledge` ends the recovery later."""
 
     def _measure(self, rtt_s: float) -> None:
         if self.advanced:
@@ -137,7 +137,7 @@ class Ns3Sender(Sender):
 
 
 class Ns3Cubic(Cubic):
-    """See the module."""
+    """CUBIC with the behaviour described in the module."""
 
     def acked(self, sender: Sender, segments: int, lost: int, rtt_s: float) -> None:
         assert isinstance(sender, Ns3Sender)
@@ -178,13 +178,13 @@ class Ns3Cubic(Cubic):
 
 
 class Ns3Bbr(Bbr):
-    """See the module."""
+    """BBR with the behaviour described in the module."""
 
     __slots__ = ("_begins",)
 
     def __init__(self, initial: int, rtt_s: float) -> None:
         super().__init__(initial, rtt_s)
-        self._begins = False  # a recovery
+        self._begins = False  # whether a recovery starts
 
     def recovers(self, sender: Sender) -> None:
         self._save()

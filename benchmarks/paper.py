@@ -1,10 +1,10 @@
-"""The CIAR paper's table, predicted: speed-ups of statistical sessions at true model costs, against the published ones, and along the RTT.
+"""The CIAR paper's table, predicted: speed-ups of statistical sessions at true model costs, compared with the published ones, and over RTT.
 
     python -m benchmarks.paper                       # prints the tables
     python -m benchmarks.paper docs/paper-table.md   # writes them into the page, between their marks
 
-One figure is calibrated per backbone: the device's memory bandwidth, so that CIAR's row comes out as published. Everything else follows
-from the published rates of cloud calls, from the models' shapes and from the eager step of an A100 (scenarios/paper-*.yaml).
+One figure per backbone is calibrated: the device's memory bandwidth, so that CIAR's row matches the published one. Everything else follows
+from the published rates of cloud calls, the models' shapes and the eager step of an A100 (scenarios/paper-*.yaml).
 """
 
 from collections.abc import Mapping
@@ -31,16 +31,16 @@ CLOUDS = {
     "A100, CUDA graphs": ("a100", "cuda-graphs"),
     "H100, CUDA graphs": ("h100", "cuda-graphs"),
 }
-LEAST_SLOPE = 1e-6  # s per ms of RTT; a method without calls after the first has no more than Base
+LEAST_SLOPE = 1e-6  # s per ms of RTT; below it a method has no more round trips than Base and no break-even
 CAPTIONS = ["a brown dog running across a green field", "two people riding bicycles along a canal"]  # of an RTT table
 
 
 @dataclass(frozen=True)
 class Published:
-    """A row as printed: speed-ups against Base, cloud calls in percent; None where the table is illegible or has none."""
+    """A row of the paper: speed-ups over Base and cloud calls in percent. None where the table is illegible or has no figure."""
 
     backbone: str
-    method: str  # label in the scenario, "" for one that has none
+    method: str  # label in the scenario, "" if it is not simulated
     title: str
     latency: float | None = None
     step: float | None = None
@@ -76,7 +76,11 @@ TREES, GATED = ("eagle2", "lantern"), ("entropy-lens", "random", "softmax-corr",
 def decode_s(
     scenario: str, cache_folder: Path | None, changes: Mapping[str, Any] = {}
 ) -> dict[tuple[str, float], float]:
-    """Mean seconds of decoding by (method, swept RTT in ms, 0 without one). changes: by dotted path."""
+    """Return the mean decode time in s by (method, swept RTT in ms; 0 without one).
+
+    Args:
+        changes: Values of the scenario to replace, by dotted path.
+    """
     data = yamlfile.read(FOLDER / f"{scenario}.yaml").data
     for path, value in changes.items():
         *parents, last = path.split(".")
@@ -94,14 +98,14 @@ def decode_s(
 
 
 def speedups(seconds: Mapping[tuple[str, float], float]) -> dict[str, float]:
-    """Base's decoding over each method's, without a swept RTT."""
+    """Return Base's decode time divided by each method's, without a swept RTT."""
     return {method: seconds["base", 0.0] / own for (method, _), own in seconds.items()}
 
 
 def calibrated(backbone: str, cache_folder: Path | None) -> float:
-    """The device's bandwidth in GB/s at which CIAR is as much faster than Base as published.
+    """Return the device's bandwidth in GB/s at which CIAR's speed-up over Base equals the published one.
 
-    The device is bound by memory, so its seconds go as 1 / bandwidth, and two runs give the line.
+    The device is memory-bound, so its time is linear in 1 / bandwidth, and two runs determine the line.
     """
     wanted = next(row.latency for row in TABLE if (row.backbone, row.method) == (backbone, "ciar"))
     assert wanted is not None
@@ -113,7 +117,7 @@ def calibrated(backbone: str, cache_folder: Path | None) -> float:
 
 
 class Prediction:
-    """Everything that the tables show, computed once."""
+    """The figures of the tables, computed once."""
 
     def __init__(self, cache_folder: Path | None = None) -> None:
         self.cache_folder = cache_folder
@@ -129,7 +133,7 @@ class Prediction:
         )
 
     def error(self, row: Published) -> float | None:
-        """Predicted over published speed-up, less one; None where either is missing."""
+        """Return predicted / published speed-up - 1; None if either is missing."""
         if row.latency is None or not row.method:
             return None
         return speedups(self.seconds[row.backbone])[row.method] / row.latency - 1
@@ -162,14 +166,14 @@ class Prediction:
         return "\n".join(lines)
 
     def steps(self, backbone: str) -> tuple[float, float]:
-        """Seconds of Base's step, and of a device's token by the row of CoDe."""
+        """Return the seconds of Base's step, and of a token on the device as derived from CoDe's row."""
         count = TOKENS[backbone]
         step = self.seconds[backbone]["base", 0.0] / count
         first = int(0.3 * count)
         return step, (self.seconds[backbone]["code", 0.0] - first * step) / (count - first)
 
     def implied_table(self) -> str:
-        """What the published rows of CoDe and of the trees say that a token or a round costs, in steps of the cloud."""
+        """Return a table of the cost of a device token or a round, in cloud steps, that the published rows of CoDe and the trees imply."""
         lines = ["| backbone | method | what | published implies | predicted | ratio |", "|---|---|---|--:|--:|--:|"]
         for row in TABLE:
             if row.latency is None or row.method not in ("code", *TREES):
@@ -207,7 +211,7 @@ class Prediction:
         return [name for name in TREES if any((row.backbone, row.method) == (backbone, name) for row in TABLE)]
 
     def rtt_table(self, backbone: str) -> str:
-        """Speed-ups of decoding along the RTT, and the RTT at which each method breaks even with Base."""
+        """Return a table of decode speed-ups over RTT, and the RTT at which each method breaks even with Base."""
         lines = [
             "| cloud | method | " + " | ".join(f"{rtt} ms" for rtt in RTTS_MS) + " | breaks even at |",
             "|---|---|" + "--:|" * (len(RTTS_MS) + 1),
@@ -231,7 +235,7 @@ class Prediction:
 
 
 def break_even(found: Mapping[tuple[str, float], float], method: str) -> str:
-    """The RTT at which a method takes as long as Base: both grow linearly with it, a round trip per call."""
+    """Return the RTT at which a method takes as long as Base. Both grow linearly with it, by a round trip per call."""
     first, last = float(RTTS_MS[0]), float(RTTS_MS[-1])
     gain = {rtt: found["base", rtt] - found[method, rtt] for rtt in (first, last)}
     if gain[first] <= 0:

@@ -1,17 +1,17 @@
-"""The simulator against queueing theory: mean waits of systems with a closed form, driven through `simulate` as any case is.
+"""Comparison with queueing theory: mean waits of systems with a closed form, simulated with `simulate` like any case.
 
     python -m benchmarks.queueing
 
-Every request is a session of one call whose work takes a drawn time by itself. Links are infinitely fast, so that only the
-queues are left. A run starts empty, so its first requests are left out: ten relaxation times, 1 / (1 - sqrt(load))^2 mean
-services each (M/M/1: Cohen, The Single Server Queue, III.7), after which a start-up bias has shrunk to e^-10 of itself. The
-rest is cut into `BATCHES` batches of tens of relaxation times; the batch means of all runs, each with a seed of its own, give
-the mean and its 99 % interval (Student t). The batch means of the drawn gaps and services, whose expectations are known, serve
-as control variates (Lavenberg and Welch, A perspective on the use of control variables, Management Science 27, 1981). At loads
-up to 0.8 runs are added until the interval is within `PRECISION` of the formula.
+Every request is a session of one call, whose work takes a drawn time and is not batched. Links are infinitely fast, so only the queues
+remain. A run starts empty, so its first requests are discarded: ten relaxation times of 1 / (1 - sqrt(load))^2 mean services each (M/M/1:
+Cohen, The Single Server Queue, III.7), after which the start-up bias has fallen by a factor of e^-10. The rest is divided into `BATCHES`
+batches of tens of relaxation times. The batch means of all runs, each with its own seed, give the mean and its 99 % interval (Student t).
+The batch means of the drawn gaps and services, whose expectations are known, are control variates (Lavenberg and Welch, A perspective on
+the use of control variables, Management Science 27, 1981). At loads up to 0.8, runs are added until the half-width of the interval is
+within `PRECISION` of the formula.
 
-Exponential services are drawn from the `STRATA` conditional means of equally likely slices of the distribution: its mean is exact, its
-second moment too small by a part in 100,000.
+Exponential services are drawn from `STRATA` conditional means of equally likely slices of the distribution: their mean is exact, their
+second moment too small by one part in 100,000.
 """
 
 import json
@@ -34,7 +34,7 @@ from simulator.network.access import Network
 from simulator.pricing.program import OTHER, SessionProgram
 
 UTILISATIONS = (0.5, 0.8, 0.95)
-BATCHES = 10  # of a run
+BATCHES = 10  # per run
 PRECISION = 0.008
 STRATA = 1 << 16
 CAPACITY = 5  # K of M/M/1/K
@@ -42,14 +42,20 @@ MACHINES = 10
 SERVERS = 4
 FREE = Network(math.inf, math.inf, 0.0, 0.0)
 
-# A run: seed, load, requests to keep and batches to the values to compare with theory and control variates of expectation 0,
-# both with a row per batch.
+# A run maps (seed, load, requests to keep, batches) to the values to compare with theory and the control variates of expectation 0. Both
+# have a row per batch.
 Run = Callable[[int, float, int, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Queue:
-    """A system with closed forms. theory: load to the expectations of what a run measures; what: their names."""
+    """A system with closed forms.
+
+    Attributes:
+        run: Simulates the system.
+        theory: Maps the load to the expectations of the quantities that a run measures.
+        what: Names of these quantities.
+    """
 
     run: Run
     theory: Callable[[float], list[float]]
@@ -58,7 +64,11 @@ class Queue:
 
 @dataclass(frozen=True)
 class Check:
-    """One measured quantity and its formula, in units of the mean service time. half_width: of the 99 % interval."""
+    """One measured quantity and its formula, in units of the mean service time.
+
+    Attributes:
+        half_width: Half-width of the 99 % interval.
+    """
 
     system: str
     load: float
@@ -78,7 +88,7 @@ class Check:
 
 
 def session(services_s: Sequence[float], device_s: Sequence[float]) -> SessionProgram:
-    """Calls one after another: the device computes, then the cloud works by itself for a given time."""
+    """Return a session of sequential calls: the device computes, then the cloud works for a given time, unbatched."""
     steps = tuple((seconds, -1.0, call, call) for call, seconds in enumerate(device_s))
     calls = tuple(
         (0, (), ((0, 0, 0, 0, 0, seconds, OTHER, ()),), (0, call == 0)) for call, seconds in enumerate(services_s)
@@ -94,7 +104,7 @@ def run(
     replicas: int = 1,
     rules: CloudRules | None = None,
 ) -> CaseResult:
-    """Request i replays program prompt[i]; request i comes from device i modulo `devices`."""
+    """Simulate requests: request i replays program prompt[i] and comes from device i modulo `devices`."""
     arrivals = Requests(requested_s, np.arange(len(requested_s)) % devices, prompt)
     costs = Uniform(1.0)
     return simulate(
@@ -103,7 +113,7 @@ def run(
 
 
 def warm_up(load: float, servers: int = 1) -> int:
-    """Requests to leave out at the start of a run."""
+    """Return the number of requests to discard at the start of a run."""
     return math.ceil(10.0 * servers / (1.0 - math.sqrt(load)) ** 2)
 
 
@@ -113,10 +123,10 @@ def batch_means(column: np.ndarray, batches: int) -> np.ndarray:
 
 @cache
 def service_times(name: str) -> tuple[np.ndarray, list[SessionProgram]]:
-    """Equally likely services of mean 1, and a session for each."""
+    """Return equally likely services of mean 1, and a session for each."""
     if name == "exponential":
         edges = -np.log1p(-np.arange(STRATA) / STRATA)
-        above = (edges + 1.0) * np.exp(-edges)  # the mean beyond each edge, times its probability
+        above = (edges + 1.0) * np.exp(-edges)  # the mean beyond each edge times the probability of being beyond it
         services = STRATA * (above - np.append(above[1:], 0.0))
     else:
         services = np.array({"fixed": [1.0], "two points": [5.5] + [0.5] * 9}[name])  # second moment 3.25
@@ -124,7 +134,7 @@ def service_times(name: str) -> tuple[np.ndarray, list[SessionProgram]]:
 
 
 def _open(services: str, replicas: int = 1, rules: CloudRules | None = None) -> Run:
-    """Poisson requests, each one service."""
+    """Return a run of Poisson requests with one service each."""
 
     def run_open(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
         left_out = warm_up(load, replicas)
@@ -145,7 +155,7 @@ def _open(services: str, replicas: int = 1, rules: CloudRules | None = None) -> 
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """Probability of waiting in M/M/c at this load of each server."""
+    """Return the probability of waiting in M/M/c at this load per server."""
     offered = servers * load
     below = sum(offered**n / math.factorial(n) for n in range(servers))
     last = offered**servers / math.factorial(servers) / (1.0 - load)
@@ -160,7 +170,7 @@ def _mm1k(load: float) -> list[float]:
 
 
 def _repair_shares(think: float) -> list[float]:
-    """Probabilities of n machines at the repairer; repairs of mean 1, times between failures of mean `think`."""
+    """Return the probabilities of n machines at the repairer. Repairs have mean 1, times between failures mean `think`."""
     weights = [math.perm(MACHINES, n) / think**n for n in range(MACHINES + 1)]
     return [weight / sum(weights) for weight in weights]
 
@@ -171,11 +181,11 @@ def _think_at(load: float) -> float:
 
 def _repair_theory(load: float) -> list[float]:
     think = _think_at(load)
-    return [MACHINES / load - think - 1.0]  # by Little's law, throughput being the load
+    return [MACHINES / load - think - 1.0]  # Little's law; the throughput is the load
 
 
 def _repair(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
-    """A closed loop: each machine works (thinks), then asks for its repair. More are asked for than looked at."""
+    """Simulate a closed loop: each machine works (thinks), then requests its repair. More repairs are simulated than evaluated."""
     left_out = warm_up(load)
     seconds, programs = service_times("exponential")
     think = _think_at(load)
@@ -190,7 +200,7 @@ def _repair(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray
 
 
 def _tandem(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray, np.ndarray]:
-    """One device, then the cloud: by Burke's theorem both are M/M/1."""
+    """Simulate one device followed by the cloud: by Burke's theorem both are M/M/1."""
     left_out = 2 * warm_up(load)
     n = left_out + size
     drawn = [stream(seed, f"queueing.tandem.{name}").standard_exponential(n) for name in ("device", "cloud", "gaps")]
@@ -222,7 +232,7 @@ QUEUES: dict[str, Queue] = {
 
 
 def estimate(values: np.ndarray, controls: np.ndarray, confidence: float = 0.99) -> tuple[float, float]:
-    """Mean of values [R] and its half-width, the controls [R, q] of expectation 0 regressed out where there are any."""
+    """Return the mean of values [R] and its half-width, after regressing out the controls [R, q] of expectation 0 (q may be 0)."""
     known = controls[:, np.ptp(controls, axis=0) > 0.0]
     design = np.column_stack([np.ones(len(values)), known])
     fit, *_ = np.linalg.lstsq(design, values, rcond=None)
@@ -233,7 +243,13 @@ def estimate(values: np.ndarray, controls: np.ndarray, confidence: float = 0.99)
 
 
 def check(name: str, load: float, size: int, runs: int, most: int) -> list[Check]:
-    """Compare a system with its formulas: `runs` runs of `size` requests, more up to `most` until half-widths are within `PRECISION`."""
+    """Compare a system with its formulas.
+
+    Args:
+        size: Requests per run.
+        runs: Least number of runs.
+        most: Largest number of runs; they are added until the half-widths are within `PRECISION`.
+    """
     queue = QUEUES[name]
     formulas = queue.theory(load)
     pieces: list[tuple[np.ndarray, np.ndarray]] = []

@@ -1,11 +1,11 @@
-"""How much pooling gains: sessions recorded together against the same sessions one at a time (unpadded, batch 1), in one run.
+"""Gain of pooling: sessions recorded together, compared with the same sessions one at a time (unpadded, batch 1).
 
     python -m benchmarks.recorder --sessions 64 --json
 
-Prints seconds per session both ways and their ratio, per method; `pool` is a session of each of the methods above it for every prompt,
-in one pool. `grid` is base and ciar at two thresholds and four prefix rates, in one pool: first tokens decoded by every session for
-itself, and once for all (`models/openings.py`). One-at-a-time runs a few sessions only and is scaled. On one CPU thread seconds are
-those of the processor, which others' work on the machine disturbs little; with more threads, or on a GPU, those of the clock.
+Prints seconds per session both ways and their ratio, per method. `pool` has one session of each method above it for every prompt, in one
+pool. `grid` has base and ciar at two thresholds and four prefix rates, in one pool; it compares decoding the first tokens in every session
+with decoding them once for all (`models/openings.py`). One at a time, only a few sessions run; figures are per session. With one CPU thread
+the time is CPU time, which other programs hardly affect; with more threads, or on a GPU, it is wall time.
 """
 
 import itertools
@@ -59,7 +59,7 @@ def seconds_per_session(pair: Pair, sessions: list[SessionSpec], max_batch: int)
 
 
 def grid_row(pair: Pair, prompts: int) -> dict[str, float]:
-    """Seconds per session and cloud passes of the grid, first tokens decoded apart and once."""
+    """Return seconds per session and cloud passes of the grid, with first tokens decoded per session (apart) and once for all."""
     settings = [{"threshold": t, "prefix_rate": rho} for t, rho in itertools.product(THRESHOLDS, PREFIX_RATES)]
     few = specs(pair, "base", {}, prompts) + [one for each in settings for one in specs(pair, "ciar", each, prompts)]
     passes = 0

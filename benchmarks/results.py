@@ -1,10 +1,10 @@
-"""The tables of docs/results.md: run folders of the results scenarios, each row with the paper's figures.
+"""The tables of docs/results.md, from run folders of the results scenarios; each row has the paper's figures too.
 
     for name in main trees claim confirmed scores readings training prefix threshold; do ciar-sim run scenarios/results-$name.yaml; done
     python -m benchmarks.results runs docs/results.md
 
-Tables stand between `<!-- table:NAME -->` and `<!-- end -->`; the words around them are left as they are. A table whose run folder is
-missing, or of other weights than those of any shipped pair, keeps its old content, and is named.
+Replaces the text between `<!-- table:NAME -->` and `<!-- end -->` and leaves the rest unchanged. A table whose run folder is missing, or
+was made with weights of no shipped pair, keeps its old content; a message names it.
 """
 
 import json
@@ -23,7 +23,7 @@ from simulator.results.columns import judged_in
 
 @dataclass(frozen=True)
 class Paper:
-    """A row of CIAR's tables as printed: calls in percent, speed-ups against Base, FID and F1 of that row and of its Base."""
+    """A row of CIAR's tables as printed: cloud calls in percent, speed-up over Base, FID and F1 of the row, and FID of its Base."""
 
     call_pct: float | None = None
     latency: float | None = None
@@ -33,8 +33,8 @@ class Paper:
     backbone: str = "LlamaGen-XL stage I"
 
 
-# CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration (arXiv 2603.25463), main table and ablations. EAGLE-2
-# is legible for Anole only.
+# CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration (arXiv 2603.25463), main table and ablations. The figures of
+# EAGLE-2 are legible for Anole only.
 PAPER = {
     "base": Paper(100.0, 1.0, 23.69, 0.6097),
     "code": Paper(30.0, 2.04, 35.67, 0.4625),
@@ -60,7 +60,7 @@ CLAIM = {
     "ciar revised": "ciar",
 }
 
-# table -> run folder, and per label of the run the paper's row; labels that are not named have none
+# table -> run folder, and the paper's row by label of the run; other labels have no row in the paper
 TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "main": (
         "results-main",
@@ -123,7 +123,7 @@ COLUMNS = (
 
 
 def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
-    """Markdown: a row per case of a summary. The Fréchet distance and FID come with their relative change against base's."""
+    """Return a Markdown table with a row per case of a summary. Fréchet distance and FID come with their relative change against base."""
     names = judged_in(summary.columns)
     base_fd = summary.loc[summary["method_name"] == "base", names.fd].iloc[0]
     swept = [name for name in summary.columns if name.startswith("methods.")]
@@ -171,7 +171,11 @@ def _change(value: float, base: float) -> str:
 
 
 def with_tables(page: str, tables: dict[str, str]) -> str:
-    """The page with what stands between each table's marks replaced. Raises ValueError where a page has no place for a table."""
+    """Return the page with the text between each table's marks replaced.
+
+    Raises:
+        ValueError: If the page does not have exactly one place for a table.
+    """
     for name, table in tables.items():
         mark = f"<!-- table:{name} -->"
         written = f"{mark}\n{table}\n<!-- end -->"

@@ -1,4 +1,4 @@
-"""Whether a request costs the same however many there are: processor time per request and peak memory, from 1,000 to 1,000,000 requests.
+"""Scaling: processor time per request and peak memory, from 1,000 to 1,000,000 requests.
 
 Each request is one call with one pass, over constant links, with full records.
 
@@ -17,11 +17,11 @@ from simulator.engine.run import simulate
 from simulator.engine.workload import poisson_arrivals
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-DEVICES = 20  # few: making a device takes the time of some requests
+DEVICES = 20  # few, because creating a device takes as long as several requests
 
 
 def seconds_per_request(requests: int) -> float:
-    """Processor time of the simulation alone, over the requests it replayed."""
+    """Return the processor time of the simulation alone, divided by the number of requests."""
     cloud = Uniform(0.002)
     arrivals = poisson_arrivals(0, 100.0, requests / 100.0, DEVICES, 1)
     inputs = CaseInputs(
@@ -40,7 +40,7 @@ def main(most: int, as_json: bool) -> None:
     for size in (size for size in SIZES if size <= most):
         repeats = max(1, min(9, 50_000 // size))
         seconds = sorted(seconds_per_request(size) for _ in range(repeats))[repeats // 2]
-        # kB on Linux; it only grows, as do the sizes.
+        # In kB on Linux. The peak never falls, so the sizes are in ascending order.
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found.append({"requests": size, "us_per_request": 1e6 * seconds, "peak_mb": peak_mb})
     times = [each["us_per_request"] for each in found]

@@ -1,10 +1,10 @@
-"""One decoding step of a catalogue model and of its one-layer device form, at their true shape with random weights.
+"""Time of one decoding step of a catalogue model and of its one-layer device form, at their true shape with random weights.
 
     python -m benchmarks.step llamagen-xl
 
-Two rows with guidance, an empty and a full cache; a small tree of drafts; caption encoder and image decoder. Each is timed once, after a
-pass that brings kernels and memory to life. `ciar-sim profile --model` times the whole table that a scenario prices with. On one CPU
-thread seconds are those of the processor.
+Times a step of two rows (guidance) with an empty and a full cache, a small tree of drafts, the caption encoder and the image decoder. Each
+is timed once, after a warm-up pass. `ciar-sim profile --model` times the whole table with which a scenario is priced. With one CPU thread
+the time is CPU time.
 """
 
 import click

@@ -1,4 +1,4 @@
-"""A random pair of the least useful size, for tests and rehearsals."""
+"""A random pair of the smallest useful size, for tests and rehearsals."""
 
 from pathlib import Path
 
@@ -25,9 +25,9 @@ def make_tiny_pair(
     codebook_size: int = 64,
     device_noise: float = 0.05,
 ) -> Pair:
-    """Writes a random pair of the least useful size to `path` and loads it: for tests. A fraction of a second.
+    """Write a random pair of the smallest useful size to `path` and load it, in a fraction of a second.
 
-    grid x grid tokens of 8 x 8 pixels, cloud of 2 layers and width 16, captions as the scenes pair takes them. The device is the
+    It has grid x grid tokens of 8 x 8 pixels, a cloud of 2 layers and width 16, and the captions of the scenes pair. The device is the
     cloud's first layer with noise of standard deviation `device_noise`, so that the two agree often but not always.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -63,7 +63,7 @@ def make_tiny_pair(
         phi = IntervalProjection(shape.dim, shape.vocab_size, bottleneck=8)
         randomise(phi, 0.05)
         drafter = EagleDrafter(drafter_config(shape))
-        # The token's embedding, brought to the size of a feature, predicts the next feature to some degree.
+        # The token's embedding, scaled to the size of a feature, predicts the next feature to some degree.
         with torch.no_grad():
             drafter.fc.weight[:, : shape.dim] += torch.eye(shape.dim) / 0.35
             drafter.fc.weight[:, shape.dim :] += 0.2 * torch.eye(shape.dim)

@@ -2,13 +2,13 @@
 
     python -m benchmarks.workload_w --devices 80 --replicas 4 --json
 
-A closed loop: every device has one conversation after another for 60 simulated seconds, which then run to their end; in
-between it thinks, 200 ms on average. A conversation is a prefill of 64 tokens and rounds until 256 tokens are there: the
-device drafts 4 tokens at 5 ms each, the cloud tests them in one batched pass of 10 ms (2.5 ms a token), at most 16 jobs, joining
-the shortest queue when a conversation opens. One way takes 20 ms with 10 % jitter (uniform there, normal of the same deviation
-here), 20 Mbit/s each way. Each draft is accepted with a probability, the first refusal ends a round, and a round adds one token
-of the cloud's own. `--no-redraft` counts every drafted token as kept: 64 rounds, whatever is accepted.
-An idle replica begins at once; it does not wait 2 ms for others to join.
+A closed loop: for 60 simulated seconds every device starts one conversation after another, with 200 ms of thinking in between on average;
+open conversations run to their end. A conversation is a prefill of 64 tokens, then rounds until it has 256 tokens. In a round the device
+drafts 4 tokens at 5 ms each, and the cloud tests them in one batched pass of 10 ms (2.5 ms per token) with at most 16 jobs. A conversation
+joins the shortest queue when it opens. One way takes 20 ms with 10 % jitter (uniform in the published simulators, normal with the same
+deviation here), at 20 Mbit/s. Each draft is accepted with a given probability, the first rejection ends a round, and a round adds one token
+of the cloud. `--no-redraft` keeps every drafted token: 64 rounds at any acceptance. An idle replica starts at once; it does not wait 2 ms
+for other jobs.
 """
 
 import json
@@ -34,20 +34,20 @@ DRAFT_S, VERIFY_S, PREFILL_S = 0.005, 0.0025, 0.00005  # per token
 THINK_S, DURATION_S = 0.2, 60.0
 ONE_WAY_S, RATE_BPS = 0.020, 20e6
 JITTER_S = 0.1 * ONE_WAY_S / math.sqrt(3.0)
-POOL = 256  # conversations drawn, of which each device's next one is drawn again
+POOL = 256  # distinct conversations, from which each device's next one is drawn
 
 _PASS = Work.of_pass(1, DRAFTED, 0, DRAFTED)
 
 
 class Verification(Uniform):
-    """A batch takes as long as its longest job; all have the same length."""
+    """Costs under which a batch takes as long as its longest job; all jobs have the same length."""
 
     def __init__(self) -> None:
         super().__init__(VERIFY_S * DRAFTED)
 
 
 def rounds_of(draws: np.random.Generator, acceptance: float, redraft: bool) -> int:
-    """Rounds until the answer is complete."""
+    """Return the number of rounds until the answer is complete."""
     if not redraft:
         return -(-ANSWER // DRAFTED)
     made = rounds = 0
@@ -59,7 +59,7 @@ def rounds_of(draws: np.random.Generator, acceptance: float, redraft: bool) -> i
 
 
 def conversation(rounds: int) -> SessionProgram:
-    """A prefill, then `rounds` of drafting and verification."""
+    """Return a session of a prefill and `rounds` rounds of drafting and verification."""
     verify = (128 + 2 * DRAFTED, (), ((*_PASS, VERIFY_S * DRAFTED, PASS, ()),), (256 + 2 * DRAFTED, False))
     prefill = (512 + 2 * PROMPT, (), ((0, 0, 0, 0, 0, PREFILL_S * PROMPT, OTHER, ()),), (256 + 2, True))
     drafting_s = DRAFT_S * DRAFTED
