@@ -1,1 +1,1 @@
-"""The ground floor: errors, random streams, settings, files, YAML."""
+"""Basics that all rooms use: errors, random streams, settings, files, YAML."""

@@ -1,4 +1,4 @@
-"""Content-addressed files: a file's name is the hash of everything that decides its content, so any of them can be deleted."""
+"""Content-addressed files: a file's name is the hash of everything that determines its content, so any file can be deleted."""
 
 import os
 from collections.abc import Iterator
@@ -18,34 +18,34 @@ class ContentCache:
         return self.root / key[:2] / f"{key}{self.suffix}"
 
     def has(self, key: str) -> bool:
-        """Whether there is a file; it may be damaged. Asked for thousands of keys at once: no `Path` is made."""
+        """Return whether there is a file; it may be damaged. Called for thousands of keys, so it makes no `Path`."""
         return os.path.isfile(f"{self.root}/{key[:2]}/{key}{self.suffix}")
 
     def get(self, key: str) -> bytes | None:
-        """The content, None where there is none. Raises OSError where it cannot be read."""
+        """Return the content; None if there is no file. Raises OSError if it cannot be read."""
         try:
             return self.path(key).read_bytes()
         except FileNotFoundError:
             return None
 
     def put(self, key: str, content: bytes) -> None:
-        """Raises OSError where the folder cannot be written."""
+        """Write a file. Raises OSError if the folder cannot be written."""
         write_atomically(self.path(key), content)
 
     def drop(self, key: str) -> None:
-        """Deletes a file, a damaged one for instance."""
+        """Delete a file, for instance a damaged one, if it exists."""
         self.path(key).unlink(missing_ok=True)
 
 
 class CacheUse(NamedTuple):
-    """Files and bytes of one kind of content."""
+    """Number of files and their bytes."""
 
     files: int
     bytes: int
 
 
 def cache_use(root: Path) -> dict[str, CacheUse]:
-    """What a cache folder holds, by the name of its subfolders. Raises OSError where it cannot be read."""
+    """Return the use of a cache folder by subfolder. Raises OSError if it cannot be read."""
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ():
         sizes = [size for _, _, size in _files(folder)]
@@ -54,9 +54,9 @@ def cache_use(root: Path) -> dict[str, CacheUse]:
 
 
 def prune(root: Path, most_bytes: float) -> CacheUse:
-    """Deletes the least recently used files of a cache folder until it holds at most so many bytes; returns what was deleted.
+    """Delete the least recently used files of a cache folder until it has at most `most_bytes`; return what was deleted.
 
-    Temporary files of killed processes go in any case. Raises OSError where the folder cannot be written.
+    Temporary files of killed processes are always deleted. Raises OSError if the folder cannot be written.
     """
     deleted = [path for path in root.rglob(f".*{TEMPORARY}") if is_abandoned(path)] if root.is_dir() else []
     freed = sum(path.stat().st_size for path in deleted)
@@ -74,7 +74,7 @@ def prune(root: Path, most_bytes: float) -> CacheUse:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, Path, int]]:
-    """Last use, path and size of every file; temporary ones are left out."""
+    """Yield last use (seconds since the epoch), path and size of every file that is not temporary."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and not path.name.endswith(TEMPORARY):
             state = path.stat()

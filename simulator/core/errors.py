@@ -1,45 +1,47 @@
-"""Errors that a user can cause, one small hierarchy. The CLI prints `str(error)` on one line of stderr and exits with code 2."""
+"""The hierarchy of errors that a user can cause. The CLI prints `str(error)` to stderr and exits with code 2."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# No name that a file system takes has a part this long, so paths stay whole.
+# Longer than any component of a path, so paths are never cut.
 LONG_WORD = re.compile(r"[^\s/]{300,}")
 MOST_CHARACTERS, MOST_LINES = 1200, 3
 
 
 class CiarSimError(Exception):
-    """Base of every error that a user's input or environment can cause. Its text says where, what was found and what is allowed.
+    """Base of all errors caused by a user's input or environment. The text says where, what was found and what is allowed.
 
-    place: keys and list indices of the part of a scenario it is about, where its text does not name file and line yet; see `error_context`.
+    Attributes:
+        place: Keys and list indices of the part of a scenario that the error concerns; empty if the text names file and line. See
+            `error_context`.
     """
 
     place: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
-        """The text as any terminal shows it: control characters and lone surrogates as escapes, cut to a few lines."""
+        """Return the text for a terminal: control characters and lone surrogates escaped, cut to a few lines."""
         text = "".join(one if one == "\n" or one.isprintable() else ascii(one)[1:-1] for one in super().__str__())
         *lines, last = text.split("\n")
-        if len(lines) >= MOST_LINES:  # of a library's message, mostly
+        if len(lines) >= MOST_LINES:  # usually the message of a library
             text = "\n".join([*lines[: MOST_LINES - 1], f"... {last}"])
         text = LONG_WORD.sub(lambda word: f"{word[0][:80]}...{word[0][-20:]}", text)
         return text if len(text) <= MOST_CHARACTERS else f"{text[:900]} ... {text[-250:]}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its type where it has none."""
+    """Return the first line of an exception's text; its type if the text is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def reason(error: BaseException) -> str:
-    """Why the system refused, in its own words, or the exception's text where it was not the system."""
+    """Return the operating system's text for an OSError, or the text of any other exception."""
     return str(getattr(error, "strerror", None) or error)
 
 
 @contextmanager
 def error_context(*place: str | int, kind: type[CiarSimError] = CiarSimError) -> Iterator[None]:
-    """Errors of this kind that are raised inside get this place of the scenario, if they have none."""
+    """Give errors of this kind that are raised inside this place in the scenario, if they have none."""
     try:
         yield
     except kind as error:
@@ -58,7 +60,8 @@ class TraceError(CiarSimError):
 class PromptError(CiarSimError):
     """A prompt cannot be given to the chosen model pair (an unknown word, a caption that is too long).
 
-    prompt: the caption, where the text is not all of the message.
+    Attributes:
+        prompt: The caption, if it is not part of the message.
     """
 
     prompt: str = ""
@@ -73,7 +76,7 @@ class DataError(CiarSimError):
 
 
 class MethodError(CiarSimError):
-    """A decoding method of another package cannot be used."""
+    """A decoding method from another package cannot be used."""
 
 
 class RecordingError(CiarSimError):
@@ -81,15 +84,15 @@ class RecordingError(CiarSimError):
 
 
 class UnrecordedError(RecordingError):
-    """Recordings are missing and no models are at hand."""
+    """Recordings are missing, and no models are available to make them."""
 
 
 class DivergedError(RecordingError):
-    """A session that was to give a reply up never asked for it: in another batch a near tie went the other way before."""
+    """A session never reached the call whose reply it was to give up: in another batch an earlier near tie had the other outcome."""
 
 
 class ComputeError(CiarSimError):
-    """No compute time can be given: unknown hardware or model, or a profile that does not cover what is asked of it."""
+    """A compute time is unknown: unknown hardware or model, or a profile that lacks it."""
 
 
 class SimulationError(CiarSimError):
@@ -109,5 +112,5 @@ class RunFolderError(CiarSimError):
 
 
 def counted(number: int, noun: str) -> str:
-    """How many there are of something: 1 case, 2,000 cases."""
+    """Return a number with its noun: 1 case, 2,000 cases."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Reading of regular files, atomic writing of files and folders, and the removal of what killed processes left."""
+"""Reading of regular files, atomic writing of files and folders, and cleaning up after killed processes."""
 
 import errno
 import fcntl
@@ -18,12 +18,12 @@ from simulator.core.errors import reason
 
 TEMPORARY = ".tmp"
 MODE = 0o644
-_GRACE_S = 60.0  # a file this young may belong to a process that has not locked it yet
+_GRACE_S = 60.0  # a younger file may belong to a process that has not locked it yet
 _WRITING = b"written by a process that holds the lock of this file"
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A regular file, open for reading. Raises OSError for anything else: a pipe would wait for a writer, a device may never end."""
+    """Open a regular file for reading. Raises OSError for anything else: a pipe would wait for a writer, a device may never end."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
@@ -34,7 +34,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_file(path: Path, most: int | None = None) -> bytes:
-    """The content of a regular file. Raises OSError for anything else, and for a file of more than `most` bytes."""
+    """Return the content of a regular file. Raises OSError for anything else, and for more than `most` bytes."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
@@ -43,7 +43,7 @@ def read_file(path: Path, most: int | None = None) -> bytes:
 
 
 def json_mapping(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds; empty where it is missing, damaged or holds something else."""
+    """Return the JSON object in a file; empty if the file is missing, damaged or contains something else."""
     try:
         found = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError):
@@ -52,12 +52,12 @@ def json_mapping(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    """Writes a file through a temporary one in the same folder and a rename: a reader sees the old content or the new one.
+    """Write a file through a temporary file in the same folder and a rename: a reader sees the old content or the new one.
 
-    Through a symlink it is the file that it names. A device or a pipe is written as it is: a rename would put a file in its place.
+    A symlink is followed. A device or a pipe is written directly, because a rename would replace it by a file.
 
     Args:
-        path: The file; its folder is made where it is missing. It is readable by everybody.
+        path: The file, which everybody may read. Its folder is created if missing.
         content: The bytes, or a function that writes them into an open file.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -69,13 +69,13 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
 
 
 def write_together(folder: Path, files: Mapping[str, bytes | None]) -> None:
-    """Writes files into a folder, all of them or, where the disk is full, none; others are left alone.
+    """Write several files into a folder; if the disk is full, none of them. Other files stay.
 
-    A signal between two renames leaves some old and some new.
+    A signal between two renames leaves some files old and some new.
 
     Args:
-        folder: It is made where it is missing.
-        files: Content by name; a file with None is deleted.
+        folder: Created if missing.
+        files: Content by name; None deletes the file.
     """
     with ExitStack() as stack:
         ready = [
@@ -92,7 +92,7 @@ def write_together(folder: Path, files: Mapping[str, bytes | None]) -> None:
 
 @contextmanager
 def _written(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> Iterator[Callable[[], None]]:
-    """A temporary file with the content, and what puts it in the place of `path`; at the end it is gone or there."""
+    """Write the content to a temporary file, and yield a function that renames it to `path`. An error deletes the temporary file."""
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -106,7 +106,7 @@ def _written(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> Iter
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # what the user named
+            error.filename = str(path)  # the name that the user knows
         raise
 
 
@@ -119,7 +119,7 @@ def _fill(file: IO[bytes], content: bytes | Callable[[IO[bytes]], object]) -> No
         try:
             content(file)
         except Exception as error:
-            # A library that goes on after a failed write, as torch does to close its archive, says something else of a full disk.
+            # A library that continues after a failed write hides the cause, such as a full disk: torch does, to close its archive.
             first = error.__cause__ or error.__context__
             if isinstance(first, OSError) and not isinstance(error, OSError):
                 raise first from None
@@ -131,9 +131,9 @@ def _fill(file: IO[bytes], content: bytes | Callable[[IO[bytes]], object]) -> No
 
 @contextmanager
 def temporary_sibling(path: Path) -> Iterator[Path]:
-    """A folder next to `path`, deleted at the end; what a killed process left of an earlier one is deleted first.
+    """Create a folder next to `path`, and delete it at the end. Folders left by killed processes are deleted first.
 
-    Where `path` is not there and the folder of a killed process holds `old`, that is moved back first.
+    If `path` is missing and the folder of a killed process contains `old`, `old` is moved back to `path` first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
@@ -148,7 +148,7 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
             yield folder
     except OSError as error:
         if error.filename is None or folder in Path(str(error.filename)).parents:
-            error.filename = str(path)  # what the user named
+            error.filename = str(path)  # the name that the user knows
         raise
     finally:
         if path.exists() or not (folder / "old").exists():  # never delete the only copy
@@ -156,9 +156,9 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(beside: Path, path: Path) -> None:
-    """Moves `new` in a `temporary_sibling` of `path` to `path`, and what is there to `old`; all of it or nothing.
+    """Move `new` in `beside`, a `temporary_sibling` of `path`, to `path`, and the previous content to `old`; both or neither.
 
-    Of two processes that finish at once the second replaces what the first has put there.
+    If two processes finish at the same time, the second replaces the result of the first.
     """
     new, old = beside / "new", beside / "old"
     with locked(path.parent):
@@ -166,7 +166,7 @@ def replace_folder(beside: Path, path: Path) -> None:
             if path.exists():
                 os.rename(path, old)
             os.rename(new, path)
-        except BaseException:  # a signal may come right after either
+        except BaseException:  # a signal may come after either rename
             if old.exists() and not path.exists():
                 os.rename(old, path)
             raise
@@ -174,7 +174,7 @@ def replace_folder(beside: Path, path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder; waits for a process that holds it. Without effect on file systems that have no locks."""
+    """Hold the lock of a folder, after waiting for other processes. Has no effect on file systems without locks."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -185,7 +185,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Whether the process that wrote a temporary file or folder is gone: it held a lock as long as it lived."""
+    """Return whether the process that wrote a temporary file or folder has ended: it holds a lock while it runs."""
     file = temporary / "lock" if temporary.is_dir() else temporary
     try:
         with file.open("rb") as opened:
@@ -198,7 +198,7 @@ def is_abandoned(temporary: Path) -> bool:
 
 
 def _is_old(path: Path) -> bool:
-    """False where it is gone: its process deletes it at its end."""
+    """Return whether a path is older than `_GRACE_S`. False if it is missing: its process has deleted it."""
     try:
         return time.time() - path.stat().st_mtime > _GRACE_S
     except FileNotFoundError:
@@ -206,14 +206,14 @@ def _is_old(path: Path) -> bool:
 
 
 def is_temporary_of(own: str, name: str) -> bool:
-    """Whether a name is that of a temporary file or folder beside the one called `own`."""
+    """Return whether `name` is the name of a temporary file or folder for the one named `own`."""
     prefix = f".{own}."
     middle = name.removeprefix(prefix).removesuffix(TEMPORARY)
     return name == f"{prefix}{middle}{TEMPORARY}" and _is_token(middle)
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Deletes what killed processes left of `path`."""
+    """Delete the temporary files and folders of `path` that killed processes left."""
     for left in path.parent.iterdir():
         if not is_temporary_of(path.name, left.name) or not is_abandoned(left):
             continue
@@ -223,7 +223,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or a folder; one that is gone already is no error."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -235,7 +235,7 @@ def _is_token(text: str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """A path for messages: relative to the current folder where it lies in it."""
+    """Return a path for messages: relative to the current folder if it is inside it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -243,12 +243,12 @@ def shown(path: Path) -> str:
 
 
 def why_unusable(folder: Path) -> str:
-    """Why files cannot be written into a folder that may not be there yet; empty where they can. Asked before hours of work."""
+    """Return why files cannot be written into a folder, which need not exist; empty if they can. Call it before long work."""
     try:
         place = _existing(folder)
         if not place.is_dir():
             return f"{place} is not a folder"
-        # Rights say too little: of a read-only disk, of /proc, to root.
+        # Permissions alone are not enough: the disk may be read-only, the folder in /proc, the user root.
         with suppress(NotImplementedError), tempfile.TemporaryFile(dir=place):
             pass
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a symlink loop
@@ -257,7 +257,7 @@ def why_unusable(folder: Path) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest around it that is there."""
+    """Return the folder, or its nearest parent that exists."""
     place = folder.absolute()
     while not (place.exists() or place.is_symlink()):
         place = place.parent
@@ -265,14 +265,14 @@ def _existing(folder: Path) -> Path:
 
 
 def why_unwritable(file: Path) -> str:
-    """Why a file cannot be written; empty where it can. Asked before hours of work."""
+    """Return why a file cannot be written; empty if it can. Call it before long work."""
     try:
         target = Path(os.path.realpath(file))
         if target.is_dir():
             return "it is a folder"
         if target.exists() and not target.is_file():
             return "" if os.access(target, os.W_OK) else "no right to write it"
-        (_existing(target.parent) / _temporary_name(target)).exists()  # raises where the name is too long
+        (_existing(target.parent) / _temporary_name(target)).exists()  # raises if the name is too long
     except (OSError, ValueError, RuntimeError) as error:
         return reason(error)
     return why_unusable(target.parent)

@@ -1,4 +1,4 @@
-"""Bounds on what one piece of work may take, so that it fails alone: memory and time."""
+"""Limits of memory and time for one piece of work, so that exceeding them fails only this piece."""
 
 import ctypes
 import resource
@@ -11,11 +11,11 @@ from types import FrameType
 
 
 class TimeLimitError(Exception):
-    """The work took longer than it may."""
+    """The work exceeded its time limit."""
 
 
 def free_memory_bytes() -> float:
-    """Memory that this process can still take, by the system and by its control group; infinity where neither tells."""
+    """Return the bytes that this process can still allocate by the system and its control group; infinity if neither is known."""
     free = [1024.0 * kilobytes for kilobytes in (_entry("/proc/meminfo", "MemAvailable:"),) if kilobytes is not None]
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no control group, or "max"
@@ -25,7 +25,7 @@ def free_memory_bytes() -> float:
 
 @contextmanager
 def limited_memory(free_bytes: float) -> Iterator[None]:
-    """Inside, taking more memory than this beyond what the process has raises MemoryError; no limit where it is infinite."""
+    """Limit allocations inside to `free_bytes` beyond what the process has; more raises MemoryError. Infinity: no limit."""
     held = _entry("/proc/self/status", "VmData:")
     if held is None or free_bytes == float("inf"):
         yield
@@ -43,7 +43,7 @@ def limited_memory(free_bytes: float) -> Iterator[None]:
 
 @contextmanager
 def limited_time(seconds: float | None) -> Iterator[None]:
-    """Inside, TimeLimitError is raised once so many seconds have passed; outside the main thread in Python code only."""
+    """Raise TimeLimitError inside once `seconds` have passed; None: no limit. Outside the main thread it interrupts Python code only."""
     if seconds is None:
         yield
         return
@@ -66,7 +66,7 @@ def limited_time(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def _limited_thread(seconds: float) -> Iterator[None]:
-    """`limited_time` for the thread of a worker: the interpreter raises the error at its next instruction."""
+    """`limited_time` outside the main thread: the interpreter raises the error at its next instruction."""
     ended = threading.Event()
     thread = ctypes.c_ulong(threading.get_ident())
 
@@ -87,7 +87,7 @@ def _limited_thread(seconds: float) -> Iterator[None]:
 
 
 def _entry(file: str, name: str) -> int | None:
-    """A number of a file of the form `name: number ...`."""
+    """Return the number of an entry in a file of lines `name: number ...`; None if there is no file or entry."""
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Base of every section of a scenario or a training file, and how messages show values."""
+"""The base class of every section of a scenario or training file, and the text of values in messages."""
 
 from dataclasses import MISSING, fields
 from functools import cache
@@ -25,7 +25,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Part(Settings):
-    """A mapping of such a file. Unknown keys are refused with the nearest known one."""
+    """A section (mapping) of a scenario or training file. The error for an unknown key suggests the nearest known one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,19 +40,19 @@ class Part(Settings):
 
 @cache
 def _keys(section: type[BaseModel]) -> tuple[str, ...]:
-    """The keys of a section; every case of a sweep asks for them."""
+    """Return the keys of a section. Cached, because every case of a sweep needs them."""
     return tuple(field.alias or name for name, field in section.model_fields.items())
 
 
 def items(data: Any) -> Any:
-    """A YAML list for a tuple field."""
+    """Convert a YAML list to a tuple, for a tuple field; return other values unchanged."""
     return tuple(data) if isinstance(data, list) else data
 
 
 class FromMapping:
-    """Annotates a field of a plain dataclass: in the file it is a mapping of the dataclass's fields, read like a `Part`.
+    """Annotation of a field whose type is a plain dataclass: the file has a mapping of its fields, which is read like a `Part`.
 
-    The dataclass may raise ValueError for values that do not go together; its defaults are plain values, not factories.
+    The dataclass may raise ValueError for values that contradict each other. Its defaults must be plain values, not factories.
     """
 
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -75,7 +75,12 @@ class FromMapping:
 
 
 def fork(tags: dict[str, str], default: str) -> Discriminator:
-    """Chooses the form of a mapping by the first of these keys that it holds. Tags stand in <>: places leave them out."""
+    """Return a discriminator that chooses the form of a mapping by the first key of `tags` that it contains.
+
+    Args:
+        tags: Tag of the form, by key. Tags are written in <>, which omits them from the places in messages.
+        default: Tag of the form if the mapping contains none of the keys.
+    """
 
     def choose(data: Any) -> str:
         held = data if isinstance(data, dict) else vars(data) if isinstance(data, BaseModel) else {}
@@ -85,25 +90,25 @@ def fork(tags: dict[str, str], default: str) -> Discriminator:
 
 
 def mapping_or(other: str, mapping: str) -> Discriminator:
-    """Chooses between the form of a mapping and that of any other value. Tags as in `fork`."""
+    """Return a discriminator that chooses the tag `mapping` for a mapping and `other` for any other value. Tags as in `fork`."""
     return Discriminator(lambda data: mapping if isinstance(data, dict | BaseModel) else other)
 
 
 def filled_in(model: ModelT, **values: Any) -> ModelT:
-    """Fills in fields of a frozen model while it is being validated."""
+    """Set fields of a frozen model during its validation, and return it."""
     for name, value in values.items():
         object.__setattr__(model, name, value)
     return model
 
 
 def folder_of(info: ValidationInfo) -> Path:
-    """The folder of the file that is being validated; the current one where it is not known."""
+    """Return the folder of the file that is being validated; the current folder if unknown."""
     return Path((info.context or {}).get("folder", "."))
 
 
 def path_of(text: str, info: ValidationInfo, *at: str | int) -> Path:
-    """A path that is written relative to the file's folder, resolved. Refuses one that no file can have; it need not exist."""
-    if not text:  # the folder itself, which nobody means
+    """Resolve a path relative to the folder of the file. Refuses a path that no file can have; it need not exist."""
+    if not text:  # would be the folder itself
         refuse("must be a path, got '' (text)", *at)
     try:
         path = (folder_of(info) / text).resolve()
@@ -116,7 +121,7 @@ def path_of(text: str, info: ValidationInfo, *at: str | int) -> Path:
 
 
 def written(value: Any) -> str:
-    """A value as YAML writes it."""
+    """Return a value as it is written in YAML."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
@@ -125,7 +130,7 @@ def written(value: Any) -> str:
 
 
 def found_text(value: Any) -> str:
-    """A value in a message, with its kind where the value does not show it."""
+    """Return a value as text for a message, with its type where the text alone does not show it."""
     if isinstance(value, str):
         return f"{value[:60]!r}" + ("..." if len(value) > 60 else "") + " (text)"
     if isinstance(value, dict | list | tuple):

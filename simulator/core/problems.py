@@ -1,4 +1,4 @@
-"""Validation errors of pydantic as messages: `dotted.key what is wrong, what was found, what is allowed`."""
+"""Turns validation errors of pydantic into messages: `dotted.key what is wrong, what was found, what is allowed`."""
 
 import re
 
@@ -10,9 +10,12 @@ from simulator.core.yamlfile import Document, Place, did_you_mean
 
 
 def first_problem(error: ValidationError, document: Document, within: Place = ()) -> tuple[Place, str]:
-    """The place that stands first in the file, what is wrong there, and how many other places have problems.
+    """Return the first place in the file with a problem, and a message with the problem and the number of other places.
 
-    within: The part of the file that was validated.
+    Args:
+        error: The validation error.
+        document: The file.
+        within: The part of the file that was validated.
     """
     problems = [((*within, *place), message) for place, message in map(explain, error.errors())]
     place, message = min(problems, key=lambda problem: document.line(problem[0]))
@@ -40,7 +43,7 @@ _WANTED = {
 }
 
 
-_FORMS = {  # of sections that a user may write as one word
+_FORMS = {  # examples for sections where a user may have written a single value
     "prompts": "{count: 16}",
     "decoding": "{guidance: 3.0}",
     "compute": "{device: snapdragon-8-gen-3, cloud: a100}",
@@ -52,7 +55,7 @@ _FORMS = {  # of sections that a user may write as one word
 
 
 def explain(details: ErrorDetails) -> tuple[Place, str]:
-    """The place of a pydantic error in the file, and what to say about it."""
+    """Return the place of a pydantic error in the file, and the message."""
     place: Place = tuple(part for part in details["loc"] if not (isinstance(part, str) and part.startswith("<")))
     kind, context, found = details["type"], details.get("ctx", {}), details.get("input")
     if place[:1] == ("sweep",) and len(place) == 4:
@@ -91,7 +94,7 @@ def explain(details: ErrorDetails) -> tuple[Place, str]:
 
 
 def dotted(place: Place) -> str:
-    """A place as text: `methods[6].name`."""
+    """Return a place as text: `methods[6].name`."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -99,5 +102,5 @@ def dotted(place: Place) -> str:
 
 
 def subject(place: Place) -> str:
-    """The start of a message: the place and a space, empty for the whole file."""
+    """Return the start of a message: the place and a space; empty for the whole file."""
     return f"{dotted(place)} " if place else ""

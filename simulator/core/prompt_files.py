@@ -1,16 +1,16 @@
-"""Files of prompts, recognised by their content: plain text, tables with a header, JSON and JSON lines, COCO's annotations.
+"""Prompt files, recognised by their content: plain text, tables with a header, JSON, JSON lines, COCO annotations.
 
-Text is UTF-8, or what its byte-order mark says.
+The encoding is that of the byte-order mark, else UTF-8.
 
 | form | recognised by | prompts |
 |---|---|---|
-| COCO annotations | a JSON mapping with `annotations` | the `caption` of each, in the file's order |
+| COCO annotations | a JSON mapping with `annotations` | the `caption` of each, in the order of the file |
 | JSON list | a JSON list | its texts, or the `prompt`, `caption` or `text` of its mappings |
-| JSON lines | a JSON value a line | as in a list |
-| table | a first row of short words, one of them `prompt`, `caption`, `text` or a plural | that column; `,` `;` `|` or tabs divide |
-| plain text | anything else whose lines look like nothing but captions | a line each, or each line in double quotes |
+| JSON lines | a JSON value per line | as in a list |
+| table | a first row of short words, one of them `prompt`, `caption`, `text` or a plural | that column, separated by `,` `;` `|` or tabs |
+| plain text | any other file whose lines all look like captions | one per line; quotes are removed if all lines are in double quotes |
 
-A file that is almost one of these is refused with its line, never taken for captions.
+A file that is almost one of these is refused with its line; its lines are never taken for captions.
 """
 
 import codecs
@@ -22,19 +22,20 @@ from typing import Any, NamedTuple
 
 from simulator.core.errors import PromptError
 
-KEYS = ("prompt", "caption", "text", "prompts", "captions")  # of a mapping or a table's header, the first that is there
-NEWLINE = re.compile(r"\r\n|\n|\r")  # str.splitlines would also split at U+2028, U+0085 and others
+# Keys of a mapping or a table; the first one present is used.
+KEYS = ("prompt", "caption", "text", "prompts", "captions")
+NEWLINE = re.compile(r"\r\n|\n|\r")  # str.splitlines also splits at U+2028, U+0085 and others
 MOST_BYTES = 2**28
 NOT_JSON = object()
 
 
-ENCODINGS = (  # the longer marks first: one begins with another
+ENCODINGS = (  # longer byte-order marks first: UTF-32-LE's begins with UTF-16-LE's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-OTHER_FILES = (  # what they begin with, and what they are
+OTHER_FILES = (  # first bytes and name of other formats
     (b"PAR1", "a Parquet file"),
     (b"ARROW1", "an Arrow file"),
     (b"PK\x03\x04", "a spreadsheet or another ZIP archive"),
@@ -42,40 +43,46 @@ OTHER_FILES = (  # what they begin with, and what they are
     (b"%PDF-", "a PDF file"),
     (b"version https://git-lfs", "a pointer of Git LFS, and the file itself was not fetched"),
 )
-NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1b\x1f\x7f\ud800-\udfff]")  # characters of no caption
-# Plain text: lines that are something other than a caption.
+NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1b\x1f\x7f\ud800-\udfff]")  # characters that no caption contains
+# Lines of plain text that are not captions.
 MARKUP = re.compile(
     r"<(!--|!doctype\b|\?xml\b|/?(html|head|body|title|meta|p|div|span|table|tr|td|ul|li|br|a|svg)\b)", re.I
 )
 KEY_AND_COLON = re.compile(rf"(negative[ _])?({'|'.join(KEYS)})\s*:|\w+\s*:(\s*$|\s+[\[{{|>])", re.I)
 CELL_OF_A_ROW = re.compile(
     r"\"?(\d+\"?[,;|](?! |\d{3}\b)|[\w./-]+\.(jpe?g|png|webp|gif|bmp)(#\d+)?(\"? *[,;|:]| ))", re.I
-)  # but 1,000 birds
+)  # but not "1,000 birds"
 RULE = re.compile(r"[-=*_.#~|+:\s]+")
 LIST_MARKS = ("- ", "* ", "+ ", "\u2022 ")
 _NO_COLUMN = f"is the header row of a table without a column of {', '.join(KEYS[:3])}"
 _NO_HEADER = "is a row of a table; a first row must name its columns, one of them prompt, caption or text"
-ALIKE = {"description", "descriptions", "sentence", "sentences"}  # other names of a column of captions
+ALIKE = {"description", "descriptions", "sentence", "sentences"}  # unsupported names of a column of captions
 
 
 class Prompt(NamedTuple):
-    """A prompt, the line that it stands on, 0 where the form has no lines, and there its number in words."""
+    """A prompt and its place in the file.
+
+    Attributes:
+        text: The prompt.
+        line: Its line, from 1; 0 if the form of the file has no lines.
+        item: Its number in words, if it has no line.
+    """
 
     text: str
     line: int
     item: str = ""
 
     def within(self, file: str) -> str:
-        """Where it stands, for messages."""
+        """Return its place for messages. file: name of the file."""
         return f"{file}:{self.line}" if self.line else f"{file} {self.item}"
 
 
 def read_prompts(content: bytes) -> list[Prompt]:
-    """The prompts of a file's content. Raises PromptError: `LINE what is wrong`, or what is wrong with the file."""
+    """Return the prompts in the content of a file. Raises PromptError: `LINE what is wrong`, or what is wrong with the file."""
     if len(content) > MOST_BYTES:
         raise PromptError(f"has {len(content)} bytes; allowed: {MOST_BYTES}")
     text = _decoded(content)
-    # A byte-order mark stands at the begin of each file that was appended to this one.
+    # If files were concatenated, lines in the middle may begin with a byte-order mark.
     lines = [Prompt(line.strip(" \t\v\f\ufeff"), number) for number, line in enumerate(NEWLINE.split(text), start=1)]
     lines = [line for line in lines if line.text.strip()]
     if not lines:
@@ -92,7 +99,7 @@ def read_prompts(content: bytes) -> list[Prompt]:
             raise PromptError(f"{prompt.line or prompt.item} holds an empty prompt")
         if NEWLINE.search(prompt.text):
             raise PromptError(f"{prompt.line or prompt.item} holds a prompt on several lines")
-        _refuse_characters(prompt)  # JSON may spell them
+        _refuse_characters(prompt)  # JSON may contain them as escapes
     return found
 
 
@@ -115,7 +122,7 @@ def _refuse_characters(prompt: Prompt) -> None:
 
 
 def _json(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
-    """Prompts of a JSON document or of JSON lines; None where it is neither."""
+    """Return the prompts of a JSON document or of JSON lines; None if the text is neither."""
     if lines[0].text[0] not in "[{" and not all(line.text[0] in '{"' for line in lines):
         return None
     whole = _loaded(text)
@@ -139,7 +146,7 @@ def _json(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
 
 
 def _loaded(text: str) -> Any:
-    """A JSON value, NOT_JSON where the text is none."""
+    """Return a JSON value; NOT_JSON if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -172,8 +179,8 @@ def _key(value: dict[str, Any], keys: Sequence[str] = KEYS) -> str | None:
 
 
 def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
-    """Prompts of a table with a header; None where the first line is none."""
-    own = re.fullmatch(r'"?sep=(.?)"?', lines[0].text, re.I)  # a first line of Excel's, a tab having been stripped
+    """Return the prompts of a table with a header; None if the first line is not a header."""
+    own = re.fullmatch(r'"?sep=(.?)"?', lines[0].text, re.I)  # Excel's first line; a tab at its end has been stripped
     lines = lines[1:] if own else lines
     if not lines:
         raise PromptError("names a separator and holds no row")
@@ -198,7 +205,9 @@ def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
         start = lines[0].line
         body = list(NEWLINE.split(text))[start:]
         reader = csv.reader((f"{line}\n" for line in body), delimiter=sign, strict=True)
-        alone = [(line.line, [_unquoted(line.text)]) for line in lines[1:]]  # one column needs no quotes around commas
+        alone = [
+            (line.line, [_unquoted(line.text)]) for line in lines[1:]
+        ]  # a single column may contain commas without quotes
         try:
             rows = [(start + reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
         except csv.Error as error:
@@ -210,7 +219,7 @@ def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
     if not rows:
         raise PromptError(f"{lines[0].line} is the header row of a table without rows")
     for number, row in rows:
-        if not len(header) - 1 <= len(row) <= len(header) or len(row) <= column:  # an empty last cell may be left out
+        if not len(header) - 1 <= len(row) <= len(header) or len(row) <= column:  # an empty last cell may be omitted
             raise PromptError(f"{number} has {len(row)} cells, the header has {len(header)}")
     return [Prompt(row[column].strip(), number) for number, row in rows]
 
@@ -236,7 +245,7 @@ def _plain(lines: Sequence[Prompt]) -> Iterator[Prompt]:
 
 
 def _not_prompts(lines: Sequence[str]) -> str:
-    """What all lines of plain text are together instead of prompts; empty where they can be some."""
+    """Return what the lines of plain text are together, if they cannot be prompts; else an empty text."""
     if all(map(CELL_OF_A_ROW.match, lines)):
         return _NO_HEADER
     if len(lines) == 1:
@@ -261,7 +270,7 @@ def _not_prompts(lines: Sequence[str]) -> str:
 
 
 def _cells(line: str, sign: str) -> int:
-    """How many cells a line would have as a row of a table; 0 where it is too long for one."""
+    """Return the number of cells of a line as a row of a table; 0 if it is too long for one."""
     try:
         return len(next(csv.reader([line], delimiter=sign)))
     except csv.Error:
@@ -273,7 +282,7 @@ def _words(cell: str) -> set[str]:
 
 
 def _not_a_prompt(line: str) -> str:
-    """What a line of plain text is instead of a prompt; empty where it can be one."""
+    """Return what a line of plain text is, if it cannot be a prompt; else an empty text."""
     if line in ("[", "{", "]", "}"):
         return "is part of a JSON document"
     if line.startswith(LIST_MARKS):

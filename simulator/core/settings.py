@@ -1,4 +1,4 @@
-"""Frozen settings that refuse unknown keys, and how a value is refused."""
+"""Frozen settings that refuse unknown keys, and the refusal of a value during validation."""
 
 from typing import NoReturn
 
@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 
 def refuse(message: str, *at: str | int) -> NoReturn:
-    """Refuse the value being validated, or the part of it at `at`."""
+    """Refuse the value being validated, or the part of it at `at`, with this message."""
     raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
 
 

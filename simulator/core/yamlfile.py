@@ -1,4 +1,4 @@
-"""Strict YAML: plain data and the line every part of it stands on, so that an error can name its place.
+"""Strict YAML: plain data with the line of every part, so that an error can name its place.
 
 Plain scalars are read by the YAML 1.2 core schema: `1e-3` is a number, `on` and `yes` are text, dates are text. Refused:
 whole numbers with a leading zero, duplicate keys, tags, several documents, keys that are not text, merge keys. Aliases are allowed.
@@ -22,16 +22,18 @@ Place = tuple[str | int, ...]  # keys and list indices from the top
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
-_OCTAL = re.compile(r"[-+]?0+[1-9][0-9]*")  # or decimal: YAML 1.1 and 1.2 differ
+_OCTAL = re.compile(r"[-+]?0+[1-9][0-9]*")  # octal in YAML 1.1, decimal in YAML 1.2
 _RADIX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
 _NAN = re.compile(r"\.(nan|NaN|NAN)")
 
-_BEYOND_UNICODE = re.compile(r"(?<!\\)(?:\\\\)*(\\U(?!0010|000)[0-9a-fA-F]{8})")  # escapes that PyYAML does not survive
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no file name and no UTF-8 text holds these
+_BEYOND_UNICODE = re.compile(
+    r"(?<!\\)(?:\\\\)*(\\U(?!0010|000)[0-9a-fA-F]{8})"
+)  # escapes that make PyYAML fail with a traceback
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # not allowed in file names or UTF-8 text
 _MAX_DEPTH = 40
-_MAX_NODES = 200_000  # after aliases are followed
+_MAX_NODES = 200_000  # with aliases expanded
 _MAX_DIGITS = 300
 MOST_BYTES = 2**26
 _SHIPPED_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -39,31 +41,37 @@ _SHIPPED_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Document:
-    """One YAML file. data: dicts, lists and scalars. lines: place -> line (1-based) of its key or list item."""
+    """One YAML file.
+
+    Attributes:
+        name: Name of the file in messages.
+        data: Dicts, lists and scalars.
+        lines: Place -> line (from 1) of its key or list item.
+    """
 
     name: str
     data: Any
     lines: dict[Place, int] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
-        """`file:line` of a place, or of the nearest part around it that the file holds."""
+        """Return `file:line` of a place, or of the nearest enclosing part that is in the file."""
         for end in range(len(place), -1, -1):
             if place[:end] in self.lines:
                 return f"{self.name}:{self.lines[place[:end]]}"
         return f"{self.name}:1"
 
     def line(self, place: Place) -> int:
-        """The last line on which a place, or a part around it, begins; 0 where the file holds none of them."""
+        """Return the largest line among those of a place and its enclosing parts; 0 if the file contains none of them."""
         return max((self.lines[place[:end]] for end in range(len(place) + 1) if place[:end] in self.lines), default=0)
 
 
 def read(path: str | os.PathLike[str], shipped: bool = False) -> Document:
-    """The file's only document.
+    """Read the only document of a file.
 
     Args:
         path: The file.
-        shipped: Whether it is the program's own: then libyaml reads it, where PyYAML has it, which is ten times as fast. Its words on
-            what is wrong are others, and so is what it lets pass.
+        shipped: Whether it is part of the program. Such files are read with libyaml if available, which is ten times as fast but has other
+            error messages and accepts other input.
 
     Raises:
         ScenarioError: The file cannot be read or is not strict YAML.
@@ -79,7 +87,7 @@ def read(path: str | os.PathLike[str], shipped: bool = False) -> Document:
 
 
 def parse(text: str, name: str, shipped: bool = False) -> Document:
-    """As `read`, for text at hand; errors call it `name`."""
+    """Read the only document of a text. name: its name in messages. Raises ScenarioError if it is not strict YAML."""
     if escape := _BEYOND_UNICODE.search(text):
         line = text.count("\n", 0, escape.start()) + 1
         raise ScenarioError(f"{name}:{line}: is not YAML: {escape[1]} is not a character; U+10FFFF is the last")
@@ -97,7 +105,7 @@ def parse(text: str, name: str, shipped: bool = False) -> Document:
 
 
 def scalar(text: str) -> Any:
-    """A plain scalar by the YAML 1.2 core schema: None, bool, int, float or the text itself."""
+    """Return the value of a plain scalar by the YAML 1.2 core schema: None, bool, int, float or the text itself."""
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):
@@ -114,12 +122,12 @@ def scalar(text: str) -> Any:
 
 
 def dump(data: Any) -> str:
-    """Block YAML of plain data that `parse` reads back as it was; keys keep their order."""
+    """Write plain data as block YAML that `parse` reads back unchanged; keys keep their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
-    """`; did you mean X? allowed: A, B` for a message about an unknown name; the case of letters does not matter."""
+    """Return `; did you mean X? allowed: A, B` for a message about an unknown name; the comparison ignores case."""
     names = list(allowed)
     near = difflib.get_close_matches(str(found).lower(), [name.lower() for name in names], n=1, cutoff=0.5)
     hint = f"; did you mean {next(name for name in names if name.lower() == near[0])}?" if near else ";"
@@ -127,7 +135,7 @@ def did_you_mean(found: object, allowed: Iterable[str]) -> str:
 
 
 class _Reader:
-    """Builds data and lines from PyYAML's parse events, which still know what was written."""
+    """Builds data and lines from PyYAML's parse events, which preserve how scalars were written."""
 
     def __init__(self, text: str, name: str, loader: Any) -> None:
         self.name = name
@@ -165,7 +173,7 @@ class _Reader:
         data: Any
         if isinstance(event, yaml.ScalarEvent):
             self.check(event)
-            # Where it is plain: None, of libyaml an empty text.
+            # The style of a plain scalar is None, or "" from libyaml.
             data = event.value if event.style else self.plain(event)
         elif isinstance(event, yaml.SequenceStartEvent):
             data = []
@@ -232,7 +240,7 @@ def _written(tag: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that would read back as something else, and writes no anchors."""
+    """Quotes every text that would be read back as another type, and writes no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -244,7 +252,7 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(scalar(text), str) and text != "<<" else "'"
     if not text.isprintable():
-        style = '"'  # the style that escapes
+        style = '"'  # the only style with escapes
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
