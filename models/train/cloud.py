@@ -1,4 +1,4 @@
-"""Trains the embedded pair's cloud model by next-token cross-entropy; a share of captions is the null caption.
+"""Training of the embedded pair's cloud model by next-token cross-entropy, with a share of null captions.
 
 Source: LlamaGen's text-to-image training (captions left padded and masked, null caption learned in feature space), at a
 small size.
@@ -43,7 +43,7 @@ Losses = dict[str, Tensor]  # scalars by name
 
 
 def pasted(tokens: Tensor, which: Tensor) -> Tensor:
-    """Tokens int [B, T] in which the images selected by `which` hold PASTES rectangles of the batch's next image.
+    """Return tokens int [B, T] in which the images selected by `which` hold PASTES rectangles of the batch's next image.
 
     Positions and sizes (3 cells to half the image per side) are drawn from torch's generator.
 
@@ -68,7 +68,7 @@ class CloudConfig(SequenceSettings):
 
     Attributes:
         object_weight: weight of tokens at places that the caption names (`layout_of`) relative to the others. The words
-            about objects decide some 15 of an image's 600 nats and are lost in the gradient noise at weight 1. A weight
+            about objects decide about 15 of an image's 600 nats and are lost in the gradient noise at weight 1. A weight
             that depends on caption and position alone does not change the optimal distribution.
         onset_weight: further factor on each object's first rows (`onset_of`), in both losses: only the caption
             determines what is drawn there; below, the image does.
@@ -110,7 +110,7 @@ class CloudConfig(SequenceSettings):
         return self
 
     def rounds(self) -> "list[CloudConfig]":
-        """Settings of each round: each mapping of `then` is merged into the settings of the round before."""
+        """Return the settings of each round: each mapping of `then` is merged into the settings of the previous round."""
         rounds = [self if not self.then else self.model_copy(update={"then": ()})]
         for index, change in enumerate(self.then):
             for key in ("model", "then"):
@@ -186,17 +186,23 @@ def losses_of(
     weight: Tensor,
     onset: Tensor,
 ) -> Losses:
-    """Losses of a batch by name, scalars.
-
-    `nats`: cross-entropy of the batch's tokens, averaged with `weight`. `layout`: loss of `head` on the states after
-    layer `layer` where captions are shown, averaged with `onset`; absent if `layer` is None. `class`: cross-entropy of
-    the tokens' classes; absent if `classes` is None.
+    """Return the losses of a batch by name, scalars.
 
     Args:
+        model: cloud model.
+        head: layout head.
+        layer: index of the layer that `head` reads; None omits its loss.
+        classes: classes of codes; None omits their loss.
+        batch: target tokens, null captions and layout.
         fed: input tokens int [B, T].
         caption: [B, caption_slots, caption_dim].
         weight: [B, T].
         onset: [B, T].
+
+    Returns:
+        `nats`: cross-entropy of the batch's tokens, averaged with `weight`.
+        `layout`: loss of `head` on the states after `layer`, averaged with `onset`; 0 where the caption is null.
+        `class`: cross-entropy of the tokens' classes.
     """
     states: list[Tensor] = []
     first = model.config.caption_slots - 1  # the row that predicts token 0
@@ -213,7 +219,7 @@ def losses_of(
 
 @torch.inference_mode()
 def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
-    """Nats per token on held-out sequences: with their captions, the null caption, and another sequence's caption."""
+    """Return nats per token on held-out sequences: with their captions, the null caption, and another sequence's caption."""
     rows: list[tuple[float, ...]] = []
     for batch in data.held_out_batches(16):
         null = replace(batch, null=torch.ones_like(batch.null))
@@ -225,7 +231,9 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
 
 
 def run(config: CloudConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Train on `source`, or on scenes if None, or resume; write cloud.safetensors and metrics.json to `out_dir`.
+    """Train or resume the cloud model; write cloud.safetensors and metrics.json to `out_dir`.
+
+    The data are those of `source`, or scenes if it is None.
 
     Rounds before the last are kept in `out_dir/round-<n>`.
 
@@ -259,11 +267,11 @@ def run(config: CloudConfig, source: DataConfig | None, out_dir: Path, torch_dev
 
 
 def check_tokenizer(config: TransformerConfig, path: Path) -> None:
-    """Check the model's codes against those of the tokenizer in a file, if it is there, before images are made into tokens.
+    """Check the model's vocabulary size against a tokenizer file, if it exists, before images are encoded.
 
     Raises:
-        ScenarioError: They differ.
-        WeightsError: The file is damaged.
+        ScenarioError: the sizes differ.
+        WeightsError: the file is damaged.
     """
     if path.exists() and config.vocab_size != (codes := read_config(path).get("codebook_size")):
         raise ScenarioError(f"cloud.model.vocab_size is {config.vocab_size}, the tokenizer in {path} has {codes} codes")

@@ -1,7 +1,8 @@
-"""Training data for distillation, kept in files: images that a pair's cloud decodes, as tokens, and its hidden states at every token.
+"""Training data for distillation, cached in files: tokens of images decoded by a pair's cloud, and the cloud's hidden states.
 
-A device is distilled on these for many steps; the cloud's passes are paid once. A part is a file of `PART_IMAGES` images under a digest of
-all that it depends on; parts that are there are not made again, so that making them can be stopped at any moment.
+The cloud runs once; the device is then distilled on its outputs for many steps. A part is a file of `PART_IMAGES`
+images in a folder named by a digest of everything it depends on. Existing parts are reused, so decoding can be
+interrupted at any time.
 """
 
 import hashlib
@@ -29,27 +30,27 @@ from simulator.protocol.methods import METHODS, Decoding
 from simulator.protocol.recording import SessionSpec
 
 PART_IMAGES = 32
-CHUNK = 8  # sequences that the cloud reads at once
-HELD_OUT = 16  # one image in so many is kept from training
+CHUNK = 8  # sequences per teacher-forced pass of the cloud
+HELD_OUT = 16  # one image in HELD_OUT is held out
 Progress = Callable[[int, int], None]
 
 
 class CloudOutputs:
-    """Images of captions as the cloud alone decodes them, in batches keyed by (seed, stage, step).
+    """Images decoded by the cloud alone, in batches keyed by (seed, stage, step).
 
     Args:
-        pair: its cloud decodes.
-        captions: image i is of caption i; where there are fewer, they come again with another seed.
-        images: how many.
-        decoding: how the cloud decodes.
-        seed: of the images, and of the order of the batches.
-        folder: where parts are kept.
-        progress: told (parts made, parts).
+        pair: pair whose cloud decodes.
+        captions: image i has caption i modulo their number; each repetition uses the next seed.
+        images: number of images, rounded up to a multiple of `PART_IMAGES`.
+        decoding: decoding settings of the cloud.
+        seed: seed of the images and of the order of the batches.
+        folder: parent of the folder of the parts.
+        progress: called with (parts made, parts).
         max_batch: images decoded at once.
 
     Raises:
-        PromptError: a caption that the pair cannot encode.
-        WeightsError: states of the cloud that half precision cannot hold.
+        PromptError: the pair cannot encode a caption.
+        WeightsError: hidden states of the cloud exceed the range of float16.
     """
 
     def __init__(
@@ -76,27 +77,27 @@ class CloudOutputs:
             progress(part + 1, self.parts)
 
     def inputs(self) -> Inputs:
-        """What weights trained on these depend on."""
+        """Return the inputs of weights trained on these images, see `models.train.inputs`."""
         return {"cloud outputs": self.digest, "images": self.images}
 
     def batch(self, stage: str, step: int, size: int, null_captions: float = 0.0) -> Batch:
-        """The training batch of a step. null_captions: must be 0, the cloud's states are those of the captions."""
+        """Return the training batch of a step. `null_captions` must be 0: the cloud's states depend on the captions."""
         assert null_captions == 0
         return self.gather(self._order(stage, step, size))
 
     def with_states(self, stage: str, step: int, size: int) -> tuple[Batch, Tensor]:
-        """The same, and the cloud's guided states that predict its tokens, float32 [B, T, D]."""
+        """Return the batch of a step and the cloud's guided states that predict its tokens, float32 [B, T, D]."""
         index = self._order(stage, step, size)
         return self.gather(index), self.states(index)
 
     def held_out(self, size: int, most: int) -> Iterator[np.ndarray]:
-        """Indices of at most `most` images that no training batch holds."""
+        """Yield indices of at most `most` held-out images, `size` at a time."""
         index = np.arange(self._training, self.images)[:most]
         for first in range(0, len(index), size):
             yield index[first : first + size]
 
     def gather(self, index: np.ndarray) -> Batch:
-        """Images by index."""
+        """Return the tokens and captions of images by index."""
         read = [self._read(int(i)) for i in index]
         padded = [
             left_pad(torch.from_numpy(rows.astype(np.float32)), self.pair.manifest.caption_slots) for _, rows in read
@@ -107,13 +108,13 @@ class CloudOutputs:
         return Batch(tokens, caption, mask, null, torch.zeros(len(index), 3, 0, dtype=torch.long))
 
     def states(self, index: np.ndarray) -> Tensor:
-        """The cloud's guided states of images by index, float32 [B, T, D]."""
+        """Return the cloud's guided states of images by index, float32 [B, T, D]."""
         found = [_open(self._path(i // PART_IMAGES)).get_slice("states")[i % PART_IMAGES] for i in map(int, index)]
         return torch.from_numpy(np.stack(found).astype(np.float32))
 
     @property
     def _training(self) -> int:
-        """Images that training reads: the first ones."""
+        """Number of training images; the images after them are held out."""
         return self.images - max(self.images // HELD_OUT, 1)
 
     def _order(self, stage: str, step: int, size: int) -> np.ndarray:
@@ -123,7 +124,7 @@ class CloudOutputs:
         return self.folder / f"part-{part:05d}.safetensors"
 
     def _read(self, image: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [T] and caption rows [n, caption_dim] of an image. Raises DataError for a damaged file."""
+        """Return tokens [T] and caption rows [n, caption_dim] of an image. Raises DataError for a damaged file."""
         path, place = self._path(image // PART_IMAGES), image % PART_IMAGES
         try:
             file = _open(path)
@@ -135,7 +136,7 @@ class CloudOutputs:
         return codes, rows
 
     def _make(self, part: int, captions: Sequence[str]) -> None:
-        """Decode the images of a part and read them once more in one pass each."""
+        """Decode the images of a part, then teacher-force them through the cloud for its hidden states."""
         kind, pair = METHODS["base"], self.pair
         settings = kind.settings()
         specs = [
@@ -176,5 +177,5 @@ class CloudOutputs:
 
 @lru_cache(maxsize=4096)
 def _open(path: Path) -> Any:
-    """A part, kept open: its tensors are read in place."""
+    """Open a part and keep it open; tensors are read from the file on access."""
     return safe_open(path, framework="np")

@@ -13,7 +13,7 @@ CLASS_DIMS = 16  # eigenvectors kept for clustering
 
 
 def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.Generator) -> Tensor:
-    """Class of every code, int64 [V]: spectral clustering (Ng, Jordan & Weiss 2001) of code co-occurrence.
+    """Return the class of every code, int64 [V]: spectral clustering (Ng, Jordan & Weiss 2001) of code co-occurrence.
 
     Two codes are similar if they often have the same neighbours in a row or a column. Codes of one class are
     interchangeable: patches of one kind of background, or of one colour of objects.
@@ -22,7 +22,7 @@ def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.
         codes: training images, int [N, T].
         vocab_size: V.
         count: number of classes.
-        rng: start of k-means.
+        rng: initialises k-means.
     """
     grid = math.isqrt(codes.shape[1])
     cells = codes.reshape(-1, grid, grid).astype(np.int64)
@@ -34,7 +34,7 @@ def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.
     values, vectors = eigsh(
         scale @ beside @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size)
     )
-    points = vectors * values  # weight by eigenvalue: directions due to chance are small
+    points = vectors * values  # weighted by eigenvalue: directions due to noise become small
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
     _, classes = kmeans2(points, count, minit="++", rng=rng)
     return torch.from_numpy(classes.astype(np.int64))
@@ -54,6 +54,6 @@ class CodeClasses(nn.Module):
         self.register_buffer("of_code", of_code)
 
     def forward(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Negative log-probability that logits [B, T, V] give to the class of tokens int [B, T], float32 [B, T]."""
+        """Return the negative log-probability of the class of tokens int [B, T] under logits [B, T, V], float32 [B, T]."""
         other = self.of_code != self.of_code[tokens].unsqueeze(-1)  # [B, T, V]
         return logits.logsumexp(-1) - logits.masked_fill(other, float("-inf")).logsumexp(-1)

@@ -1,18 +1,17 @@
-"""Images with captions from a folder, as training data in place of scenes.
+"""Training data from a folder of images with captions, in place of scenes.
 
-Two layouts. Captions in one file beside the images, CSV with the columns `file,caption` or JSON lines with the same keys:
+Layout 1, a captions file in the folder of the images: CSV with the columns `file,caption`, or JSON lines with the same keys:
 
     data: {folder: my-images, captions: captions.csv}
 
-and COCO's annotations, `images/` beside `annotations/captions_*.json`, where an image has several captions:
+Layout 2, COCO's annotations: `images/` and `annotations/captions_*.json`, several captions per image:
 
     data: {coco: coco-2017}
 
-Photographs in tars are a third, see `models.train.photos`.
+Layout 3, photographs in tar files: `models.train.photos`.
 
-Images are cut to their central square and resized; transparent pixels become white. Which are held out follows from a hash of the
-file's name alone.
-The vocabulary is that of the training captions.
+Images are cropped to their central square and resized; transparent pixels become white. A hash of the file name decides whether an image is
+held out. The vocabulary consists of the words of the training captions.
 """
 
 import csv
@@ -55,16 +54,17 @@ _BATCH_IMAGES = 32  # fixed: floating point may differ between batch sizes
 
 
 class DataConfig(Part):
-    """The mapping under `data:` of a training file. One of `folder`, `coco` and `photos`; relative ones are taken from the file's folder.
+    """The mapping under `data:` of a training file. Exactly one of `folder`, `coco` and `photos` must be set.
 
-    `photos` takes captions and what is held out from its table: `captions`, `held_out`, `words` and `unknown_words` are of the others.
+    Relative paths start at the training file's folder. The table of `photos` defines captions and held-out images, so
+    `captions`, `held_out`, `words` and `unknown_words` apply to the other two only.
 
     Attributes:
-        captions: the file in `folder` that names images and captions, .csv or .jsonl.
+        captions: file in `folder` with the names of the images and their captions, .csv, .jsonl or .ndjson.
         image_size: pixels per side after resizing; the token grid times the tokenizer's down-sampling.
-        held_out: share of the images.
-        words: most words of the vocabulary, the frequent ones first.
-        unknown_words: what becomes of other words: `replace` (all of them share one vector, in prompts too) or `error`.
+        held_out: share of held-out images.
+        words: maximum size of the vocabulary; the most frequent words are kept.
+        unknown_words: treatment of other words: `replace` (they share one vector, in prompts too) or `error`.
     """
 
     folder: str | None = None
@@ -93,7 +93,7 @@ class DataConfig(Part):
         return self
 
     def at(self, folder: Path) -> "DataConfig":
-        """The same source in another folder."""
+        """Return the same settings with the source in another folder."""
         return self.model_copy(update={key: str(folder) for key in SOURCES if getattr(self, key) is not None})
 
 
@@ -102,10 +102,10 @@ class Item:
     """An image and one of its captions.
 
     Attributes:
-        path: the image's file.
-        name: as the captions file names it.
+        path: file of the image.
+        name: name in the captions file.
         caption: the caption.
-        place: where the captions file says so, for messages.
+        place: position in the captions file, for error messages.
     """
 
     path: Path
@@ -116,7 +116,7 @@ class Item:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Items for training and held-out ones; all captions of an image are on one side."""
+    """Training items and held-out items; all captions of an image are on one side. An `ImageSet` (`models.train.image_sets`)."""
 
     train: list[Item]
     held_out: list[Item]
@@ -126,12 +126,12 @@ class DataSet:
 
     @cached_property
     def text(self) -> WordEncoder:
-        """An encoder for the words of the training captions, of all captions where no word may be replaced. Raises DataError."""
+        """Encoder for the words of the training captions or, if `unknown_words` is `error`, of all captions. Raises DataError."""
         items = self.train if self.unknown_words == "replace" else [*self.train, *self.held_out]
         return WordEncoder.build(vocabulary(items, self.words, self.unknown_words))
 
     def training_images(self, seed: int, first: int, count: int) -> Tensor:
-        """See `models.train.image_sets.ImageSet`, as for the others."""
+        """See `ImageSet.training_images`."""
         return images(shuffled(self.train, seed, first, count), self.image_size)
 
     def held_out_images(self, first: int, count: int) -> Tensor:
@@ -148,9 +148,11 @@ class DataSet:
 
 
 def load_data(config: DataConfig) -> DataSet:
-    """Reads the captions and checks that every image is there and can be opened; no image is decoded yet.
+    """Read the captions and check that every image exists and can be opened. No image is decoded yet.
 
-    Raises DataError naming file and line: missing or unreadable file, bad line, empty caption, duplicate, nothing on one of both sides.
+    Raises:
+        DataError: with file and line: a missing or unreadable file, a malformed line, an empty caption, a duplicate, or
+            no image on one side.
     """
     items = list(
         _folder_items(Path(config.folder), config.captions)
@@ -176,14 +178,15 @@ def load_data(config: DataConfig) -> DataSet:
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether the image of that name is held out: by a hash of the name, so that adding images moves none."""
+    """Return whether an image is held out, by a hash of its name: adding images moves no other image to the other side."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") < share * 2**64
 
 
 def vocabulary(items: Sequence[Item], limit: int, unknown_words: str) -> list[str]:
-    """Words of the captions, the `limit` most frequent ones (ties by spelling), sorted; `UNKNOWN` first if words are to be replaced.
+    """Return the `limit` most frequent words of the captions (ties by spelling), sorted; preceded by `UNKNOWN` for `replace`.
 
-    Raises DataError at the first caption with a word beyond the limit if `unknown_words` is `error`.
+    Raises:
+        DataError: `unknown_words` is `error` and a caption has a word beyond the limit.
     """
     counts = Counter(word for item in items for word in words_of(item.caption))
     kept = sorted(counts, key=lambda word: (-counts[word], word))[:limit]
@@ -201,7 +204,7 @@ def vocabulary(items: Sequence[Item], limit: int, unknown_words: str) -> list[st
 
 
 def read_image(item: Item, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the image's central square, resized (Lanczos). Raises DataError if it cannot be decoded."""
+    """Return the image's central square, resized (Lanczos), uint8 [size, size, 3]. Raises DataError if it cannot be decoded."""
     with _open(item) as picture:
         try:
             rgb = rgb_of(ImageOps.exif_transpose(picture))
@@ -214,19 +217,19 @@ def read_image(item: Item, size: int) -> np.ndarray:
 
 
 def images(items: Sequence[Item], size: int) -> Tensor:
-    """float32 [N, 3, size, size] in [-1, 1]."""
+    """Return images float32 [N, 3, size, size] in [-1, 1]."""
     return from_uint8(torch.from_numpy(np.stack([read_image(item, size) for item in items])))
 
 
 def shuffled(items: Sequence[SourceT], seed: int, first: int, count: int) -> list[SourceT]:
-    """Items first .. first+count-1 of an endless reading in shuffled orders, one order per epoch."""
+    """Return items first .. first+count-1 of an endless sequence of epochs, each epoch in its own shuffled order."""
     return [items[at] for at in shuffled_indices(seed, "train.data.order", first, count, len(items)).tolist()]
 
 
 def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
-    """Tokens uint16 [N, T] and captions of items, in order; tokens that `cache_dir` lacks are computed and added to it.
+    """Return tokens uint16 [N, T] and captions of items, in order; missing tokens are computed and added to `cache_dir`.
 
-    A part is named by the content of its image files.
+    A part of the cache is named by a digest of its image files.
     """
     first_of = {item.path: item for item in reversed(items)}  # the first item of each image
     distinct = [first_of[path] for path in dict.fromkeys(item.path for item in items)]
@@ -244,8 +247,14 @@ def data_tokens(tokenizer: Path, items: Sequence[Item], size: int, cache_dir: Pa
 def kept_tokens(
     tokenizer: Path, size: int, cache_dir: Path, parts: Sequence[tuple[str, Any]], read: Callable[[Any], Tensor]
 ) -> np.ndarray:
-    """Tokens uint16 [N, T] of images in parts: of each a name, which depends on its content, and what `read` makes into images
-    float32 [n, 3, size, size], slice by slice. Tokens that `cache_dir` lacks under that name, for this tokenizer, are computed and added.
+    """Return tokens uint16 [N, T] of images in parts; missing tokens are computed and added to `cache_dir`.
+
+    Args:
+        tokenizer: file of the tokenizer; its digest is part of the cache's folder name.
+        size: pixels per side.
+        cache_dir: folder of the cache.
+        parts: name, which must depend on the content, and images of each part, in any form that can be sliced.
+        read: converts a slice of a part's images to float32 [n, 3, size, size].
     """
     weights = hashlib.blake2b(tokenizer.read_bytes(), digest_size=6).hexdigest()
     folder = cache_dir / f"{weights}-{size}px"
@@ -265,7 +274,7 @@ def kept_tokens(
 
 
 def cut(caption: str) -> str:
-    """The caption's first words, as many as a model has slots for."""
+    """Return the caption's first `CAPTION_SLOTS` words."""
     return " ".join(words_of(caption)[:CAPTION_SLOTS])
 
 
@@ -382,7 +391,7 @@ def _inside(folder: Path, name: str, place: str) -> Path:
 
 
 def file_text(path: Path) -> str:
-    """A UTF-8 file's text. Raises DataError if it cannot be read."""
+    """Return the text of a UTF-8 file. Raises DataError if it cannot be read."""
     try:
         return read_file(path).decode("utf-8-sig")
     except FileNotFoundError:

@@ -1,12 +1,13 @@
-"""Distils the one-layer device model, with its Inter-Head, from the frozen cloud model.
+"""Distillation of the one-layer device model and its Inter-Head from the frozen cloud model.
 
-Source: CIAR section 3.3; data and distributions as assumption A11 says, read on scenes' own tokens: the cloud's
-distributions, unguided by default, or both models guided as they are when they decode (`guidance`); a share of null captions. The
-device starts from the cloud's embeddings, norm and output matrix, and learns the tokens themselves first (`token_steps`), which needs no
-pass of the cloud. A last round (`on_policy`) distils on sequences that both models decode together (`models.train.rollouts`).
+Source: CIAR section 3.3. Data and target are those of assumption A11, with the training images' own tokens as sequences and a share of null
+captions. The target is the cloud's distribution, unguided by default; `guidance` guides both models as in decoding. The device starts from
+the cloud's embeddings, norm and output matrix. It first learns the tokens themselves (`token_steps`), which needs no pass of the cloud. A
+last round (`on_policy`) distils on sequences that both models decode together (`models.train.rollouts`).
 
-The first reading of the loss in `bounds` trains the whole device. Each further one trains its own radius matrix on the
-same hidden states, detached, so that all are compared at equal centres; those in `models.device.BOUNDS` ship.
+The first loss variant in `bounds` trains all device parameters. Every further variant trains only its own radius matrix
+on the same hidden states, detached, so all variants are compared at equal centres. Radius matrices not named in
+`models.device.BOUNDS` are not exported.
 
     ciar-sim train models/scenes.yaml --stage device
 """
@@ -61,11 +62,11 @@ from simulator.core.yamlfile import did_you_mean
 
 
 class OnPolicy(Rollouts):
-    """A last round of distillation, on sequences that the cloud and the device trained so far decode together.
+    """A last round of distillation, on sequences that the cloud and the device of the first round decode together.
 
     Attributes:
-        steps: of the round; it restarts the learning-rate schedule, without warm-up.
-        learning_rate: of its first step.
+        steps: steps of the round; it restarts the learning-rate schedule, without warm-up.
+        learning_rate: learning rate of its first step.
     """
 
     steps: int = Field(gt=0, le=MOST_STEPS)
@@ -76,12 +77,12 @@ class DeviceConfig(SequenceSettings):
     """The mapping under `device:` of a training file.
 
     Attributes:
-        positions: how many tokens of each sequence enter the loss of a step.
-        token_steps: how many of the steps come first and ask for the sequences' own tokens, at all positions.
-        guidance: of both models in the loss; 1 is none, and takes one pass of each instead of two.
-        bounds: readings of the loss; a radius matrix is trained for each.
-        weights: of the loss's terms.
-        on_policy: the round after these steps, on sequences decoded with the gate; none if left out.
+        positions: tokens of each sequence that enter the distillation loss of a step.
+        token_steps: number of first steps, which train on the sequences' own tokens at all positions.
+        guidance: guidance scale of both models in the loss; 1 is none, and takes one row per sequence instead of two.
+        bounds: variants of the loss; each has its own radius matrix.
+        weights: weights of the terms of the loss.
+        on_policy: a further round, on sequences decoded with the gate.
     """
 
     positions: int = Field(default=64, gt=0, le=2**16)
@@ -112,7 +113,7 @@ class DeviceStage:
     def __init__(
         self, config: DeviceConfig, cloud: Transformer, data: Sequences, start: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Args: start: state dict to start from; None starts as `DeviceModel.of_cloud` does."""
+        """Args: start: state dict to start from; None starts from `DeviceModel.of_cloud`."""
         self.config, self.cloud, self.data, self.start = config, cloud.requires_grad_(False), data, start
         torch.manual_seed(int(stream(config.training.seed, "train.device.init").integers(2**62)))
         self.model: nn.Module = DeviceModel.of_cloud(cloud, config.bounds)
@@ -144,18 +145,26 @@ class DeviceStage:
 
 
 class HasLogits(Protocol):
-    """A model, or its head alone."""
+    """A model or its output head."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] -> logits [..., V]."""
+        """Return logits [..., V] of hidden states [..., D]."""
         ...
 
 
 def compare(
     device: DeviceModel, cloud: HasLogits, hidden: Tensor, guided: Tensor, wanted: Tensor, weights: losses.Weights
 ) -> tuple[Tensor, dict[str, float | Tensor]]:
-    """All losses at the same positions of both models, from hidden states [N, D]: the device's own (for the radius, assumption A5)
-    and guided (for the centre), and the cloud's guided ones. Returns their sum, and values to log."""
+    """Return the sum of the losses of all variants in `device.radii`, and values to log.
+
+    Args:
+        device: device model.
+        cloud: cloud model or its head.
+        hidden: conditional hidden states of the device [N, D], from which the radius is computed (assumption A5).
+        guided: guided hidden states of the device [N, D], from which the centre is computed.
+        wanted: guided hidden states of the cloud [N, D of the cloud].
+        weights: weights of the terms.
+    """
     p_cloud = cloud.logits(wanted).softmax(-1).detach()  # [N, V]
     centre = device.centre(guided)  # [N, V]
     p_mid = centre.softmax(-1)
@@ -172,8 +181,7 @@ def compare(
 
 
 def hidden_at(model: Transformer, batch: Batch, positions: Tensor, guidance: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Hidden states that predict the tokens at `positions` int [B, P], given the sequence before them: as they are, and guided.
-    Each [B * P, D]."""
+    """Return the conditional and guided hidden states that predict the tokens at `positions` int [B, P], each [B * P, D]."""
 
     def there(hidden: Tensor) -> Tensor:
         return hidden.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
@@ -190,25 +198,28 @@ def evaluate(
     white: np.ndarray | None = None,
     gated: bool = False,
 ) -> dict[str, Any]:
-    """How well device and scores do on held-out sequences, teacher-forced, at every position, both models guided as in
-    training.
+    """Measure device and scores on held-out sequences, teacher-forced, at every position.
 
     Args:
+        device: device model.
+        cloud: cloud model.
+        data: source of the held-out sequences.
+        guidance: guidance scale of both models, as in training.
         white: codes of the background of photographs (`models.evaluate.regions`), None for other images.
-        gated: also on sequences that both models decode for held-out captions.
+        gated: also measure on sequences that both models decode for held-out captions.
 
     Returns:
         A mapping of, among others:
         `nats_per_token`, `cloud_nats_per_token`: cross-entropy of the sequences' own tokens under device and cloud,
-            unguided. Where the device's is hardly above the cloud's, no method can gain from calling the cloud.
+            unguided. If the device's is hardly above the cloud's, no method can gain from calling the cloud.
         `agreement`: share of positions where both arg maxes are equal.
-        `acceptance`: share of sampled device tokens that speculative decoding's test would accept.
-        `auroc`: of each score for "the arg maxes differ", "the sampled token is rejected" and for "the total variation between the
+        `acceptance`: expected share of sampled device tokens that speculative decoding's test accepts.
+        `auroc`: of each score for "the arg maxes differ", "the sampled token is rejected" and "the total variation between the
             two distributions is above its median".
-        `u_tilde`: percentiles, and the share at or above 0.30.
-        `regions`: with `white`, all of it by region, with the ceiling of what a score can tell.
-        `gated`: with `gated`, agreement, acceptance and the cloud's entropy on sequences as they are when the pair is used, by how
-            the device picks its tokens.
+        `<bounds>.u_tilde`: percentiles, and the share at or above 0.30.
+        `<bounds>.cloud_inside_interval`: share of the cloud's probabilities that lie inside the device's interval.
+        `regions`: with `white`, most of the above by region, and the AUROC of the ceiling (`models.evaluate.ceiling`).
+        `gated`: with `gated`, the result of `on_policy_metrics` for each value of `LOCAL`.
     """
     held_out = [rows_of(batch, cloud) for batch in data.held_out_batches(CHUNK, MOST_HELD_OUT)]
     ceiling = None
@@ -248,8 +259,10 @@ def evaluate(
 def on_policy_metrics(
     device: DeviceModel, cloud: Transformer, data: Sequences, local: str, guidance: float = 1.0
 ) -> dict[str, float]:
-    """Agreement, acceptance, the cloud's entropy and the share of calls on sequences decoded for held-out captions with the gate at
-    `CALL_PCT` % of calls; `local`: `sampled` or `greedy`."""
+    """Measure share of calls, agreement, acceptance, entropy and KL on sequences decoded with the gate for held-out captions.
+
+    The gate is set to `CALL_PCT` % of calls. `local` is how the device picks its tokens, `sampled` or `greedy`.
+    """
     batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES)))
     u = stream(data.seed, "train.device.gated").random(batch.tokens.shape)
     found = decode(device, cloud, batch, CALL_PCT / 100, local == "sampled", u, guidance)
@@ -266,14 +279,15 @@ def on_policy_metrics(
 
 
 def rows_of(batch: Batch, model: Transformer) -> Rows:
-    """Tokens, caption rows and mask of a batch."""
+    """Return tokens, caption rows and mask of a batch."""
     return batch.tokens, batch.caption_for(model), batch.mask
 
 
 def run(settings: DeviceConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `source`, or on scenes, into `out_dir`, or resumes; writes device.safetensors and metrics.json.
+    """Train or resume the device; write device.safetensors and metrics.json to `out_dir`.
 
-    With `on_policy` the first round is kept in `out_dir/round-1`, and the sequences of the second in `out_dir/rollouts`.
+    The data are those of `source`, or scenes if it is None. With `on_policy`, `out_dir/round-1` keeps the first round
+    and `out_dir/rollouts` the sequences of the second.
     """
     data = Sequences(out_dir.parent, settings.scenes, source, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors").requires_grad_(False)
@@ -306,7 +320,7 @@ def run(settings: DeviceConfig, source: DataConfig | None, out_dir: Path, torch_
 
 
 def device_of(state: Mapping[str, Tensor], cloud: Transformer, settings: DeviceConfig) -> DeviceModel:
-    """The device with these weights, in `eval()` mode."""
+    """Return the device with these weights, in `eval()` mode."""
     device = DeviceModel(replace(cloud.config, n_layer=1), settings.bounds).eval()
     device.load_state_dict(state)
     return device

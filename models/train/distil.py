@@ -1,8 +1,8 @@
-"""Distils CIAR's one-layer device with its Inter-Head, and phi, from the cloud of any loaded pair.
+"""Distillation of CIAR's one-layer device with its Inter-Head, and of phi, from the cloud of any loaded pair.
 
-Source: CIAR section 3.3. The device starts from the cloud's embeddings, its first layer, its norm and its output matrix, and learns the
-cloud's guided distributions on sequences that the cloud decoded itself (`models.train.cloud_outputs`): without the cloud at hand, whose
-output matrix alone is needed. phi follows as in `models.train.phi`, through the frozen cloud, whose activations are computed again in
+Source: CIAR section 3.3. The device starts from the cloud's embeddings, first layer, norm and output matrix. It learns the cloud's guided
+distributions on sequences that the cloud decoded (`models.train.cloud_outputs`), whose hidden states are cached: training the device needs
+only the cloud's output matrix. phi is then trained as in `models.train.phi`, through the frozen cloud, whose activations are recomputed in
 the backward pass.
 
     ciar-sim train device --pair pair.yaml --prompts captions.txt --out my-device
@@ -34,24 +34,24 @@ from simulator.core.part import Part
 from simulator.core.rng import stream
 from simulator.protocol.methods import Decoding
 
-EVALUATED = 128  # held-out images that the metrics are measured on
+EVALUATED = 128  # maximum number of held-out images in the metrics
 EVALUATED_AT_ONCE = 4
 
 
 class DistilSettings(Part):
-    """How a device is distilled.
+    """Settings of a distillation.
 
     Attributes:
-        images: that the cloud decodes, rounded up to a multiple of 32; one in sixteen is held out.
-        steps: of the device.
-        phi_steps: of phi; 0 leaves it zero, and the cloud as it is.
+        images: images that the cloud decodes, rounded up to a multiple of 32; one in sixteen is held out.
+        steps: training steps of the device.
+        phi_steps: training steps of phi; 0 keeps phi at zero, which leaves the cloud unchanged.
         batch_images: sequences of a step.
-        positions: tokens of each that enter the loss.
-        learning_rate: of the device.
-        guidance: of both models.
-        top_k: of the cloud's sampling.
-        amp: bf16 runs the steps in bfloat16.
-        seed: of images and batches.
+        positions: tokens of each sequence that enter the loss.
+        learning_rate: learning rate of the device.
+        guidance: guidance scale of both models.
+        top_k: top-k of the cloud's sampling, 0 for none.
+        amp: `bf16` runs the steps in bfloat16.
+        seed: seed of images and batches.
     """
 
     images: int = Field(default=2048, ge=2, le=10**7)
@@ -66,13 +66,13 @@ class DistilSettings(Part):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     def loop(self, steps: int) -> dict[str, object]:
-        """The settings of `models.train.loop` for so many steps."""
+        """Return the settings of `models.train.loop` for this number of steps."""
         shared = {"amp": self.amp, "seed": self.seed, "ema_decay": 0.99}
         return {"steps": steps, "warmup_steps": min(100, steps // 10), "learning_rate": self.learning_rate, **shared}
 
 
 class Head(nn.Module):
-    """The cloud's output matrix: all of the cloud that distilling on its kept states needs."""
+    """Copy of the cloud's output matrix, the only part of the cloud that training on its cached states needs."""
 
     def __init__(self, cloud: Transformer) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Head(nn.Module):
 
 
 class DistilStage:
-    """A stage of `models.train.loop`: the device and its radius matrices, on the cloud's kept states."""
+    """A stage of `models.train.loop` that trains the device and its radius matrices on the cloud's cached states."""
 
     def __init__(self, settings: DistilSettings, cloud: Transformer, data: CloudOutputs) -> None:
         self.settings, self.data, self.head = settings, data, Head(cloud)
@@ -112,7 +112,7 @@ class DistilStage:
 
 
 def first_device(cloud: Transformer) -> DeviceModel:
-    """The device that distilling starts from: the cloud with its first layer alone."""
+    """Return the initial device: the cloud with its first layer only."""
     device = DeviceModel.of_cloud(cloud, BOUNDS)
     device.transformer.layers[0].load_state_dict(cloud.layers[0].state_dict())
     return device.float()
@@ -128,21 +128,21 @@ def distil(
     console: Console | None = None,
     max_batch: int = PART_IMAGES,
 ) -> TrainResult:
-    """Distils a device into `out_dir`, or resumes: device.safetensors, phi.safetensors and metrics.json.
+    """Distil or resume a device; write device.safetensors, phi.safetensors and metrics.json to `out_dir`.
 
     Args:
-        pair: whose cloud is distilled.
-        captions: to decode images for.
-        settings: how.
-        out_dir: also keeps the cloud's outputs and both checkpoints; as `device:` of a pair it is read by its weights alone.
-        torch_device: where training runs.
-        progress: told (parts of the cloud's outputs made, parts).
-        console: where the steps are told; stderr by default.
+        pair: pair whose cloud is distilled.
+        captions: captions of the images that the cloud decodes.
+        settings: settings of the distillation.
+        out_dir: also keeps the cloud's outputs and both checkpoints, which a pair with `device: out_dir` does not read.
+        torch_device: device that training runs on.
+        progress: called with (parts of the cloud's outputs made, parts).
+        console: where progress is printed; stderr by default.
         max_batch: images that the cloud decodes at once.
 
     Raises:
-        WeightsError: a checkpoint there was made from other inputs.
-        PromptError: a caption that the pair cannot encode.
+        WeightsError: a checkpoint in `out_dir` was made from other inputs, or states of the cloud exceed the range of float16.
+        PromptError: the pair cannot encode a caption.
     """
     decoding = Decoding.model_validate({"guidance": settings.guidance, "top_k": settings.top_k})
     outputs = out_dir / "cloud-outputs"
@@ -175,7 +175,7 @@ def train_phi(
     torch_device: str,
     console: Console | None,
 ) -> tuple[IntervalProjection, dict[str, float]]:
-    """phi for a finished device, and what it does on held-out images."""
+    """Train phi for a finished device; return it and its metrics on held-out images (`evaluate_phi`)."""
     cloud = pair.cloud
     loop = {**settings.loop(settings.phi_steps), "learning_rate": 2e-3}
     config = PhiConfig(
@@ -203,21 +203,21 @@ def train_phi(
 def evaluate_device(
     device: DeviceModel, head: Head, data: CloudOutputs, guidance: float, torch_device: str
 ) -> dict[str, float]:
-    """How well the device does on held-out images, at every position, both models guided as in training.
+    """Measure the device on held-out images, at every position, both models guided as in training.
 
     Returns:
         A mapping of:
         `agreement`: share of positions where both arg maxes are equal.
-        `acceptance`: share of sampled device tokens that speculative decoding's test would accept.
-        `kl_nats`: of the device from the cloud.
-        `auroc_u`: of CIAR's score for "the arg maxes differ".
+        `acceptance`: expected share of sampled device tokens that speculative decoding's test accepts.
+        `kl_nats`: KL(cloud || device).
+        `auroc_u`: AUROC of CIAR's score for "the arg maxes differ".
     """
     rows: list[np.ndarray] = []
     for index in data.held_out(EVALUATED_AT_ONCE, EVALUATED):
         batch, wanted = moved(data.gather(index), torch_device), data.states(index).to(torch_device)
         hidden, guided = own_and_guided(device.transformer, batch, batch.tokens, guidance)  # each [B, T, D]
         centre, lower, upper = device.interval(hidden, guided)
-        # Logarithms throughout: guided distributions have entries that float32 rounds to 0, and 0 log 0 is NaN.
+        # Log-probabilities throughout: guided distributions have entries that underflow to 0 in float32, and 0 log 0 is NaN.
         log_p, log_q = head.logits(wanted).log_softmax(-1), centre.log_softmax(-1)
         differs = log_p.argmax(-1) != log_q.argmax(-1)
         overlap, kl = torch.minimum(log_p, log_q).exp().sum(-1), divergence(log_p, log_q)
@@ -245,8 +245,12 @@ def evaluate_phi(
     guidance: float,
     torch_device: str,
 ) -> dict[str, float]:
-    """Nats from the cloud's distribution on held-out images to that on the same images with 70 % of the tokens replaced by the
-    device's, with and without features: `phi_kl_nats`, `phi_kl_nats_without_features`."""
+    """Measure phi on held-out images, with the `LOCAL_SHARE` of their tokens that the device is surest of replaced by its own.
+
+    Returns:
+        `phi_kl_nats`: KL from the cloud's distribution on the original image to that on the mixed sequence with interval features.
+        `phi_kl_nats_without_features`: the same without interval features.
+    """
     found = []
     everywhere = torch.arange(cloud.config.tokens, device=torch_device)
     for index in data.held_out(EVALUATED_AT_ONCE, EVALUATED // 4):

@@ -1,8 +1,8 @@
-"""Trains the feature-level drafter of eagle2 and lantern on the frozen cloud model.
+"""Training of the feature-level drafter of eagle2 and lantern on the frozen cloud model.
 
-Source: Li et al., "EAGLE": smooth-L1 between the drafter's output and the cloud's next feature, plus 0.1 times the cross-entropy
-between the distributions that both give through the cloud's output matrix; uniform noise on the features that are read. Read on
-scenes' own tokens, a share of null captions. Optimiser and schedule are the loop's, not EAGLE's.
+Source: Li et al., "EAGLE". The loss is the smooth-L1 distance between the drafter's output and the cloud's next feature, plus 0.1 times the
+cross-entropy between the distributions of both under the cloud's output matrix. Uniform noise is added to the input features. The
+sequences are the training images' own tokens, with a share of null captions. Optimiser and schedule are those of `models.train.loop`.
 
     ciar-sim train models/scenes.yaml --stage drafter
 """
@@ -30,9 +30,9 @@ class DrafterConfig(SequenceSettings):
     """The mapping under `drafter:` of a training file.
 
     Attributes:
-        positions: how many image positions of each sequence enter the cross-entropy of a step.
-        cross_entropy: weight of the cross-entropy beside the distance of features.
-        noise: width of the uniform noise on the features read, for a sequence of 512 positions; it shrinks with the length as EAGLE's does.
+        positions: image positions of each sequence that enter the cross-entropy of a step.
+        cross_entropy: weight of the cross-entropy; the distance of features has weight 1.
+        noise: width of the uniform noise on the input features for 512 positions; as in EAGLE, it is inversely proportional to the length.
     """
 
     batch_images: int = Field(default=8, gt=0, le=MOST_IMAGES)
@@ -48,7 +48,7 @@ class DrafterStage:
         self.config, self.cloud, self.data = config, cloud.requires_grad_(False), data
         torch.manual_seed(int(stream(config.training.seed, "train.drafter.init").integers(2**62)))
         drafter = EagleDrafter(drafter_config(cloud.config))
-        with torch.no_grad():  # start from "the next feature is like this one", not from noise
+        with torch.no_grad():  # initial prediction: the next feature equals this one
             drafter.fc.weight[:, cloud.config.dim :] += torch.eye(cloud.config.dim)
         self.model: nn.Module = drafter
         self.compare = torch.compile(compare) if config.compile else compare
@@ -76,8 +76,12 @@ class DrafterStage:
 
 
 def read(cloud: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the drafter reads and is to predict: embeddings of the next tokens [B, n - 1, D] and features [B, n, D], for all n
-    positions of caption and image. The feature after the last token is predicted and not read."""
+    """Return the drafter's inputs and targets for all n = slots + T positions of caption and image.
+
+    Returns:
+        Embeddings of the next tokens [B, n - 1, D].
+        Features of the cloud [B, n, D]; the first n - 1 are inputs, the last n - 1 are targets.
+    """
     slots = cloud.config.caption_slots
     features = cloud.hidden(batch.tokens, batch.caption_for(cloud), batch.mask)  # [B, slots + T, D]
     # Position j reads token j + 1; caption positions have no token of their own.
@@ -88,8 +92,19 @@ def read(cloud: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
 def compare(
     drafter: EagleDrafter, cloud: Transformer, embedded: Tensor, noisy: Tensor, features: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Smooth-L1 distance to the next feature at the image's positions, cross-entropy between the distributions that follow from both at
-    `positions` int [P] (0 predicts the feature of token 0), and the share of equal arg maxes there."""
+    """Compare the drafter's predictions with the cloud's next features.
+
+    Args:
+        drafter: drafter.
+        cloud: cloud model; its output matrix gives the distributions.
+        embedded: embeddings of the next tokens [B, n - 1, D].
+        noisy: input features [B, n, D].
+        features: target features [B, n, D].
+        positions: image positions int [P] that enter the cross-entropy; 0 predicts the feature of token 0.
+
+    Returns:
+        Smooth-L1 distance over all image positions, cross-entropy at `positions`, and the share of equal arg maxes there; scalars.
+    """
     found = drafter(embedded, noisy[:, :-1])[:, cloud.config.caption_slots - 1 :]  # [B, T, D]
     wanted = features[:, cloud.config.caption_slots :]  # [B, T, D]
     distance = F.smooth_l1_loss(found.float(), wanted.float())
@@ -101,7 +116,7 @@ def compare(
 
 @torch.inference_mode()
 def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict[str, float]:
-    """On held-out scenes, teacher-forced, unguided: distance to the next feature, cross-entropy in nats, share of equal arg maxes."""
+    """Return `compare`'s values on held-out sequences, teacher-forced, unguided, without noise; cross-entropy in nats."""
     rows: list[tuple[float, ...]] = []
     everywhere = torch.arange(cloud.config.tokens)
     for batch in data.held_out_batches(4, MOST_HELD_OUT):
@@ -113,7 +128,7 @@ def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict
 
 
 def run(settings: DrafterConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `source`, or on scenes, into `out_dir`, or resumes; writes drafter.safetensors and metrics.json."""
+    """Train or resume the drafter on `source`, or on scenes if None; write drafter.safetensors and metrics.json to `out_dir`."""
     data = Sequences(out_dir.parent, settings.scenes, source, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     inputs = {**settings_of(settings), **data.inputs(), **weights_read(out_dir.parent, "drafter")}

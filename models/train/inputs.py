@@ -1,9 +1,8 @@
-"""Provenance of trained weights: what a stage's weights depend on, so that weights made from other inputs are never taken for them.
+"""Inputs of trained weights: everything that a stage's weights depend on, recorded to detect weights made from other inputs.
 
-A stage's inputs are a flat mapping: each setting that differs from its default under its dotted name, and a digest of
-each source (training data, weights of earlier stages) under its own. A setting that a mapping lacks has its default, so
-that weights made before a setting existed stay valid. `models.train.loop.train` keeps them in the checkpoint and, once
-the stage is finished, in `inputs.json` beside its weights.
+The inputs of a stage are a flat mapping. It holds each setting that differs from its default, by dotted name, and a digest of each source
+(training data, weights of earlier stages). A missing setting has its default, so weights made before a setting existed remain
+valid. `models.train.loop.train` stores the inputs in the checkpoint and, once the stage is finished, in `inputs.json` in its folder.
 """
 
 import hashlib
@@ -21,19 +20,19 @@ from simulator.core.errors import WeightsError
 from simulator.core.files import read_file
 
 FILE = "inputs.json"
-DIGEST = "blake2b:"  # what a digest begins with
-# Settings that do not decide the weights: `training` is kept by the loop itself, and `then` is a stage of its own.
+DIGEST = "blake2b:"  # prefix of a digest
+# Settings that are not inputs: the loop checks `training`, each round of `then` has its own inputs, the others do not affect weights.
 FREE = ("training", "then", "compile", "held_out_seed", "scenes.held_out", "scenes.held_out_seed")
 TOKENIZER = "tokenizer"
-# Of the weight files of earlier stages: the stages that read them, besides the tokenizer.
+# Earlier stages whose weights a stage reads, in addition to the tokenizer.
 READS = {"cloud": (), "device": ("cloud",), "phi": ("cloud", "device"), "drafter": ("cloud",)}
-DECODING = ("decoder.", "post_quant_conv.", "patch_of_code.")  # parts of a tokenizer that codes do not depend on
+DECODING = ("decoder.", "post_quant_conv.", "patch_of_code.")  # parts of a tokenizer that do not affect the codes
 
 Inputs = dict[str, Any]
 
 
 def settings_of(part: Any, prefix: str = "") -> Inputs:
-    """The settings of a `Part` or a plain dataclass that differ from their defaults, by dotted name, without `FREE`."""
+    """Return the settings of a `Part` or dataclass that differ from their defaults, by dotted name, without those in `FREE`."""
     if is_dataclass(part):
         rows = [(field.name, field.default) for field in fields(part)]
     else:
@@ -51,7 +50,7 @@ def settings_of(part: Any, prefix: str = "") -> Inputs:
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
-    """A digest of tensors by key, whatever their order."""
+    """Return a digest of tensors by key, independent of their order."""
     content = hashlib.blake2b(digest_size=16)
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
@@ -61,7 +60,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
 
 
 def digest_of_bytes(parts: Iterable[bytes]) -> str:
-    """A digest of these bytes, in order."""
+    """Return a digest of a sequence of byte strings."""
     content = hashlib.blake2b(digest_size=16)
     for part in parts:
         content.update(hashlib.blake2b(part, digest_size=16).digest())
@@ -69,14 +68,14 @@ def digest_of_bytes(parts: Iterable[bytes]) -> str:
 
 
 def weights_read(folder: Path, stage: str) -> Inputs:
-    """Digests of the weights in a training folder that `stage` reads. Raises WeightsError where one is missing."""
+    """Return digests of the weights in a training folder that `stage` reads. Raises WeightsError if one is missing or damaged."""
     codes = read_state(folder / "tokenizer" / "tokenizer.safetensors")
     found = {TOKENIZER: digest_of({key: value for key, value in codes.items() if not key.startswith(DECODING)})}
     return found | {name: digest_of(read_state(folder / name / f"{name}.safetensors")) for name in READS[stage]}
 
 
 def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """What the first differing input is, as "KEY = MADE, asked for ASKED"; None if there is none."""
+    """Describe the first input that differs, as "KEY = MADE, asked for ASKED"; None if none does."""
     for key in [*asked, *(key for key in made if key not in asked)]:
         one, other = made.get(key, "its default"), asked.get(key, "its default")
         if one != other:
@@ -86,7 +85,7 @@ def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
 
 
 def read_inputs(stage_folder: Path) -> Inputs | None:
-    """The inputs of a finished stage; None where it kept none. Raises WeightsError."""
+    """Return the inputs of a finished stage; None if the folder has no `inputs.json`. Raises WeightsError for a damaged file."""
     path = stage_folder / FILE
     if not path.exists():
         return None
@@ -100,7 +99,7 @@ def read_inputs(stage_folder: Path) -> Inputs | None:
 
 
 def refuse_outdated(folder: Path, stages: tuple[str, ...]) -> None:
-    """Raises WeightsError for a finished stage among `stages` that was trained from other weights than those there now."""
+    """Raise WeightsError if a finished stage among `stages` was trained from other weights than those now in `folder`."""
     for stage in stages:
         made = read_inputs(folder / stage) if stage in READS else None
         if made is None:

@@ -1,7 +1,7 @@
-"""Trains the photo network, which judges images of a pair of photographs, and keeps what it reads in real ones.
+"""Training of the photo network, which judges the images of a pair of photographs; its readings of real photographs are stored.
 
-Every step sees the photographs shifted, blurred, tinted and noised at random, half of them mirrored, so that smooth images out of a
-tokenizer are read as well as photographs.
+Training photographs are randomly shifted, blurred, tinted and noised, and half of them mirrored, so that the network reads smooth
+tokenizer outputs as well as photographs.
 
     ciar-sim train models/photos.yaml --data DIR --stage judge
 """
@@ -32,12 +32,16 @@ from simulator.core.errors import WeightsError
 from simulator.core.part import Part, items
 from simulator.core.rng import stream
 
-MORE_CAPTIONS = 2048  # of training photographs, for prompts and calibration beyond the held-out ones
+MORE_CAPTIONS = 2048  # captions of training photographs, for prompts and calibration after the held-out captions
 Width = Annotated[int, Field(gt=0, le=1024)]
 
 
 class JudgeConfig(Part):
-    """The mapping under `judge:` of a training file. widths: channels of the network's three resolutions."""
+    """The mapping under `judge:` of a training file.
+
+    Attributes:
+        widths: channels of the network's three resolutions.
+    """
 
     training: LoopSettings
     batch_images: int = Field(default=64, gt=0, le=MOST_IMAGES)
@@ -57,7 +61,7 @@ class JudgeStage:
         self.model = PhotoNetwork(self.shape)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Photographs step * B onwards of an endless shuffled reading, half of them mirrored: uint8 [B, S, S, 3], labels int64 [B, 2]."""
+        """Return the photographs of a step, about half of them mirrored, uint8 [B, S, S, 3], and labels (type, colour) int64 [B, 2]."""
         size, seed = self.config.batch_images, self.config.training.seed
         index = shuffled_indices(seed, "train.judge.order", step * size, size, len(self.images))
         images = np.array(self.images[index])
@@ -77,7 +81,7 @@ class JudgeStage:
 
 
 def distinct(rows: Sequence[Row]) -> list[int]:
-    """Indices of the first row of each caption, in order."""
+    """Return the index of the first row of each caption, in order."""
     first: dict[str, int] = {}
     for index, row in enumerate(rows):
         first.setdefault(row.caption, index)
@@ -85,16 +89,20 @@ def distinct(rows: Sequence[Row]) -> list[int]:
 
 
 def accuracy(claims: PhotoClaims, captions: Sequence[str], readings: np.ndarray) -> dict[str, float]:
-    """Share of captions whose type, and whose colour, is read; `align` is the mean of both. Captions that claim neither do not count."""
+    """Return the shares of captions whose type and whose colour are read, and their mean `align`.
+
+    Captions without a known type and colour (`PhotoClaims.of`) do not count.
+    """
     found = [(claims.of(caption), reading) for caption, reading in zip(captions, readings, strict=True)]
     right = np.array([(r["kind"] == c[0], r["colour"] == c[1]) for c, r in found if c is not None])  # [N, 2]
     return {**dict(zip(CLAIMS, right.mean(0).tolist(), strict=True)), "align": float(right.mean())}
 
 
 def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on photographs into `out_dir`, or resumes; writes the files of `models.quality.judge_files` and metrics.json.
+    """Train or resume the photo network; write the files of `models.quality.judge_files` and metrics.json to `out_dir`.
 
-    Raises WeightsError without the tokenizer's weights.
+    Raises:
+        WeightsError: the tokenizer's weights are missing.
     """
     assert source is not None  # a training file with this stage names photographs
     assert source.photos is not None
@@ -112,10 +120,10 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
         return np.asarray(photos.images[side][np.array(index)])
 
     held_out, rows = photos.rows["held-out"], photos.rows["train"]
-    # Shuffled: of few images, sets are compared with the first ones, and the table goes by type.
+    # Shuffled, because small sets of images are compared with the first readings only, and the table is sorted by type.
     chosen = stream(settings.training.seed, "train.judge.held-out").permutation(distinct(held_out)).tolist()
     originals = images("held-out", chosen)
-    # As many training photographs as there are held-out ones, drawn like these; then one of each caption, as above.
+    # The same number of random training photographs, reduced to one per caption as well.
     order = stream(settings.training.seed, "train.judge.others").permutation(len(rows))
     drawn = order[: len(held_out)]
     others = [int(drawn[index]) for index in distinct([rows[at] for at in drawn])]

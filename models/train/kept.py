@@ -1,4 +1,4 @@
-"""Arrays that training prepares once and keeps in files: tokens, renders, decoded images."""
+"""Cached arrays of training: tokens, renders, prepared photographs."""
 
 from pathlib import Path
 from typing import IO, Any
@@ -10,29 +10,29 @@ from simulator.core.files import write_atomically
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array to a `.npy` file, whole or not at all."""
+    """Write an array to a `.npy` file atomically."""
     whole = np.ascontiguousarray(array)
 
     def write(file: IO[bytes]) -> None:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
-        file.write(whole.data)  # numpy's own way into a file does not say why it failed
+        file.write(whole.data)  # np.save hides the reason of a failed write
 
     write_atomically(path, write)
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int | None, ...], mapped: bool = False) -> np.ndarray:
-    """The array of a `.npy` file.
+    """Load an array from a `.npy` file.
 
     Args:
         path: the file.
-        dtype: numpy type that it must have.
-        shape: sizes that it must have; None where any size will do.
-        mapped: read-only from the file as it is used, and not into memory.
+        dtype: required numpy type.
+        shape: required sizes; None allows any size.
+        mapped: return a read-only memory map instead of an array in memory.
 
     Raises:
         DataError: the file cannot be read, or holds an array of another type or shape.
     """
-    try:  # mapped first: a header that promises more than the file holds then allocates nothing
+    try:  # mapped first: a damaged header with a huge shape then allocates nothing
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
         found = f"{array.dtype} {list(array.shape)}"
     except Exception as error:  # a damaged header can raise anything

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from models import scenes
 from models.quality.reading import COLORS, PLACES, SHAPES, SIZES, claims_of
 
-LAYOUT_GAIN = 2.0  # length of a class's direction, against hidden states of root mean square 1
-# A large object's radius and how far its centre may stand off its place, on the scenes' 128 pixels.
+LAYOUT_GAIN = 2.0  # length of a class's direction; hidden states have root mean square 1
+# In pixels of a 128 x 128 scene: smallest radius of a large object (21) plus largest offset of a centre from its place per axis (5).
 OBJECT_REACH_PX = 26.0
 
 
 def layout_of(caption: str, grid: int) -> Tensor:
-    """Shape, color and size of the object that the caption puts at each cell, int64 [3, grid, grid]; 0 is none.
+    """Return shape, color and size of the object that the caption puts at each cell, int64 [3, grid, grid]; 0 is none.
 
     An object covers the cells whose centre is within OBJECT_REACH_PX of its place; the nearest object wins. All zero
     for a caption that does not follow the grammar of `models.scenes`.
@@ -34,7 +34,7 @@ def layout_of(caption: str, grid: int) -> Tensor:
 
 
 def onset_of(layout: Tensor) -> Tensor:
-    """First rows of each object of a layout int64 [B, 3, T], bool [B, T].
+    """Return the first rows of each object of a layout int64 [B, 3, T] as bool [B, T].
 
     A cell belongs to the first rows if the cell an eighth of the grid above holds another object or none.
     """
@@ -58,7 +58,7 @@ class LayoutHead(nn.Module):
         self.register_buffer("rows", torch.from_numpy(rows).float())
 
     def forward(self, state: Tensor, layout: Tensor) -> Tensor:
-        """Cross-entropy summed over shape, color and size, float32 [B, T].
+        """Return the cross-entropy summed over shape, color and size, float32 [B, T].
 
         Args:
             state: hidden states [B, T, D].

@@ -1,27 +1,27 @@
-"""The one training loop. A stage says what is trained; the loop does the rest, and can be killed and resumed at any moment.
+"""Training loop of all stages. A stage defines model, batches and loss; the loop can be killed and resumed at any time.
 
 A stage is any object with
 
-    model: nn.Module                        trained; its state dict (parameters and buffers) is saved, resumed and averaged
-    batch(step) -> Any                      the batch of a step, from (seed, step) alone; prepared in a thread, one step ahead
-    loss(batch, step) -> (Tensor, dict)     scalar to minimise, and floats or 0-d tensors to log by name; runs under autocast if
-                                            `amp: bf16`; the batch and all modules of the stage are moved
+    model: nn.Module                        the trained model; its state dict (parameters and buffers) is saved, resumed and averaged
+    batch(step) -> Any                      the batch of a step, a function of (seed, step); prepared in a thread, one step ahead
+    loss(batch, step) -> (Tensor, dict)     scalar to minimise, and floats or 0-d tensors to log by name; runs under autocast with
+                                            `amp: bf16`; the loop moves the batch and all modules of the stage to the device
 
-and, if it defines them,
+and, optionally,
 
-    begin()                                 before step 0 of a fresh run only (set up what must not be redone on resuming)
-    after_step(step)                        after the optimiser's step; may change the model in place
-    parameter_groups() -> list[dict]        as torch.optim takes them (a group may carry `weight_decay`, `lr_scale`)
+    begin()                                 called before step 0 of a fresh run, not on resuming
+    after_step(step)                        called after the optimiser's step; may change the model in place
+    parameter_groups() -> list[dict]        parameter groups of torch.optim (a group may have `weight_decay`, `lr_scale`)
 
-Everything a stage keeps between steps must live in the model's parameters and buffers: nothing else is saved. Anything drawn at
-random is keyed by (seed, step): numpy through `simulator.core.rng.stream`; torch's own generator is reseeded before every step.
-Then, on a CPU with the same thread count, a run that was interrupted ends bit for bit like one that was not.
+All state that a stage keeps between steps must be in the model's parameters and buffers: nothing else is saved. All randomness is keyed by
+(seed, step): numpy through `simulator.core.rng.stream`; torch's own generator is reseeded before every step. On a CPU with the same thread
+count, an interrupted and resumed run then ends with the same bits as an uninterrupted one.
 
     result = train(stage, LoopSettings(steps=2000, learning_rate=1e-3), out_dir)      # call again to resume
     result.averaged                          # state dict: the exponential moving average of the weights
 
-The learning rate is a function of the step only. `max_minutes` stops early and says so; it does not change the schedule.
-`out_dir` receives checkpoint.pt, loss.csv and, at the end, loss.png.
+The learning rate is a function of the step only; `max_minutes` stops early with a message and does not change the schedule.
+`out_dir` receives checkpoint.pt, loss.csv and, at the end, loss.png and inputs.json.
 """
 
 import csv
@@ -51,11 +51,11 @@ from simulator.core.rng import stream
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 MOST_STEPS = 10**8
-MOST_IMAGES = 4096  # of a batch
+MOST_IMAGES = 4096  # largest batch
 
 
 class Stage(Protocol):
-    """What the loop needs; see the module's docstring for the optional hooks."""
+    """Required members of a stage; the module's docstring lists the optional hooks."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -68,8 +68,9 @@ class Stage(Protocol):
 class LoopSettings(Part):
     """The mapping under `training:` of a stage.
 
-    The rate warms up linearly to `learning_rate`, then follows a cosine to `learning_rate * final_lr_ratio` at `steps`. The optimizer is
-    `adamw`, or `muon` for the matrices of a transformer's layers (`models.train.muon`).
+    The learning rate warms up linearly to `learning_rate`, then follows a cosine to `learning_rate * final_lr_ratio` at
+    `steps`. The optimizer is `adamw`, or `muon` for the matrices in a transformer's layers and AdamW for all other
+    parameters (`models.train.muon`).
     """
 
     steps: int = Field(gt=0, le=MOST_STEPS)
@@ -77,7 +78,7 @@ class LoopSettings(Part):
     warmup_steps: int = Field(default=100, ge=0, le=MOST_STEPS)
     final_lr_ratio: float = Field(default=0.05, ge=0, le=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
-    # On matrices and convolutions; norms, biases and tables whose group says so have none.
+    # Applied to parameters of two or more dimensions, unless a stage's parameter group sets its own.
     weight_decay: float = Field(default=0.05, ge=0)
     betas: Annotated[tuple[Share, Share], BeforeValidator(items)] = (0.9, 0.95)
     clip_norm: float = Field(default=1.0, gt=0)
@@ -98,13 +99,13 @@ class LoopSettings(Part):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a call of `train` ends with.
+    """Result of `train`.
 
     Attributes:
-        steps: done, of those asked for.
-        finished: whether all are.
+        steps: steps done so far.
+        finished: whether all steps are done.
         averaged: state dict of the exponential moving average of the weights, on the CPU.
-        minutes: spent, earlier calls included.
+        minutes: time spent, including earlier calls.
     """
 
     steps: int
@@ -114,7 +115,7 @@ class TrainResult:
 
     @property
     def shipped(self) -> dict[str, Tensor]:
-        """`averaged` as files hold it, rounded to fp16: what is measured is what is shipped."""
+        """`averaged` rounded to fp16 as in weight files, so that metrics are those of the exported weights."""
         return {key: t.half().float() if t.is_floating_point() else t for key, t in self.averaged.items()}
 
 
@@ -127,19 +128,19 @@ def train(
     device: str = "cpu",
     console: Console | None = None,
 ) -> TrainResult:
-    """Trains `stage` to `settings.steps`, from `out_dir`'s checkpoint if there is one.
+    """Train `stage` up to `settings.steps`, from the checkpoint in `out_dir` if it has one.
 
     Args:
-        stage: what is trained.
-        settings: of the loop.
+        stage: stage to train.
+        settings: settings of the loop.
         out_dir: folder of checkpoint, log and, once finished, `inputs.json`.
-        inputs: what else the weights depend on, see `models.train.inputs`; a checkpoint made from others is refused.
-        device: where it is trained.
+        inputs: other inputs of the weights, see `models.train.inputs`; a checkpoint made from other inputs is refused.
+        device: torch device that training runs on.
         console: where progress is printed; stderr by default.
 
     Raises:
-        WeightsError: the checkpoint or loss.csv is damaged, or the checkpoint was made from other inputs or with other
-            settings (time limits and logging apart); or the loss is no longer finite.
+        WeightsError: the checkpoint or loss.csv is damaged; the checkpoint was made from other inputs or with other settings (except
+            time limit, checkpoint interval and logging interval); or loss or gradients are not finite.
     """
     console = console or Console(stderr=True)
     training = _Training(stage, settings, out_dir, inputs or {}, device, console)
@@ -161,7 +162,7 @@ def train(
             if (training.step - 1) % settings.log_every_steps == 0 or training.step == settings.steps:
                 text = training.note(logged)
                 progress.update(task, description=text)
-                if not console.is_terminal:  # a log file has no use for a bar
+                if not console.is_terminal:  # print lines instead of a progress bar
                     line = f"step {training.step - 1} {training.minutes():.2f} min {text}"
                     console.print(line, soft_wrap=True, highlight=False)
             progress.update(task, completed=training.step)
@@ -174,22 +175,22 @@ def train(
 
 
 class _Training:
-    """A training under way: what its checkpoint keeps, and its log.
+    """State of a training run and its log.
 
     Attributes:
-        step: the next one.
+        step: the next step.
         averaged: the exponential moving average of the model's state.
     """
 
     def __init__(
         self, stage: Stage, settings: LoopSettings, out_dir: Path, inputs: Inputs, device: str, console: Console
     ) -> None:
-        """Begins, or goes on from the checkpoint in `out_dir`."""
+        """Start a fresh run, or resume from the checkpoint in `out_dir`."""
         self.stage, self.settings, self.out_dir, self.inputs = stage, settings, out_dir, inputs
         self.device, self.console = device, console
         self.started = time.monotonic()
         out_dir.mkdir(parents=True, exist_ok=True)
-        # Frozen models too.
+        # All modules of the stage, including frozen models.
         self.held = [stage.model, *(value for value in vars(stage).values() if isinstance(value, nn.Module))]
         for module in self.held:
             module.to(device)
@@ -210,7 +211,7 @@ class _Training:
         self.log = _LossLog(out_dir / "loss.csv", self.step)
 
     def minutes(self) -> float:
-        """Spent so far, earlier calls included."""
+        """Return the minutes spent so far, including earlier calls."""
         return self.earlier_minutes + (time.monotonic() - self.started) / 60
 
     def out_of_time(self) -> bool:
@@ -218,7 +219,7 @@ class _Training:
         return most is not None and time.monotonic() - self.started > 60 * most
 
     def advance(self, batch: Any) -> dict[str, float | Tensor]:
-        """The next step of the optimiser; its loss, the norm of the gradients, and what else the stage logs."""
+        """Do the next step; return its loss, the norm of the gradients, and the values that the stage logs."""
         stage, settings, step, optimizer = self.stage, self.settings, self.step, self.optimizer
         torch.manual_seed(int(stream(settings.seed, "train", step).integers(2**62)))
         for group in optimizer.param_groups:
@@ -238,14 +239,14 @@ class _Training:
         return {"loss": loss.detach(), "grad_norm": norm, **values}
 
     def note(self, logged: Mapping[str, float | Tensor]) -> str:
-        """Put the last step into the log; what it says in words."""
+        """Add the last step to the log; return its values as text."""
         self.refuse_divergence(logged)
         row = {name: float(value) for name, value in logged.items()}
         self.log.add(self.step - 1, {"lr": self.settings.lr_at(self.step - 1), **row})
         return " ".join(f"{name} {value:.4g}" for name, value in row.items())
 
     def refuse_divergence(self, logged: Mapping[str, float | Tensor]) -> None:
-        """Raises WeightsError where the last step's loss is no longer finite."""
+        """Raise WeightsError if loss or gradients of the last step are not finite."""
         loss, norm = float(logged["loss"]), float(logged["grad_norm"])
         if not math.isfinite(loss + norm):
             raise WeightsError(
@@ -268,7 +269,7 @@ class _Training:
         write_atomically(self.out_dir / "checkpoint.pt", lambda file: torch.save(content, file))
 
     def finish(self) -> TrainResult:
-        """Save all of it; models are back on the CPU."""
+        """Save checkpoint and log, and `inputs.json` if all steps are done; move the models back to the CPU."""
         self.save()
         finished = self.step == self.settings.steps
         if finished:
@@ -284,7 +285,7 @@ class _Training:
 
 
 def moved(batch: Any, device: str) -> Any:
-    """The batch with every tensor in it on a device: itself, or in tuples, lists and dataclasses."""
+    """Return the batch with all tensors on a device; tuples, lists and dataclasses are searched recursively."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, tuple | list):
@@ -295,6 +296,7 @@ def moved(batch: Any, device: str) -> Any:
 
 
 def groups_of(stage: Stage, settings: LoopSettings) -> list[dict[str, Any]]:
+    """Return the optimiser's parameter groups of a stage."""
     if hasattr(stage, "parameter_groups"):
         return [{"weight_decay": settings.weight_decay, **group} for group in stage.parameter_groups()]
     named = {name: parameter for name, parameter in stage.model.named_parameters() if parameter.requires_grad}
@@ -321,7 +323,7 @@ def _average(averaged: dict[str, Tensor], model: nn.Module, decay: float) -> Non
 
 
 def _identity(settings: LoopSettings) -> dict[str, Any]:
-    """The settings that decide the weights: those that a resumed run must share with the run it continues."""
+    """Return the settings that affect the weights: a resumed run must have the same."""
     free = ("log_every_steps", "checkpoint_every_s", "max_minutes")
     return {key: value for key, value in settings.model_dump().items() if key not in free}
 
@@ -344,7 +346,7 @@ def _read_checkpoint(path: Path, settings: LoopSettings, inputs: Inputs, console
         raise WeightsError(f"{path}: damaged checkpoint: step {saved['step']}, minutes {saved['minutes']}; {again}")
     defaults = {key: field.default for key, field in LoopSettings.model_fields.items()}
     for key, value in _identity(settings).items():
-        found = saved["settings"].get(key, defaults[key])  # a setting younger than the checkpoint had its default
+        found = saved["settings"].get(key, defaults[key])  # a setting newer than the checkpoint has its default
         if found != value:
             raise WeightsError(f"{path}: made with {key} = {found}, asked for {value}; {again}")
     if saved["step"] > settings.steps:
@@ -359,7 +361,7 @@ def _read_checkpoint(path: Path, settings: LoopSettings, inputs: Inputs, console
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any], path: Path) -> None:
-    """Load weights, averages and optimiser state. Raises WeightsError where one does not fit or is not finite."""
+    """Load weights and optimiser state, and check the averages. Raises WeightsError if one does not fit or is not finite."""
     for name in ("model", "averaged"):
         try:
             refuse_misfits(model, saved[name], path, exact=True)
@@ -388,7 +390,7 @@ CHECKPOINT: dict[str, Any] = {
 
 
 class _LossLog:
-    """loss.csv: one row per logged step. On resuming, rows of steps that will be done again are dropped.
+    """loss.csv: one row per logged step. On resuming, rows of steps that will be repeated are dropped.
 
     Raises:
         WeightsError: the file is not such a table.
@@ -424,7 +426,7 @@ class _LossLog:
         self.rows.append({"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}})
 
     def write(self) -> None:
-        # A stage may change what it asks for on the way.
+        # A stage may log different values at different steps.
         columns = dict.fromkeys(name for row in self.rows for name in row)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(columns) or ["step"])

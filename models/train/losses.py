@@ -1,13 +1,13 @@
-"""Distillation losses of the device: CIAR's Inter-DRO, term by term, and a variant whose bounds are quantiles.
+"""Distillation losses of the device: CIAR's Inter-DRO and variants of it.
 
-Source: CIAR section 3.3 (Inter-DRO); weights are assumption A9, reductions A10. Letters: N tokens, V codebook. The
-cloud's distribution p_cloud is a constant everywhere.
+Source: CIAR section 3.3 (Inter-DRO); weights are assumption A9, reductions A10. Letters: N tokens, V codebook size. No
+gradient flows through the cloud's distribution p_cloud.
 
-Read literally, Inter-DRO pulls both bounds to the same p_cloud through one shared radius, so nothing rewards width and
-the radius vanishes where it is needed. `quantile` keeps the words (an interval, its lower bound the worst case, DRO
-weights on it) and asks of the bounds what an interval promises: that p_cloud lies below the lower one in a given share
-of cases, and above the upper one in as many. `inter-dro-asymmetric` and `inter-dro-envelope` are two more readings in
-which width is worth something; `quantile-no-dro` shows what the DRO term does.
+`inter-dro` is the published loss read literally. It pulls both bounds to the same p_cloud through one shared radius:
+nothing rewards width, and the radius vanishes where it is needed. `quantile` keeps the paper's elements (an interval,
+its lower bound as the worst case, DRO weights on it) but trains the bounds as quantiles: p_cloud lies below the lower
+bound in a given share of cases, and above the upper bound in the same share. `inter-dro-asymmetric` and
+`inter-dro-envelope` are two more variants that reward width. `quantile-no-dro` isolates the effect of the DRO term.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ SMALLEST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the terms (assumption A9) and the quantile of the lower bound (the upper one is 1 - quantile)."""
+    """Weights of the terms (assumption A9) and the quantile of the lower bound; the upper bound's is 1 - quantile."""
 
     value: float = 1.0  # lambda_v
     prediction: float = 0.1  # lambda_p
@@ -32,42 +32,43 @@ class Weights:
 
 @dataclass(frozen=True)
 class Terms:
-    """The parts of a loss: scalars, except per-token values [N] where named. `total` is what is minimised."""
+    """Terms of a loss."""
 
-    total: Tensor
+    total: Tensor  # scalar to minimise
     anchor_mid: Tensor  # [N]
     anchor_upper: Tensor  # [N]
     anchor_lower: Tensor  # [N]
     align: Tensor  # [N]
-    worst_case: Tensor  # DRO, a scalar
+    worst_case: Tensor  # DRO term, scalar
 
 
 def cross_entropy(p_cloud: Tensor, p: Tensor) -> Tensor:
-    """CE(p_cloud, p) = - sum p_cloud log p over the codebook, [N, V] -> [N]; p need not sum to one (assumption A10)."""
+    """Return CE(p_cloud, p) = - sum p_cloud log p over the codebook, [N, V] -> [N]; p need not sum to 1 (assumption A10)."""
     return -(p_cloud * p.clamp_min(SMALLEST_PROBABILITY).log()).sum(-1)
 
 
 def anchor(p_cloud: Tensor, p: Tensor, weights: Weights) -> Tensor:
-    """lambda_v |p - p_cloud|_1 + lambda_p CE(p_cloud, p), [N]."""
+    """Return lambda_v |p - p_cloud|_1 + lambda_p CE(p_cloud, p), [N]."""
     return weights.value * (p - p_cloud).abs().sum(-1) + weights.prediction * cross_entropy(p_cloud, p)
 
 
 def align(p_cloud: Tensor, p_mid: Tensor) -> Tensor:
-    """KL(p_cloud || p_mid), [N], unweighted."""
+    """Return KL(p_cloud || p_mid), [N], without lambda_beta."""
     return (
         p_cloud * (p_cloud.clamp_min(SMALLEST_PROBABILITY).log() - p_mid.clamp_min(SMALLEST_PROBABILITY).log())
     ).sum(-1)
 
 
 def dro_weights(losses: Tensor, sharpness: float) -> Tensor:
-    """Weights of the tokens of a batch, softmax(alpha * loss), [N] -> [N]; no gradient runs through them (assumption
-    A10)."""
+    """Return weights of the tokens of a batch, softmax(alpha * loss), [N] -> [N]; no gradient flows through them (A10)."""
     return (sharpness * losses.detach()).softmax(0)
 
 
 def inter_dro(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
-    """anchor(mid) + align + anchor(upper) + anchor(lower) + DRO(lower), all arguments [N, V]. Source: CIAR section
-    3.3."""
+    """Return anchor(mid) + align + anchor(upper) + anchor(lower) + DRO(lower) of distributions and bounds [N, V].
+
+    Source: CIAR section 3.3.
+    """
     mid, high, low = (anchor(p_cloud, p, weights) for p in (p_mid, upper, lower))  # each [N]
     kl = weights.align * align(p_cloud, p_mid)  # [N]
     worst = cross_entropy(p_cloud, lower)  # [N]
@@ -76,17 +77,18 @@ def inter_dro(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weig
 
 
 def pinball(p_cloud: Tensor, bound: Tensor, quantile: float) -> Tensor:
-    """Quantile (pinball) loss of a bound, summed over the codebook, [N, V] -> [N]. Least where P(p_cloud < bound) =
-    quantile."""
+    """Return the quantile (pinball) loss of a bound, summed over the codebook, [N, V] -> [N].
+
+    It is minimal where P(p_cloud < bound) = quantile.
+    """
     gap = p_cloud - bound
     return torch.maximum(quantile * gap, (quantile - 1) * gap).sum(-1)
 
 
 def quantile(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
-    """anchor(mid) + align + pinball(upper) + pinball(lower) + DRO, the bounds as quantiles of p_cloud; all arguments
-    [N, V].
+    """Return anchor(mid) + align + pinball(upper) + pinball(lower) + DRO of distributions and bounds [N, V].
 
-    The DRO term weighs the lower bound's own pinball loss, so that its worst tokens count most.
+    The DRO term is the weighted sum of the lower bound's pinball losses; the tokens with the largest losses weigh most.
     """
     mid = anchor(p_cloud, p_mid, weights)  # [N]
     kl = weights.align * align(p_cloud, p_mid)  # [N]
@@ -99,22 +101,22 @@ def quantile(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weigh
 def quantile_no_dro(
     p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()
 ) -> Terms:
-    """`quantile` without its DRO term."""
+    """Return `quantile` without its DRO term."""
     terms = quantile(p_cloud, p_mid, lower, upper, weights)
     return replace(terms, total=terms.total - terms.worst_case, worst_case=torch.zeros_like(terms.worst_case))
 
 
 def asymmetric(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
-    """`inter_dro` with a larger lambda_p for the upper bound: CE rewards every bound for being high, so this one stands off."""
+    """Return `inter_dro` with a larger lambda_p for the upper bound: CE rewards high bounds, so the upper bound moves up."""
     terms = inter_dro(p_cloud, p_mid, lower, upper, weights)
     high = anchor(p_cloud, upper, replace(weights, prediction=weights.prediction_upper))  # [N]
     return replace(terms, total=terms.total + (high - terms.anchor_upper).mean(), anchor_upper=high)
 
 
 def envelope(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weights: Weights = Weights()) -> Terms:
-    """The interval is to hold both models: upper anchored to max(p_mid, p_cloud), lower to min(p_mid, p_cloud), by L1.
+    """Return a loss whose interval contains both models: L1 to max(p_mid, p_cloud) (upper) and min(p_mid, p_cloud) (lower).
 
-    Its width is then the device's own guess of |p_cloud - p_mid|. The DRO term weighs the lower bound's loss.
+    The interval's width is then the device's estimate of |p_cloud - p_mid|. The DRO term is the weighted sum of the lower bound's losses.
     """
     mid = anchor(p_cloud, p_mid, weights)  # [N]
     kl = weights.align * align(p_cloud, p_mid)  # [N]

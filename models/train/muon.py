@@ -1,7 +1,8 @@
-"""Muon: momentum whose update of a matrix is made orthogonal, for the matrices inside a transformer's layers; AdamW for all others.
+"""Muon, an optimiser that orthogonalises the momentum of the matrices in a transformer's layers; AdamW for all other parameters.
 
 Source: Jordan et al. 2024, "Muon" (Newton-Schulz iteration and its coefficients); Liu et al. 2025, "Muon is scalable for LLM training"
-(the update's size, so that one learning rate serves both). In the parameters' own precision: a CPU has no use for bfloat16.
+(scale of the update, so that Muon and AdamW share one learning rate). The iteration runs in the parameters' precision, not in bfloat16,
+which brings no speed-up on a CPU.
 """
 
 from collections.abc import Callable
@@ -13,14 +14,14 @@ from torch import Tensor
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 MOMENTUM = 0.95
-SIZE = 0.2  # root mean square of an update's entries at learning rate 1, about AdamW's
+SIZE = 0.2  # root mean square of an update's entries at learning rate 1, similar to AdamW's
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for groups that say `orthogonal`, whose parameters are matrices."""
+    """Muon for parameter groups with `orthogonal: True`, which hold matrices; AdamW for the other groups."""
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step on the gradients as they are; `closure` is not called."""
+        """Do one step with the current gradients; `closure` is not called."""
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group.get("orthogonal")]
         super().step()
@@ -31,7 +32,7 @@ class Muon(torch.optim.AdamW):
                     self._turn(matrix, group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """As on resuming. AdamW converts its own state there, so it must not see the state of orthogonal groups."""
+        """Restore the state on resuming. AdamW converts the state of its groups, so orthogonal groups are hidden from it."""
         groups = state["param_groups"]
         super().__setstate__({**state, "param_groups": [group for group in groups if not group.get("orthogonal")]})  # type: ignore[no-untyped-call]
         self.param_groups = groups
@@ -51,7 +52,10 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest matrix with orthonormal rows, or columns: of float [M, N]: most singular values come to 0.7 .. 1.2."""
+    """Return an approximation of the nearest matrix with orthonormal rows (or columns) to float [M, N].
+
+    Most singular values of the result are within 0.7 .. 1.2.
+    """
     first, second, third = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     found: Tensor = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)

@@ -1,4 +1,4 @@
-"""The order in which training reads its items: shuffled anew in every epoch, keyed by seed and purpose."""
+"""Order of training items: a new permutation in every epoch, keyed by seed and purpose."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from simulator.core.rng import stream
 
 
 def shuffled_indices(seed: int, purpose: str, first: int, count: int, items: int) -> np.ndarray:
-    """Indices, int64 [count], at places first .. first + count - 1 of an endless reading of `items` items.
+    """Return elements first .. first + count - 1 of an endless sequence of epochs over `items` items, int64 [count].
 
-    Each epoch is one permutation of all items, drawn from the stream (seed, purpose, epoch), so that a resumed run
-    reads on where it stopped.
+    Each epoch is one permutation of all items, drawn from the stream (seed, purpose, epoch), so a resumed run continues the
+    same order.
     """
     epoch, place = np.divmod(np.arange(first, first + count), items)
     orders = {int(e): stream(seed, purpose, int(e)).permutation(items) for e in np.unique(epoch)}

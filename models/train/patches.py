@@ -1,7 +1,8 @@
-"""A codebook of an image's patches: k-means of their pixels, in the form that the tokenizer's quantiser reads.
+"""Codebook of image patches: k-means of their pixels, in the form that the tokenizer's quantiser uses.
 
-The quantiser takes the row with the largest cosine. Of unit rows that is also the nearest cluster centre c of a patch x, if the row is
-(c, -|c|^2 / 2, r) / R, with r such that its length is 1, and the latent (x, 1, 0): their product is (x c - |c|^2 / 2) / R.
+The quantiser takes the code row with the largest cosine. With the code row (c, -|c|^2 / 2, r) / R, where r makes its
+length 1, and the latent (x, 1, 0), the product is (x c - |c|^2 / 2) / R: it is largest for the cluster centre c nearest
+to the patch x.
 """
 
 import numpy as np
@@ -11,26 +12,25 @@ from torch import Tensor, nn
 
 from models.vq import VQModel
 
-PATCHES = 2**17  # clustered at most
-ROUNDS = 20  # of Lloyd's iteration
-SPREAD_ROUNDS = 32
+PATCHES = 2**17  # maximum number of clustered patches
+ROUNDS = 20  # Lloyd's iterations
+SPREAD_ROUNDS = 32  # rounds of `spread`
 
 
 def code_width(patch: int) -> int:
-    """Numbers in a code of patches of that many pixels a side: three a pixel, and two."""
+    """Return the width of a code for patches of `patch` pixels per side: three per pixel, plus two."""
     return 3 * patch**2 + 2
 
 
 @torch.no_grad()
 def set_patch_codes(model: VQModel, images: Tensor, rng: np.random.Generator) -> None:
-    """Sets codebook and linear maps of a tokenizer without encoder from the patches of images float [N, 3, H, W] in [-1, 1].
+    """Set codebook and linear maps of a tokenizer without encoder from the patches of images float [N, 3, H, W] in [-1, 1].
 
-    A code then is decoded to its cluster's centre, and the decoder adds nothing yet.
-
-    Pixels are taken from their mean, in units that make the longest centre 1. codebook_dim must be `code_width`.
+    A code is then decoded to its cluster's centre; the untrained decoder adds zero. The pixels' mean is subtracted, and
+    they are scaled so that the longest centre has length 1. `codebook_dim` must be `code_width(patch)`.
     """
     size = 3 * model.config.patch**2
-    images = images.cpu()  # clustered there; the model may lie elsewhere
+    images = images.cpu()  # k-means runs on the CPU; the model may be on another device
     rows = F.pixel_unshuffle(images, model.config.patch).permute(0, 2, 3, 1).reshape(-1, size)  # [N * T, size]
     rows = rows[torch.from_numpy(rng.permutation(len(rows))[:PATCHES])]
     mean = rows.mean()
@@ -51,14 +51,14 @@ def set_patch_codes(model: VQModel, images: Tensor, rng: np.random.Generator) ->
 
 
 def _set_linear(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
-    """weight: as many numbers as the convolution has, bias [channels out]."""
+    """Set a convolution's parameters: `weight` in any shape with its number of elements, `bias` [out channels]."""
     assert conv.bias is not None
     conv.weight.copy_(weight.view_as(conv.weight))
     conv.bias.copy_(bias)
 
 
 def clusters(rows: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """[count, C]: k-means centres of rows [N, C], started from `spread`."""
+    """Return k-means centres [count, C] of rows [N, C], initialised by `spread`."""
     centres = spread(rows, count, rng)
     for _ in range(ROUNDS):
         nearest = torch.cat(
@@ -71,9 +71,9 @@ def clusters(rows: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 def spread(rows: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """[count, C] of rows [N, C], drawn one in `SPREAD_ROUNDS` at a time, with chances as the squared distance to the nearest one drawn.
+    """Return `count` of the rows [N, C], drawn with probability proportional to the squared distance to the nearest row drawn before.
 
-    Source: k-means|| (Bahmani et al. 2012), with as many centres as are wanted in place of more of them.
+    Each of about `SPREAD_ROUNDS` rounds draws an equal share. Source: k-means|| (Bahmani et al. 2012), without oversampling.
     """
     some = max(count // SPREAD_ROUNDS, 1)
     picked = rng.choice(len(rows), size=1)

@@ -1,13 +1,13 @@
-"""Trains the interval projection phi, cloud and device frozen.
+"""Training of the interval projection phi; cloud and device are frozen.
 
-Source: CIAR section 3.3; assumption A11. In a token sequence the positions where the device is surest, by the score that CIAR gates by
-by default, are replaced by the device's own choice. The cloud then reads E(x) + f^I at those positions and nothing else changes; phi is
-trained so that its distributions stay those it has on the unreplaced sequence, KL(original || mixed). How large a share
-is replaced is drawn per sequence, so that phi serves every threshold. With `guidance` both models are guided, as when they decode.
+Source: CIAR section 3.3; assumption A11. In a token sequence, the positions where the device is surest by CIAR's default score are replaced
+by the device's arg max. The cloud reads E(x) + f^I at those positions. phi is trained so that the cloud's distributions stay those on the
+original sequence: the loss is KL(original || mixed). The replaced share is drawn per sequence, so that phi serves every threshold. With
+`guidance` both models are guided, as in decoding.
 
-That target asks the cloud to disbelieve tokens which are in the image. The other one, the cloud's distribution given the tokens as they
-are, needs no training: it is what the cloud says without features, and phi starts at zero. `steps: 0` leaves it there. The metrics
-tell what a trained phi gains by the one target and costs by the other.
+This target trains the cloud to disregard tokens that are in the image. The alternative target, the cloud's distribution given the mixed
+sequence, needs no training: phi starts at zero, and without features the cloud meets that target exactly. `steps: 0` keeps phi at zero. The
+metrics show what a trained phi gains by the first target and loses by the second.
 
     ciar-sim train models/scenes.yaml --stage phi
 """
@@ -41,11 +41,11 @@ from simulator.core.part import Part
 from simulator.core.rng import stream
 from simulator.core.settings import refuse
 
-LOCAL_SHARE = 0.7  # of tokens, in the metrics
+LOCAL_SHARE = 0.7  # share of tokens that the device decides in the metrics
 
 
 class Replaced(Part):
-    """The share of tokens that the device decides, uniform between both."""
+    """Range of the share of tokens that the device decides; the share is drawn uniformly for each sequence."""
 
     low: float = Field(default=0.3, ge=0, le=1)
     high: float = Field(default=0.9, ge=0, le=1)
@@ -58,7 +58,7 @@ class Replaced(Part):
 
 
 class PhiLoop(LoopSettings):
-    """The mapping under `training:` of `phi:`. `steps: 0` leaves phi zero."""
+    """The mapping under `training:` of `phi:`. `steps: 0` keeps phi at zero."""
 
     steps: int = Field(ge=0, le=MOST_STEPS)
 
@@ -81,8 +81,8 @@ class Mixed:
     Attributes:
         tokens: int64 [B, T].
         local: bool [B, T], True where the device decided.
-        hidden: [B, T, D], the device's state from which each token was decided.
-        lower: [B, T, V], lower bounds of the interval there.
+        hidden: [B, T, D], the device's conditional hidden state that predicts each token.
+        lower: [B, T, V], lower bounds of each token's interval.
         upper: [B, T, V], upper bounds.
     """
 
@@ -95,7 +95,7 @@ class Mixed:
 
 @torch.no_grad()
 def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0) -> Mixed:
-    """Replace, in each sequence, the share [B] of its tokens that the device is surest of by the device's arg max."""
+    """Replace the tokens that the device is surest of, a share [B] of each sequence, by the device's arg max."""
     hidden, guided = own_and_guided(device.transformer, batch, batch.tokens, guidance)  # each [B, T, D]
     centre, score = deployed_scores(device, hidden, guided)  # [B, T, V], [B, T]
     _, lower, upper = device.interval(hidden, guided, DEPLOYED.bounds)
@@ -105,10 +105,10 @@ def mix(device: DeviceModel, batch: Batch, share: Tensor, guidance: float = 1.0)
 
 
 class Batches(Protocol):
-    """What phi is trained on."""
+    """Source of phi's training batches."""
 
     def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
-        """The training batch of a step."""
+        """Return the training batch of a step."""
         ...
 
 
@@ -145,7 +145,7 @@ class PhiStage:
 
 
 def features(phi: IntervalProjection, mixed: Mixed) -> Tensor:
-    """f^I [B, T, D], zero at tokens that the device did not decide (assumption A7)."""
+    """Return f^I [B, T, D], zero at tokens that the device did not decide (assumption A7)."""
     added: Tensor = phi(mixed.hidden, mixed.lower, mixed.upper)  # [B, T, D]
     return added * mixed.local.unsqueeze(-1)
 
@@ -153,14 +153,13 @@ def features(phi: IntervalProjection, mixed: Mixed) -> Tensor:
 def log_probs(
     cloud: Transformer, batch: Batch, tokens: Tensor, added: Tensor | None, positions: Tensor, guidance: float = 1.0
 ) -> Tensor:
-    """The cloud's log-distributions of the tokens at `positions` int [P], each given the tokens before it. [B, P,
-    V]."""
+    """Return the cloud's guided log-probabilities of the tokens at `positions` int [P] given the tokens before them, [B, P, V]."""
     _, guided = own_and_guided(cloud, batch, tokens, guidance, added)  # [B, T, D]
     return cloud.logits(guided[:, positions]).log_softmax(-1)
 
 
 def divergence(wanted: Tensor, found: Tensor) -> Tensor:
-    """KL(wanted || found) of log-distributions [..., V] -> [...], nats."""
+    """Return KL(wanted || found) in nats of log-probabilities [..., V] -> [...]."""
     return (wanted.exp() * (wanted - found)).sum(-1)
 
 
@@ -168,13 +167,13 @@ def divergence(wanted: Tensor, found: Tensor) -> Tensor:
 def evaluate(
     phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0
 ) -> dict[str, float]:
-    """What f^I does on held-out sequences, 70 % of whose tokens the device decides, in nats per token.
+    """Measure the effect of f^I on held-out sequences in which the device decides `LOCAL_SHARE` of the tokens.
 
     Returns:
-        A mapping of:
-        `kl_nats`, `kl_nats_without_features`: to the cloud's distribution on the unreplaced sequence.
+        A mapping of, in nats per token:
+        `kl_nats`, `kl_nats_without_features`: KL from the cloud's distribution on the original sequence to that on the mixed one.
         `nats`, `nats_without_features`: cross-entropy of the image's own tokens where the cloud decides.
-        `in_place_kl_nats`: from the cloud's distribution given the same tokens without features, on sequences decoded with the gate.
+        `in_place_kl_nats`: KL from the cloud's distribution without features to that with them, on sequences decoded with the gate.
         `changed`: share of tokens that differ from the image's own.
     """
     rows: list[tuple[float, ...]] = []
@@ -199,7 +198,7 @@ def evaluate(
 def in_place(
     phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0
 ) -> float:
-    """See `evaluate`; on sequences that device and cloud decode for held-out captions, the device sampling its tokens."""
+    """Return `in_place_kl_nats` of `evaluate`, on sequences decoded for held-out captions; the device samples its tokens."""
     batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES)))
     u = stream(data.seed, "train.phi.gated").random(batch.tokens.shape)
     rollout = decode(device, cloud, batch, 1 - LOCAL_SHARE, True, u, guidance)
@@ -220,7 +219,7 @@ def in_place(
 
 
 def run(settings: PhiConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `source`, or on scenes, into `out_dir`, or resumes; writes phi.safetensors and metrics.json."""
+    """Train or resume phi on `source`, or on scenes if None; write phi.safetensors and metrics.json to `out_dir`."""
     data = Sequences(out_dir.parent, settings.scenes, source, settings.training.seed)
     cloud = load_transformer(out_dir.parent / "cloud" / "cloud.safetensors")
     device = load_device(out_dir.parent / "device" / "device.safetensors")

@@ -1,11 +1,11 @@
-"""Product photographs in tars with a table of their columns, as training data.
+"""Training data from product photographs in tar files, with a table of their attributes.
 
     data: {photos: DIR, image_size: 64}
 
-DIR holds `photos-*.tar`, whose members are images named `ID.jpg`, and `captions.csv` with the columns of `COLUMNS`, a row per image;
-`split` says whether it is for training or held out. Captions are made of the columns, see `caption_of`; their words are all there are.
+DIR holds `photos-*.tar`, whose members are images named `ID.jpg`, and `captions.csv` with the columns `COLUMNS` and a row per image;
+`split` is `train` or `held-out`. `caption_of` builds the captions from the columns; their words are the vocabulary.
 
-Images are padded to a square with white and resized, once: they stay as bytes in one file, uint8 [N, S, S, 3], in the training folder.
+Images are padded to a square with white and resized once. The result is cached in the training folder as one array, uint8 [N, S, S, 3].
 """
 
 import csv
@@ -36,10 +36,10 @@ from simulator.core.files import open_file
 
 COLUMNS = ("id", "split", "category", "kind", "type", "colour", "use", "title")
 SPLITS: tuple[Side, Side] = ("train", "held-out")
-CAPTION_WORDS = 16  # most words of a caption; the encoder has as many slots
-PREPARED = b"padded with white, Lanczos, 1"  # how images are prepared: part of the name of the file that keeps them
+CAPTION_WORDS = 16  # maximum length of a caption, and number of slots of the encoder
+PREPARED = b"padded with white, Lanczos, 1"  # preparation of the images; the name of the cached array depends on it
 
-# Words of the shop's titles that say what is to be seen: for whom it is made, pattern, cut, material, further colours.
+# Words of product titles that describe what is visible: target group, pattern, cut, material, further colours.
 TITLE_WORDS = frozenset(
     words_of("""
     men women unisex boys girls kids infant
@@ -74,14 +74,14 @@ SAME_WORD = {
 
 @dataclass(frozen=True)
 class Row:
-    """A photograph of the table.
+    """A row of the table.
 
     Attributes:
-        name: its file in a tar.
+        name: name of the photograph in a tar.
         caption: see `caption_of`.
-        place: file and line of its row, for messages.
-        colour: the words of its colour in the caption.
-        kind: the words of its column `type` in the caption.
+        place: file and line of the row, for error messages.
+        colour: words of its colour in the caption.
+        kind: words of its column `type` in the caption.
     """
 
     name: str
@@ -92,7 +92,13 @@ class Row:
 
 
 class Photos:
-    """Photographs with captions, see `models.train.image_sets.ImageSet`. images: uint8 [N, S, S, 3], the training ones first."""
+    """Photographs with captions, an `ImageSet` (`models.train.image_sets`).
+
+    Args:
+        train: rows of the training photographs.
+        held_out: rows of the held-out photographs.
+        images: uint8 [N, S, S, 3], training photographs first.
+    """
 
     def __init__(self, train: Sequence[Row], held_out: Sequence[Row], images: np.ndarray) -> None:
         self.rows: dict[Side, Sequence[Row]] = {"train": train, "held-out": held_out}
@@ -101,28 +107,28 @@ class Photos:
 
     @cached_property
     def text(self) -> WordEncoder:
-        """An encoder for the words of all captions."""
+        """Encoder for the words of all captions."""
         return WordEncoder.build(
             sorted({w for rows in self.rows.values() for row in rows for w in words_of(row.caption)}), CAPTION_WORDS
         )
 
     def training_images(self, seed: int, first: int, count: int) -> Tensor:
-        """float32 [count, 3, S, S] in [-1, 1]: a stretch of an endless reading of the training images in shuffled orders."""
+        """See `ImageSet.training_images`."""
         index = shuffled(range(len(self.rows["train"])), seed, first, count)
         return _floats(self.images["train"][index])
 
     def held_out_images(self, first: int, count: int) -> Tensor:
-        """float32 [count, 3, S, S] in [-1, 1], in order; fewer, or none, at the end."""
+        """See `ImageSet.held_out_images`."""
         return _floats(self.images["held-out"][first : first + count])
 
     def digest(self) -> str:
-        """A digest of the training images and of their order."""
+        """Return a digest of the training images and their order."""
         images = self.images["train"]
         parts = (images[first : first + PART_IMAGES].tobytes() for first in range(0, len(images), PART_IMAGES))
         return digest_of_bytes(parts)
 
     def tokens(self, side: Side, tokenizer: Path, cache_dir: Path) -> tuple[np.ndarray, list[str]]:
-        """Tokens uint16 [N, T] and captions of one side's images, in order; tokens that `cache_dir` lacks are computed and added."""
+        """See `ImageSet.tokens`. A part of the cache is named by a digest of its pixels."""
         images = self.images[side]
         parts = [images[first : first + PART_IMAGES] for first in range(0, len(images), PART_IMAGES)]
         keys = [hashlib.blake2b(part.tobytes(), digest_size=12).hexdigest() for part in parts]
@@ -131,9 +137,10 @@ class Photos:
 
 
 def load_photos(folder: Path, size: int, cache_dir: Path) -> Photos:
-    """The photographs of a folder at `size` pixels a side; their file in `cache_dir`, named by their content, is written if it is missing.
+    """Load the photographs of a folder at `size` pixels per side, from the cached array in `cache_dir` or by preparing it.
 
-    Raises DataError naming file and line: a missing or unreadable file, a bad row, an image that no tar holds or that cannot be decoded.
+    Raises:
+        DataError: with file and line: a missing or unreadable file, a malformed row, an image that no tar holds or that cannot be decoded.
     """
     rows = list(_rows(folder / "captions.csv"))
     sides = {split: [row for side, row in rows if side == split] for split in SPLITS}
@@ -145,9 +152,9 @@ def load_photos(folder: Path, size: int, cache_dir: Path) -> Photos:
 
 
 def caption_of(colour: str, kind: str, use: str, title: str) -> str:
-    """ "a COLOUR TYPE for USE", then those words of the title that are among `TITLE_WORDS` and not said yet, in their order; lower case.
+    """Return "a COLOUR TYPE for USE" and the words of the title that are in `TITLE_WORDS` and not yet in the caption; lower case.
 
-    `kind` is the column `type`. At most `CAPTION_WORDS` words: the title's last ones give way.
+    `kind` is the column `type`. The caption is cut after `CAPTION_WORDS` words.
     """
     words = words_of(f"a {colour} {kind} for {use}")
     for word in words_of(title):
@@ -158,7 +165,7 @@ def caption_of(colour: str, kind: str, use: str, title: str) -> str:
 
 
 def _floats(images: np.ndarray) -> Tensor:
-    return from_uint8(torch.from_numpy(np.array(images)))  # a copy: the file is mapped read-only
+    return from_uint8(torch.from_numpy(np.array(images)))  # copied, because the array is a read-only memory map
 
 
 def _rows(path: Path) -> Iterator[tuple[Side, Row]]:
@@ -192,7 +199,7 @@ def _rows(path: Path) -> Iterator[tuple[Side, Row]]:
 
 
 def _packed(folder: Path, rows: Sequence[Row], size: int, cache_dir: Path) -> np.ndarray:
-    """uint8 [N, size, size, 3], mapped from its file. That is named by the bytes of all images in order, so it is only made once."""
+    """Return the prepared images as a memory map, uint8 [N, size, size, 3]. Its file is named by a digest of all image files in order."""
     files = _members(folder)
     content = hashlib.blake2b(PREPARED, digest_size=12)
     for row in rows:
@@ -209,7 +216,7 @@ def _packed(folder: Path, rows: Sequence[Row], size: int, cache_dir: Path) -> np
 
 
 def _members(folder: Path) -> dict[str, tuple[Path, bytes]]:
-    """The tar and the bytes of every file in the folder's tars, by the file's name."""
+    """Return path of the tar and content of every file in the folder's tars, by file name."""
     tars = sorted(folder.glob("photos-*.tar"))
     if not tars:
         raise DataError(f"{folder}: no photos-*.tar there; the folder of the photographs is given with --data")
@@ -227,7 +234,7 @@ def _members(folder: Path) -> dict[str, tuple[Path, bytes]]:
 
 
 def _prepared(row: Row, tar: Path, content: bytes, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the image in the middle of a white square, resized (Lanczos)."""
+    """Return the image centred on a white square, resized (Lanczos), uint8 [size, size, 3]."""
     try:
         rgb = rgb_of(Image.open(io.BytesIO(content)))
     except UNREADABLE as error:

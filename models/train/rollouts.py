@@ -1,7 +1,7 @@
-"""Sequences that device and cloud decode together, gated as CIAR gates by default: what both models read once the pair is used.
+"""Sequences that device and cloud decode together with CIAR's default gate, as in deployment.
 
-Training on a model's own sequences is on-policy distillation (Agarwal et al. 2024, "On-policy distillation of language models"; before it
-DAgger, Ross et al. 2011): the target is the teacher's distribution given that very prefix, whoever chose its tokens.
+Training on them is on-policy distillation (Agarwal et al. 2024, "On-policy distillation of language models"; earlier DAgger, Ross et al.
+2011): the target is the teacher's distribution given the decoded prefix, regardless of which model chose its tokens.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ from simulator.protocol.recording import SCORES
 
 PART_SEQUENCES = 64  # decoded together
 LOCAL = ("sampled", "greedy")
-STREAM = "rollouts"  # which captions are read
-DEPLOYED = CiarSettings.model_validate({})  # score, bounds and prefix of the method's defaults
+STREAM = "rollouts"  # keys the order in which captions are read
+DEPLOYED = CiarSettings.model_validate({})  # defaults of the method: score, bounds and prefix
 
 
 class Calls(Part):
-    """Share of tokens that the cloud decides, its prefix among them: uniform between both, drawn for each batch of `PART_SEQUENCES`."""
+    """Range of the share of tokens that the cloud decides, prefix included; drawn uniformly for each batch of `PART_SEQUENCES`."""
 
     low: float = Field(default=0.3, ge=0, le=1)
     high: float = Field(default=0.5, ge=0, le=1)
@@ -53,12 +53,12 @@ class Calls(Part):
 
 
 class Rollouts(Part):
-    """Which sequences are decoded.
+    """Settings of the decoded sequences.
 
     Attributes:
-        sequences: how many, for the captions of as many training sequences; rounded up to a multiple of `PART_SEQUENCES`.
+        sequences: number of sequences, one per training caption; rounded up to a multiple of `PART_SEQUENCES`.
         calls: share of tokens that the cloud decides.
-        local: how the device picks its tokens; `both` alternates from batch to batch.
+        local: how the device picks its tokens; `both` alternates between batches.
     """
 
     sequences: int = Field(default=512, gt=0, le=10**8)
@@ -80,7 +80,7 @@ class Rollout:
 
 
 class _Model:
-    """One model's cached pass over B sequences and, with guidance, over as many with the null caption."""
+    """Incremental decoding of B sequences by one model; with guidance, B more rows have the null caption."""
 
     def __init__(self, model: Transformer, batch: Batch, guidance: float) -> None:
         self.model, self.guidance, self.length = model, guidance, 0
@@ -95,7 +95,7 @@ class _Model:
         self._read(model.embed_caption(rows))
 
     def feed(self, tokens: Tensor) -> None:
-        """Continue every sequence with one token, int [B]."""
+        """Append one token to every sequence, int [B]."""
         self._read(self.model.embed_tokens(tokens.repeat(self.copies)).unsqueeze(1))
 
     def _read(self, embeds: Tensor) -> None:
@@ -110,7 +110,7 @@ class _Model:
 
 
 def deployed_scores(device: DeviceModel, hidden: Tensor, guided: Tensor) -> tuple[Tensor, Tensor]:
-    """The device's logits [..., V] and the score [...] by which CIAR gates by default, from its own and guided hidden states [..., D]."""
+    """Return the device's logits [..., V] and CIAR's default score [...] of conditional and guided hidden states [..., D]."""
     centre, lower, upper = device.interval(hidden, guided, DEPLOYED.bounds)
     return centre, all_scores(centre, lower, upper)[..., SCORES.index(DEPLOYED.score.replace("-", "_"))]
 
@@ -125,20 +125,20 @@ def decode(
     u: np.ndarray,
     guidance: float = 1.0,
 ) -> Rollout:
-    """Decode the captions of a batch; the cloud samples the prefix and the tokens that the device is least sure of.
+    """Decode the captions of a batch; the cloud samples the prefix and the tokens with the highest scores.
 
-    The threshold at a position is a quantile of the scores met so far in this batch and, for positions to come, of the scores on the
-    batch's own tokens: the one that would spend the calls which are left evenly. So the share of calls is the one asked for, although
-    scores on decoded tokens are lower.
+    The threshold at a position is the quantile of the scores that spreads the remaining calls evenly over the remaining
+    positions. The scores are those of the positions decoded so far and, for later positions, those on the batch's own
+    tokens. The share of calls thus meets `calls`, although scores on decoded tokens are lower.
 
     Args:
-        device: in `eval()` mode.
-        cloud: likewise.
-        batch: captions, and tokens int [B, T] of the same images to start the threshold from.
+        device: device model in `eval()` mode.
+        cloud: cloud model in `eval()` mode.
+        batch: captions, and tokens int [B, T] of the same images, whose scores initialise the threshold.
         calls: share of tokens that the cloud decides.
-        sampled: the device samples its tokens; otherwise it takes the most likely one.
+        sampled: whether the device samples its tokens; otherwise it takes the most likely one.
         u: float64 [B, T], uniform draws, one per token.
-        guidance: of both models.
+        guidance: guidance scale of both models.
     """
     length = batch.tokens.shape[1]
     prefix = prefix_length(DEPLOYED.prefix_rate, length)
@@ -173,13 +173,12 @@ def rolled_out(
     guidance: float = 1.0,
     torch_device: str = "cpu",
 ) -> Sequences:
-    """`data` with training sequences that both models decoded for its captions.
+    """Return `data` with training sequences that both models decode for its captions.
 
-    Their tokens are kept in `folder`, a file per batch, under a digest of all they depend on; those that are there are not decoded
-    again.
+    The tokens are cached in `folder`, a file per batch, under a digest of everything they depend on.
 
     Raises:
-        DataError: a file there is damaged.
+        DataError: a cached file is damaged.
     """
     rule = [settings.model_dump(exclude={"sequences"}), DEPLOYED.score, DEPLOYED.bounds, DEPLOYED.prefix_rate, guidance]
     text = json.dumps([rule, data.seed, data.inputs(), *(digest_of(model.state_dict()) for model in (device, cloud))])

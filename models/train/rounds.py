@@ -5,14 +5,15 @@ from pathlib import Path
 
 from models.train.inputs import FILE
 
-KEPT = ("loss.csv", "loss.png", FILE, "checkpoint.pt")  # of a round; the checkpoint last: until it is moved, nothing is
+# Files of a round. The checkpoint is moved last: an interrupted move is repeated until the checkpoint has moved.
+KEPT = ("loss.csv", "loss.png", FILE, "checkpoint.pt")
 
 
 def round_folders(out_dir: Path, count: int) -> list[Path]:
-    """A folder for each round: `round-<n>` in `out_dir`, and `out_dir` itself for the last.
+    """Return a folder for each round: `round-<n>` in `out_dir`, and `out_dir` itself for the last.
 
-    Where a training file has got further rounds since its stage was trained, what was the last one is moved to the folder that it has
-    now, so that it is not trained again.
+    If rounds were added to the training file after its stage was trained, the files of the former last round move to
+    their new folder, so that the round is not trained again.
     """
     folders = [*(out_dir / f"round-{number}" for number in range(1, count)), out_dir]
     missing = next(folder for folder in folders if folder == out_dir or not (folder / "checkpoint.pt").exists())

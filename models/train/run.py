@@ -1,4 +1,4 @@
-"""`ciar-sim train`: a training file, the stages of a pair in order, and its assembly."""
+"""`ciar-sim train`: reads a training file, trains the stages of a pair in order, and assembles the pair."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +40,7 @@ RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
 
 
 class TrainingFile(Part):
-    """A mapping for each stage to train, and `data:` where they read images of a folder in place of scenes."""
+    """A mapping for each stage to train, and optionally `data:`, a data set that replaces the scenes."""
 
     data: DataConfig | None = None
     tokenizer: TokenizerConfig | None = None
@@ -53,7 +53,7 @@ class TrainingFile(Part):
 
     @property
     def stages(self) -> dict[str, Any]:
-        """The settings of each stage that the file names, in the order of training."""
+        """Settings of the stages in the file, in the order of training."""
         named = {name: getattr(self, name.replace("-", "_")) for name in RUN}
         return {name: settings for name, settings in named.items() if settings is not None}
 
@@ -99,7 +99,7 @@ class TrainingFile(Part):
 
 
 def read_training_file(path: Path) -> TrainingFile:
-    """The checked training file. Raises ScenarioError naming file and line."""
+    """Read and check a training file. Raises ScenarioError with file and line."""
     document = read(path)
     if not isinstance(document.data, dict):
         raise ScenarioError(
@@ -113,7 +113,7 @@ def read_training_file(path: Path) -> TrainingFile:
 
 
 def refuse_out(folder: Path) -> None:
-    """Raises WeightsError where nothing can be written into the folder of a training; called before the work."""
+    """Raise WeightsError if the training folder cannot be written to; called before any work."""
     if why := why_unusable(folder):
         raise WeightsError(f"cannot write the training folder {folder}: {why}")
 
@@ -128,21 +128,22 @@ def train_pair(
 ) -> None:
     """Train the stages of a training file, each in `out/<stage>`, in order, and assemble the pair.
 
-    An interrupted stage goes on from its checkpoint; a finished one is not trained again, only evaluated and written anew.
+    An interrupted stage resumes from its checkpoint. A finished stage is not trained again, but it is evaluated and its
+    files are rewritten.
 
     Args:
         config: the training file.
         out: folder of checkpoints and logs.
-        stages: those to train; empty for all of the file.
-        export: folder of the pair; None: it is not assembled.
-        torch_device: where it is trained.
-        data_folder: read in place of the folder that the file's `data` names.
+        stages: stages to train; empty for all stages of the file.
+        export: folder of the assembled pair; None: the pair is not assembled.
+        torch_device: torch device that training runs on.
+        data_folder: replaces the folder in the file's `data`.
 
     Raises:
         ScenarioError: an unknown stage or setting, or sizes that cannot fit this machine's memory; nothing is trained.
-        WeightsError: an earlier stage's weights are missing or were trained from others than those there now, or a
-            checkpoint is damaged or was made from other inputs.
-        DataError: training data, or a file that was prepared from them, is damaged.
+        WeightsError: weights of an earlier stage are missing or were trained from other weights than those now in
+            `out`; a checkpoint is damaged or was made from other inputs; or nothing can be written to `out`.
+        DataError: training data, or a file prepared from them, is damaged.
     """
     refuse_out(out)
     if export is not None:

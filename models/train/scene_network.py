@@ -1,7 +1,7 @@
-"""Trains the scene network, which judges images, on real renders.
+"""Training of the scene network, which judges images of scenes, on real renders.
 
-Renders are made once and kept in the stage's folder; every step sees them shifted, blurred, noised and tinted at random, so that smooth
-images out of a tokenizer are read as well as renders with their pixel noise.
+Renders are made once and cached in the stage's folder. Every step shifts, blurs, tints and noises them at random, so that the network reads
+smooth tokenizer outputs as well as renders with pixel noise.
 
     ciar-sim train models/scenes.yaml --stage scene-network
 """
@@ -31,9 +31,9 @@ from simulator.core.part import FromMapping, Part
 from simulator.core.rng import stream
 
 MAX_SHIFT_PX = 2
-MAX_NOISE = 6.0  # sigma, of 255, on top of the render's own
-MAX_TINT = 8.0  # of 255, per image and channel
-MAX_CONTRAST = 0.06
+MAX_NOISE = 6.0  # sigma in units of 1/255, in addition to the render's own noise
+MAX_TINT = 8.0  # in units of 1/255, per image and channel
+MAX_CONTRAST = 0.06  # relative change per image
 
 
 class SceneNetworkTraining(Part):
@@ -46,7 +46,7 @@ class SceneNetworkTraining(Part):
 
 
 def renders(folder: Path, seed: int, count: int) -> np.ndarray:
-    """uint8 [count, 128, 128, 3], mapped from a file in `folder`: scenes 0 .. count-1 of `seed`, rendered where they are not yet."""
+    """Return renders of scenes 0 .. count-1 of `seed` as a memory map of a file in `folder`, uint8 [count, 128, 128, 3]."""
     path = folder / f"renders-seed{seed}-{count}.npy"
     if not path.exists():
         indices = track(range(count), description=f"scenes of seed {seed}", console=Console(stderr=True))
@@ -55,8 +55,11 @@ def renders(folder: Path, seed: int, count: int) -> np.ndarray:
 
 
 def labels_of(seed: int, count: int) -> np.ndarray:
-    """int64 [count, 29] of scenes 0 .. count-1: shape, color and size of the nine places (shape 0 where nothing is, the others then
-    -1), texture and colour of the background."""
+    """Return labels of scenes 0 .. count-1, int64 [count, 29].
+
+    The columns are the shapes, colors and sizes of the nine places (an empty place has shape 0, color and size -1),
+    then texture and colour of the background.
+    """
     rows = np.full((count, 3 * len(PLACES) + 2), -1, np.int64)
     rows[:, : len(PLACES)] = 0
     for row, index in zip(rows, range(count), strict=True):
@@ -80,7 +83,7 @@ class SceneNetworkStage:
         self.model = SceneNetwork(config.model)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Scenes step * B onwards of an endless shuffled reading: uint8 [B, 128, 128, 3] and labels int64 [B, 29]."""
+        """Return the renders of a step, uint8 [B, 128, 128, 3], and their labels int64 [B, 29]."""
         size, seed = self.config.batch_images, self.config.training.seed
         index = shuffled_indices(seed, "train.scene-network.order", step * size, size, len(self.images))
         return torch.from_numpy(self.images[index]), torch.from_numpy(self.labels[index])
@@ -105,15 +108,18 @@ class SceneNetworkStage:
 
 
 def augment(images: Tensor) -> Tensor:
-    """Images float [B, 3, H, W] in [-1, 1], shifted together by up to two pixels, each blurred, tinted and noised by amounts of its
-    own, half of them not blurred; drawn from torch's generator."""
+    """Return randomly changed images float [B, 3, H, W], from images in [-1, 1]; random numbers come from torch's generator.
+
+    The whole batch is shifted by the same offset of up to two pixels per axis. Contrast, tint, noise and blur are drawn
+    per image; about half of the images are not blurred.
+    """
     batch, device = len(images), images.device
     dy, dx = (int(shift) for shift in torch.randint(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, (2,)))
     height, width = images.shape[2:]
     padded = F.pad(images, (MAX_SHIFT_PX,) * 4, mode="replicate")
     images = padded[:, :, MAX_SHIFT_PX + dy :, MAX_SHIFT_PX + dx :][:, :, :height, :width]
     smooth = images
-    for _ in range(2):  # twice: near a Gaussian
+    for _ in range(2):  # two box filters approximate a Gaussian
         smooth = F.avg_pool2d(F.pad(smooth, (1,) * 4, mode="replicate"), 3, stride=1)
     share = (2 * torch.rand(batch, 1, 1, 1) - 1).clamp(min=0.0).to(device)
     images = torch.lerp(images, smooth, share)
@@ -124,8 +130,14 @@ def augment(images: Tensor) -> Tensor:
 
 
 def accuracy(model: SceneNetwork, images: np.ndarray, captions: list[str]) -> dict[str, float]:
-    """Share of claims that the network reads from images made as the captions say: all, by kind, and images with every claim;
-    extra_objects: objects per image that it sees where the caption names none."""
+    """Measure how well the network reads the claims of captions in images that show them.
+
+    Returns:
+        `attribute_accuracy`: share of all claims that the network reads.
+        `<kind>_accuracy`: the same for each kind of claim.
+        `whole_pictures`: share of images in which it reads every claim.
+        `extra_objects`: objects per image that it reads at places where the caption names none.
+    """
     readings = read_images(model, images)
     right: dict[str, list[bool]] = {}
     wholes, extra = [], 0
@@ -145,7 +157,7 @@ def accuracy(model: SceneNetwork, images: np.ndarray, captions: list[str]) -> di
 
 @torch.inference_mode()
 def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, H, W, 3], encoded, quantised and decoded."""
+    """Return images uint8 [N, H, W, 3] after encoding and decoding by the tokenizer."""
     parts = []
     for first in range(0, len(images), 16):
         codes = tokenizer.encode_codes(from_uint8(torch.from_numpy(np.array(images[first : first + 16]))))
@@ -154,8 +166,10 @@ def round_trips(tokenizer: VQModel, images: np.ndarray) -> np.ndarray:
 
 
 def run(settings: SceneNetworkTraining, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on scenes into `out_dir`, or resumes; writes scene_network.safetensors and metrics.json, with the accuracy on held-out
-    renders and, where the folder has a tokenizer, on what that makes of them."""
+    """Train or resume the scene network; write scene_network.safetensors and metrics.json to `out_dir`.
+
+    The metrics are the accuracy on held-out renders and, if the training folder has a tokenizer, on up to 128 of them after the tokenizer.
+    """
     source = settings.scenes
     images = renders(out_dir, source.train_seed, source.train)
     stage = SceneNetworkStage(settings, images, labels_of(source.train_seed, source.train))

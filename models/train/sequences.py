@@ -59,11 +59,11 @@ class Batch:
 
 
 MOST_SCENES = 10**8
-MOST_HELD_OUT = 512  # sequences that the metrics of device, phi and drafter are measured on
+MOST_HELD_OUT = 512  # maximum number of sequences in the metrics of device, phi and drafter
 
 
 class Scenes(Part):
-    """Scenes that a stage reads: the first `train` of `train_seed`, the first `held_out` of `held_out_seed`."""
+    """Scenes of a stage: the first `train` of `train_seed` for training, the first `held_out` of `held_out_seed` for its metrics."""
 
     train: int = Field(gt=0, le=MOST_SCENES)
     held_out: int = Field(default=256, gt=0, le=MOST_SCENES)
@@ -84,7 +84,7 @@ class Sequences:
     def __init__(self, folder: Path, scenes: Scenes | None, source: DataConfig | None, seed: int) -> None:
         tokenizer, cache = folder / "tokenizer" / "tokenizer.safetensors", folder / "tokens"
         if source is None:
-            assert scenes is not None  # a training file names one of both
+            assert scenes is not None  # `TrainingFile` checks that one of the two is given
             self.train = scene_tokens(tokenizer, scenes.train_seed, scenes.train, cache)
             self.held_out = scene_tokens(tokenizer, scenes.held_out_seed, scenes.held_out, cache)
             self.text = WordEncoder.build(WORDS)
@@ -101,26 +101,26 @@ class Sequences:
         self.seed = seed
 
     def inputs(self) -> Inputs:
-        """A digest of the training sequences, their captions and the caption encoder."""
+        """Return a digest of the training sequences, their captions and the caption encoder, see `models.train.inputs`."""
         captions = "\n".join(self.train.captions).encode()
         encoder = digest_of(self.text.state())
         return {"training data": digest_of_bytes((self.train.codes.tobytes(), captions, encoder.encode()))}
 
     def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
-        """The training batch of a step: sequences step * size onwards of the shuffled order (`shuffled_indices`)."""
+        """Return the training batch of a step: `size` sequences from step * size of the shuffled order (`shuffled_indices`)."""
         index = shuffled_indices(self.seed, f"train.{stage}.order", step * size, size, len(self.train.codes))
         null = stream(self.seed, f"train.{stage}.null", step).random(size) < null_captions
         return self._gather(self.train, index, null)
 
     def with_training(self, stage: str, codes: np.ndarray) -> "Sequences":
-        """The same with other training sequences, uint16 [N, T], for the captions of the first N that `batch(stage, ...)` reads."""
+        """Return a copy with other training sequences, uint16 [N, T]; their captions are the first N of `batch(stage, ...)`."""
         index = shuffled_indices(self.seed, f"train.{stage}.order", 0, len(codes), len(self.train.codes))
         other = copy(self)
         other.train = SceneTokens(codes, [self.train.captions[i] for i in index])
         return other
 
     def held_out_batches(self, size: int, most: int | None = None) -> Iterator[Batch]:
-        """Every held-out sequence once, or `most` of them evenly spread (a data set may be sorted), in order, with its caption."""
+        """Yield every held-out sequence once, in order, or `most` of them evenly spread, because a data set may be sorted."""
         count = len(self.held_out.codes)
         chosen = np.arange(count) if most is None or most >= count else np.arange(most) * count // most
         for first in range(0, len(chosen), size):
@@ -156,7 +156,7 @@ class SequenceSettings(Part):
 def own_and_guided(
     model: Transformer, batch: Batch, tokens: Tensor, guidance: float = 1.0, added: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Conditional and guided hidden states, each [B, T, D]; row t predicts token t from the tokens before it.
+    """Return conditional and guided hidden states, each [B, T, D]; row t predicts token t from the tokens before it.
 
     The output head is linear, so guidance of hidden states equals guidance of logits.
 
@@ -178,7 +178,7 @@ def own_and_guided(
 
 
 def nats_per_token(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
-    """Mean cross-entropy per token, a scalar in nats.
+    """Return the mean cross-entropy per token, a scalar in nats.
 
     Args:
         tokens: int [B, T].

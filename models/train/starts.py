@@ -41,7 +41,7 @@ def start_first_layer(model: Transformer) -> None:
     ignores the image. Both can be learned, but after a thousand steps a model of this size knew columns to within
     three cells only, and nothing of an object's colour in the middle of the image.
 
-    One channel of all embeddings is set to a constant, so that queries and keys that read it alone score offsets only.
+    One channel of all embeddings is set to a constant; queries and keys that read only this channel score offsets only.
     The counting heads score an offset D along their axis by 9 (cos D + cos f1 D + cos f2 D) + flat, with the axis's
     three fastest frequencies, and its slowest for the flat part: COUNT_SCORE at D = 0 and, with 64 channels a head, at
     least 6 less at 1 to 15. The n tokens of a token's own row (head 0) or column (head 1) then get

@@ -1,8 +1,9 @@
-"""Trains the embedded pair's image tokenizer on scenes.
+"""Training of the embedded pair's image tokenizer, on scenes or a data set.
 
-First a plain autoencoder with unit-length latents; then the codebook is set to the clusters of those latents (spherical k-means)
-and training goes on through it. Codes that fall out of use move to latents that are badly matched.
-Loss: L1 + w L2 on pixels, codebook and commitment terms of VQ-VAE (van den Oord et al. 2017). No adversary.
+Training starts as a plain autoencoder with unit-length latents. After `continuous_steps` the codebook is set to the
+clusters of those latents (spherical k-means), and training continues with quantised latents. Unused codes move to
+latents with a large quantisation error. Loss: L1 + w L2 on pixels, codebook and commitment terms of VQ-VAE (van den
+Oord et al. 2017). There is no adversarial loss.
 
     ciar-sim train models/scenes.yaml --stage tokenizer
 """
@@ -32,16 +33,17 @@ from simulator.core.rng import stream
 from simulator.core.settings import refuse
 
 HELD_OUT_SCENES = 512
-PATCH_PICTURES = 2048  # whose patches are clustered, where there is no encoder
-CODEBOOK_IMAGES = 256  # whose latents are clustered, where there is one; read 16 at a time
+PATCH_PICTURES = 2048  # images whose patches are clustered, without an encoder
+CODEBOOK_IMAGES = 256  # images whose latents are clustered, with an encoder; read 16 at a time
 
 
 class TokenizerConfig(Part):
-    """The mapping under `tokenizer:` of a training file. `scenes_seed`, `held_out_seed` and `object_weight` are of scenes.
+    """The mapping under `tokenizer:` of a training file. `scenes_seed`, `held_out_seed` and `object_weight` apply to scenes only.
 
-    Without an encoder (`encoder_ch_mult: []`) the codes are the clusters of the images' patches and only the decoder is trained:
-    `continuous_steps`, the restarts and `commitment_weight` are of an encoder. Plain ground then has one code wherever it is, where an
-    encoder that sees the surroundings gives it many, whose order is noise to who predicts them.
+    Without an encoder (`encoder_ch_mult: []`) the codes are the clusters of the images' patches and only the decoder is
+    trained; `continuous_steps`, `restart_*` and `commitment_weight` have no effect. A plain background then has the
+    same code everywhere. An encoder that sees the surroundings gives it many codes, whose order is noise to the models
+    that predict them.
     """
 
     model: Annotated[VQConfig, FromMapping()]
@@ -72,7 +74,7 @@ class TokenizerConfig(Part):
 
 
 class _Trainee(nn.Module):
-    """The tokenizer, and how often each code was chosen since the last restart."""
+    """The tokenizer and the number of times that each code was chosen since the last restart."""
 
     hits: Tensor
 
@@ -102,8 +104,10 @@ class TokenizerStage:
             set_patch_codes(self.model.vq, images, stream(self.config.training.seed, "tokenizer.patches"))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Scenes never seen before, in every step: float32 [B, 3, 128, 128] in [-1, 1], and float32 [B, 1, 128, 128], the weight
-        of a pixel. Of a data set, its images in shuffled orders, at their size, every pixel alike."""
+        """Return images float32 [B, 3, H, W] in [-1, 1] and the weights of their pixels float32 [B, 1, H, W].
+
+        Scenes are new in every step. Images of a data set come in shuffled epochs, with weight 1 for every pixel.
+        """
         first, count, seed = step * self.config.batch_images, self.config.batch_images, self.config.scenes_seed
         if self.data is not None:
             images = self.data.training_images(self.config.training.seed, first, count)
@@ -161,7 +165,10 @@ class TokenizerStage:
 
     @torch.no_grad()
     def _set_codebook(self) -> None:
-        """Spherical k-means of the latents of other scenes, started from a random choice among them."""
+        """Set the codebook by spherical k-means of latents, initialised with random latents.
+
+        The scenes are not among those of the batches; images of a data set are its first training images.
+        """
         vq = self.model.vq
         device = vq.quant_conv.weight.device
         rows = []
@@ -197,20 +204,24 @@ class TokenizerStage:
 
 
 def scene_images(seed: int, first: int, count: int) -> Tensor:
-    """float32 [count, 3, 128, 128] in [-1, 1]: scenes first .. first+count-1 of `seed`."""
+    """Return scenes first .. first+count-1 of `seed`, float32 [count, 3, 128, 128] in [-1, 1]."""
     return from_uint8(torch.from_numpy(np.stack([scenes.image(seed, index) for index in range(first, first + count)])))
 
 
 def _unit_rows(latents: Tensor) -> Tensor:
-    """[B*h*w, C], l2-normalised, of [B, C, h, w]."""
+    """Return the l2-normalised latents [B*h*w, C] of [B, C, h, w]."""
     return F.normalize(latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]), dim=1)
 
 
 @torch.inference_mode()
 def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[str, float | int]:
-    """Reconstruction of scenes 0 .. count-1 of `seed`.
+    """Measure the reconstruction of scenes 0 .. count-1 of `seed`.
 
-    PSNR in dB of bytes: the mean over images, and by region from the pooled squared error; the share of the codebook in use.
+    Returns:
+        `psnr_db`: PSNR of the 8-bit images, mean over images.
+        `psnr_<region>_db`: PSNR of the squared error pooled over all pixels of a region.
+        `codebook_used`: share of the codebook that occurs.
+        `held_out_scenes`: `count`.
     """
     psnr_db: list[float] = []
     used = torch.zeros(model.config.codebook_size, dtype=torch.bool)
@@ -238,7 +249,7 @@ def evaluate(model: VQModel, seed: int, count: int = HELD_OUT_SCENES) -> dict[st
 
 @torch.inference_mode()
 def evaluate_data(model: VQModel, data: ImageSet) -> dict[str, float | int]:
-    """Reconstruction of held-out images of a data set: PSNR in dB of bytes, the mean over images; the share of the codebook in use."""
+    """Measure the reconstruction of up to `HELD_OUT_SCENES` held-out images of a data set: mean PSNR and used codes, see `evaluate`."""
     psnr_db: list[float] = []
     used = torch.zeros(model.config.codebook_size, dtype=torch.bool)
     for first in range(0, HELD_OUT_SCENES, 16):
@@ -258,7 +269,7 @@ def evaluate_data(model: VQModel, data: ImageSet) -> dict[str, float | int]:
 
 @torch.inference_mode()
 def picture(model: VQModel, shown: Tensor, path: Path) -> None:
-    """A PNG: rows of eight images float [N, 3, H, W], each row followed by its reconstructions; N is 8 or less, or a multiple of 8."""
+    """Write a PNG with rows of eight images float [N, 3, H, W], each followed by its reconstructions; N <= 8 or a multiple of 8."""
     from matplotlib.image import imsave
 
     before, after = to_uint8(shown).numpy(), to_uint8(model.decode_codes(model.encode_codes(shown))).numpy()
@@ -270,9 +281,9 @@ def picture(model: VQModel, shown: Tensor, path: Path) -> None:
 
 
 def run(settings: TokenizerConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:
-    """Trains on `source`, or on scenes, into `out_dir`, or resumes.
+    """Train or resume the tokenizer on `source`, or on scenes if None.
 
-    Writes tokenizer.safetensors (fp16; its metadata says how good it is) and reconstructions.png.
+    Writes tokenizer.safetensors (fp16; its metadata holds the metrics) and reconstructions.png to `out_dir`.
     """
     console = Console(stderr=True)
     data = None if source is None else load_images(source, out_dir.parent)

@@ -1,7 +1,7 @@
-"""Scenes as tokens, computed once and kept: what the autoregressive stages are trained on.
+"""Cached tokens of scenes, on which the autoregressive stages are trained.
 
-Kept in parts of 512 scenes under `cache_dir/<tokenizer>-seed<seed>/`, so that an interrupted run goes on where it was and a
-larger count only adds parts. A part depends on the tokenizer's weights, the seed and its number alone.
+The cache has parts of 512 scenes under `cache_dir/<tokenizer>-seed<seed>/`, so an interrupted run continues and a
+larger count only adds parts. A part depends only on the tokenizer's weights, the seed and its number.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ _BATCH_SCENES = 32  # fixed: floating point may differ between batch sizes
 
 @dataclass(frozen=True)
 class SceneTokens:
-    """Row i of `codes`, uint16 [N, T] in raster order, is scene (or image) i; `captions[i]` is its caption."""
+    """Tokens and captions of scenes or images: row i of `codes`, uint16 [N, T] in raster order, has the caption `captions[i]`."""
 
     codes: np.ndarray
     captions: list[str]
 
 
 def scene_tokens(tokenizer: Path, seed: int, count: int, cache_dir: Path) -> SceneTokens:
-    """Tokens and captions of scenes 0 .. count-1 of `seed`; parts that `cache_dir` lacks are computed and added to it."""
+    """Return tokens and captions of scenes 0 .. count-1 of `seed`; missing parts are computed and added to `cache_dir`."""
     weights = hashlib.blake2b(Path(tokenizer).read_bytes(), digest_size=6).hexdigest()
     folder = cache_dir / f"{weights}-seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def scene_tokens(tokenizer: Path, seed: int, count: int, cache_dir: Path) -> Sce
 
 
 def _read_part(folder: Path, part: int) -> SceneTokens:
-    """Raises DataError if the part's files are damaged."""
+    """Read a part. Raises DataError if its files are damaged."""
     codes = load_array(_part_path(folder, part), np.uint16, (PART_SCENES, None))
     path = _captions_path(folder, part)
     try:
@@ -69,7 +69,7 @@ def _write_part(model: VQModel, seed: int, part: int, folder: Path) -> None:
         codes = torch.cat([model.encode_codes(scene_images(seed, start, _BATCH_SCENES)) for start in starts])
     captions = [scenes.scene(seed, index).caption for index in range(first, first + PART_SCENES)]
     write_atomically(_captions_path(folder, part), json.dumps(captions, indent=0).encode())
-    # The codes come last, and whole or not at all: where they are, the part is complete.
+    # The codes are written last and atomically: if their file exists, the part is complete.
     save_array(_part_path(folder, part), codes.numpy().astype(np.uint16))
 
 
