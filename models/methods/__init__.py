@@ -21,12 +21,15 @@ class Method(Protocol):
 
 
 def make_method(name: str, settings: dict[str, Any], pair: Pair) -> Method:
-    """The programs of a method.
+    """Return the programs of a method.
 
     Args:
         name: A key of `simulator.protocol.methods.METHODS`.
-        settings: As its settings class dumps them.
+        settings: The values of its settings class.
         pair: The models it runs on.
+
+    Raises:
+        MethodError: The programs cannot be imported.
     """
     kind = METHODS[name]
     method: Method = kind.load_program()(kind.settings.model_validate(settings), pair)

@@ -1,4 +1,4 @@
-"""base: the cloud model makes every token; the reference of every speed-up."""
+"""base: the cloud model decides every token. It is the reference of every speed-up."""
 
 from models.images import png_bytes
 from models.pair import Pair
@@ -11,7 +11,7 @@ from .session import CloudState, DeviceState
 
 
 class Base:
-    """Delivery is a setting: each id as it is decided (`stream`), all ids at the end (`ids`), or the image (`image`)."""
+    """Its setting `deliver`: each id as it is decided (`stream`), all ids at the end (`ids`), or the image (`image`)."""
 
     def __init__(self, settings: BaseSettings, pair: Pair) -> None:
         self.settings = settings

@@ -1,7 +1,7 @@
-"""ciar: the device decodes; only tokens with an uncertain Inter-Head go to the cloud, with interval features.
+"""ciar: the device decodes and asks the cloud about tokens with a high uncertainty score; device tokens are sent with interval features.
 
-Source: Wu et al., "CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration" (arXiv 2603.25463); round
-protocol as in docs/methods/ciar.md, assumptions A1 (reach), A6 (rounds and their variants), A7 and A8 (features).
+Source: Wu et al., "CIAR: Interval-based Collaborative Decoding for Image Generation Acceleration" (arXiv 2603.25463). The round
+protocol is in docs/methods/ciar.md: assumptions A1 (reach), A6 (rounds and their variants), A7 and A8 (features).
 """
 
 from collections.abc import Generator, Sequence
@@ -42,7 +42,7 @@ WIDEST = 64  # interval entries that phi reads with `features: top-64`
 
 
 class Ciar(Gated):
-    """The shared loop with the Inter-Head's score, interval features, and the variants of a round."""
+    """The loop of `Gated` with the Inter-Head's score, interval features, and the variants of a round."""
 
     settings: CiarSettings
 
@@ -85,7 +85,11 @@ class Ciar(Gated):
             s.accept(unpack_ids(reply.ids)[0], FROM_CLOUD, step, value)
 
     def ask_to_verify(self, s: DeviceState, pending: Pending, step: Step) -> Generator[Op, Any, Message | None]:
-        """Send the candidate with its weight in the distribution it was drawn from, and the other weights if they are few."""
+        """Send the candidate and its weight in the distribution it was drawn from, with all weights if the distribution is sparse.
+
+        Returns:
+            The cloud's reply, or None if it missed the deadline.
+        """
         probs = candidate_probs(s, step)  # [V]
         candidate = s.pick(probs, len(s.tokens), "token", "device")
         sampled, _ = s.decoding.local_sampling
@@ -102,7 +106,14 @@ class Ciar(Gated):
         return reply
 
     def pack(self, pending: Pending, candidate: int | None = None, probs: bytes = b"", support: bytes = b"") -> Message:
-        """The message with all pending tokens, and with the candidate if the cloud is to decide."""
+        """Return the message with all pending tokens and, if the cloud is to decide a token, the candidate.
+
+        Args:
+            pending: pending tokens and features; none are left afterwards.
+            candidate: the device's token for the uncertain position, or None.
+            probs: packed weights, for `verify`.
+            support: packed ids of the weights, or b"" if there is only the candidate's.
+        """
         ids, features = pending.take()
         asked = b"" if candidate is None else pack_ids([candidate])
         fine = coarse = b""
@@ -130,7 +141,7 @@ class Ciar(Gated):
             return Tokens(pack_ids([step.token]))
         step = yield s.decide("all" if self.settings.revise > 0 else "last")
         rows = step.logits.reshape(-1, step.logits.shape[-1])
-        p = s.policy.probs(rows).cpu().numpy()  # [n + 1, V]: the pending positions and the uncertain one, or [1, V]
+        p = s.policy.probs(rows).cpu().numpy()  # [n + 1, V], the n pending positions and the uncertain one, or [1, V]
         s.note_arg_max(rows)
         first = len(s.tokens) + 1 - len(p)
         if self.settings.revise > 0:
@@ -148,13 +159,17 @@ class Ciar(Gated):
         return self.decided(s, s.pick(p[-1], len(s.tokens), "token", "cloud"))
 
     def decided(self, s: CloudState, token: int) -> Message:
+        """Accept the token at the uncertain position, and return the reply."""
         s.accept([token])
         return Tokens(pack_ids([token]))
 
     def verified(self, s: CloudState, p: np.ndarray, message: Upload) -> Message:
-        """Variant `verify` (assumption A6): accept the candidate x iff r < p(x) / q(x), else draw from the residual."""
+        """Verify the candidate x (variant `verify`, assumption A6): accept it iff r < p(x) / q(x), else draw from the residual.
+
+        If the residual needs weights that were not sent, the reply holds no id and the device sends them.
+        """
         candidate, support = unpack_ids(message.candidate), unpack_ids(message.support)
-        q = np.zeros_like(p)  # [V], known at the candidate, and everywhere if its support was sent
+        q = np.zeros_like(p)  # [V], known for the candidate, and for all tokens if the support was sent
         q[support or candidate] = unpack_weights(message.probs)
         if accepted_drafts(s, p[candidate], q[candidate], len(s.tokens)):
             return self.decided(s, candidate[0])
@@ -164,7 +179,7 @@ class Ciar(Gated):
         return Tokens(b"")
 
     def features_of(self, message: Verify | Upload) -> np.ndarray | None:
-        """f^I of the tokens in a message, float32 [n, D] as rounded on the wire, or None."""
+        """Return f^I of the tokens in a message, float32 [n, D] in wire precision, or None."""
         if isinstance(message, Upload) and message.coarse:
             return unpack_int8(message.coarse, self.dim)
         return unpack_floats(message.features, self.dim) if message.features else None
@@ -174,7 +189,7 @@ class Ciar(Gated):
 
 
 def widest(step: Step, count: int) -> Step:
-    """The step with the bounds of all but its `count` widest intervals set to zero (assumption A8)."""
+    """Return the step with the bounds of all but its `count` widest intervals set to zero (assumption A8)."""
     assert step.lower is not None
     assert step.upper is not None
     delta = step.upper - step.lower  # [V]
@@ -183,34 +198,34 @@ def widest(step: Step, count: int) -> Step:
 
 
 def candidate_probs(s: DeviceState, step: Step) -> np.ndarray:
-    """Weights float64 [V], in wire precision, that the device draws its candidate from; greedy: all on its arg max."""
+    """Return the weights float64 [V], in wire precision, from which the device draws its candidate; greedy: all on its arg max."""
     sampled, top_p = s.decoding.local_sampling
     own = replace(s.policy, sampled=sampled, top_p=top_p)
     return wire_weights(own.probs(step.logits.unsqueeze(0))[0].cpu().numpy())
 
 
 def vetoed(p: np.ndarray, pending: Sequence[int], below: float) -> int:
-    """Index of the first pending token whose probability is below `below`, or their number (assumption A6, option `revise`).
+    """Return the index of the first pending token whose probability is below a bound, or n (assumption A6, option `revise`).
 
     Args:
         p: [n, V], the cloud's distribution at each pending position.
-        pending: the n tokens there.
+        pending: the n pending tokens.
         below: the bound.
     """
     return next((index for index, token in enumerate(pending) if p[index, token] < below), len(pending))
 
 
 def corrected(s: CloudState, p: np.ndarray, q: np.ndarray) -> int:
-    """The token that replaces a rejected candidate.
+    """Draw the token that replaces a rejected candidate.
 
     Args:
         s: the cloud's state.
-        p: the target's distribution, [V].
-        q: weights the candidate was drawn from, [V].
+        p: the cloud's distribution, [V].
+        q: weights from which the candidate was drawn, [V].
     """
     return s.pick(residual(p, q), len(s.tokens), "residual")
 
 
 def unpack_weights(blob: bytes) -> np.ndarray:
-    """float64 [n] from fp16 weights."""
+    """Return float64 [n] from packed fp16 weights."""
     return unpack_floats(blob, 1)[:, 0].astype(np.float64)

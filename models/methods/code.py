@@ -1,4 +1,4 @@
-"""code: CoDe in CIAR's adaptation: the cloud makes the first floor(N*T) tokens, the device finishes alone."""
+"""code: CoDe in CIAR's adaptation: the cloud decides the first floor(N*T) tokens, the device the rest."""
 
 from models.pair import Pair
 from simulator.protocol.methods import CodeSettings, DeviceOnlySettings, prefix_length
@@ -7,7 +7,7 @@ from .device_only import DeviceOnly
 
 
 class Code(DeviceOnly):
-    """Device-only decoding after a prefix from the cloud; no verification.
+    """Device-only decoding after a prefix from the cloud, without verification.
 
     Source: Chen et al., "Collaborative Decoding Makes Visual Auto-Regressive Modeling Efficient" (CoDe), as CIAR adapts it to
     next-token models (N = 0.3, cloud calls 30 %).

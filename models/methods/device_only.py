@@ -1,4 +1,4 @@
-"""device-only: the one-layer device model makes every token; the cloud at most encodes the caption."""
+"""device-only: the one-layer device model decides every token; the cloud at most encodes the caption."""
 
 from models.pair import Pair
 from simulator.protocol.messages import Message, Start
@@ -10,7 +10,7 @@ from .session import CloudState, DeviceState, answer_start, open_session
 
 
 class DeviceOnly:
-    """Needs the cloud only for the caption rows, and not even for these with `text_encoder: device`."""
+    """Needs the cloud only to encode the caption, and not at all with `text_encoder: device`."""
 
     prefix_length = 0
 

@@ -1,7 +1,7 @@
-"""eagle2: a feature-level drafter grows a draft tree, the cloud verifies the whole tree in one pass; lossless.
+"""eagle2: a feature-level drafter grows a draft tree, and the cloud verifies the whole tree in one pass. Lossless.
 
-Source: Li et al., "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees"; drafter and details of LANTERN's port to
-LlamaGen (see `models/eagle.py`). Growing and re-ranking are in `models/tree.py`.
+Source: Li et al., "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees"; the drafter and details are those of
+LANTERN's port to LlamaGen (see `models/eagle.py`). Growth and re-ranking are in `models/tree.py`.
 """
 
 import math
@@ -41,13 +41,13 @@ Accepts = Callable[[Tensor, int], bool]
 
 @dataclass(frozen=True)
 class Drafted:
-    """A draft tree, with the distributions of drafts that were sampled.
+    """A draft tree; if its drafts were sampled, also their distributions.
 
     Attributes:
         tree: tokens and parents.
-        weights: float64 [N], conditional probability of each node's draw among its siblings; None if the drafts are the
-            drafter's best ones.
-        rows: float64 [inner nodes, V], weights that the inner nodes' children were drawn from, inner nodes in order; or
+        weights: float64 [N], probability of each node's draw, given the draws of its earlier siblings; None if the drafts are the
+            drafter's most likely tokens.
+        rows: float64 [inner nodes, V], the weights from which each inner node's children were drawn, in the order of the nodes; or
             None.
     """
 
@@ -57,27 +57,27 @@ class Drafted:
 
 
 def normalised(p: np.ndarray) -> np.ndarray:
-    """p [V] divided by its sum; uniform if the sum is 0, as in the reference."""
+    """Return p [V] divided by its sum; uniform if the sum is 0, as in the reference."""
     total = p.sum()
     return p / total if total > 0 else np.full_like(p, 1 / len(p))
 
 
 class DraftTest(Protocol):
-    """How one draft is tested against the target's distribution p [V], as its rejected siblings left it."""
+    """A draft test (see the glossary). p [V] is the cloud's distribution after the rejections of earlier siblings."""
 
     def ratio(self, p: np.ndarray, node: int) -> float:
-        """The node's draft is accepted iff its uniform draw r in [0, 1) is below this."""
+        """Return the bound of acceptance: the node's draft is accepted iff its uniform draw r in [0, 1) is below it."""
         ...
 
     def rejected(self, p: np.ndarray, node: int) -> np.ndarray:
-        """p [V] after the node's draft was rejected."""
+        """Return p [V] after the rejection of the node's draft."""
         ...
 
 
 class OwnTest:
-    """Accept a draft x iff r < p(x): drafts count as deterministic, q = 1. A rejection removes x from p.
+    """EAGLE-2's test: accept a draft x iff r < p(x), because drafts are deterministic (q = 1). A rejection removes x from p.
 
-    Every token has the target's distribution. Source: EAGLE-2's posterior evaluation, sampling.
+    Every token has the cloud's distribution (lossless). Source: EAGLE-2's posterior evaluation, sampling.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -93,7 +93,7 @@ class OwnTest:
 
 
 def is_best(logits: Tensor, token: int) -> bool:
-    """Greedy acceptance: the draft is the target's arg max."""
+    """Whether the draft is the cloud's arg max (greedy acceptance)."""
     return int(greedy(logits)) == token
 
 
@@ -103,20 +103,20 @@ def verify(
     test: DraftTest,
     note: Callable[[float], None] = lambda margin: None,
 ) -> Generator[int, np.ndarray, tuple[list[int], np.ndarray]]:
-    """Walk down from the root: a node's children are tried one after another until one is accepted.
+    """Descend from the root: test the children of the last accepted node in turn until one is accepted.
 
-    A draft is accepted iff r < ratio, so one of ratio 0 never is. Yields the nodes that it comes to, and is sent the target's
-    distribution float64 [V] after each.
+    A draft is accepted iff r < ratio, so a draft of ratio 0 never is. The generator yields each accepted node and receives the cloud's
+    distribution float64 [V] after it.
 
     Args:
-        paths: root-to-leaf paths of the tree; siblings are tried in their order.
+        paths: root-to-leaf paths of the tree; siblings are tested in their order.
         r: uniform draw in [0, 1) for (depth of the parent, index of the sibling).
-        test: ratio and effect of a rejection.
+        test: the draft test.
         note: called with the margin |ratio - r| of every decision.
 
     Returns:
         The accepted nodes, root first, and the distribution [V] of the next token: p after the rejections, or the
-        unmodified one after a leaf. Source: EAGLE-2's posterior evaluation, sampling; the same in LANTERN.
+        unmodified one after a leaf. Source: EAGLE-2's posterior evaluation, sampling; LANTERN's is the same.
     """
     nodes = [0]
     while True:
@@ -135,10 +135,14 @@ def verify(
 def verify_greedy(
     tree: Tree, paths: Sequence[Sequence[int]], accepts: Accepts = is_best
 ) -> Generator[int, Tensor, tuple[list[int], int]]:
-    """The path with the most accepted nodes from the root, the first of equal ones; and the next token.
+    """Find the path with the most accepted nodes from the root (the first one on ties).
 
-    Yields the nodes that it comes to, each once, and is sent the target's logits [V] after each.
-    Source: EAGLE-2's posterior evaluation, greedy; the same in LANTERN.
+    The generator yields each node whose logits it needs once and receives the cloud's logits [V] after it.
+
+    Returns:
+        The accepted nodes, root first, and the next token.
+
+    Source: EAGLE-2's posterior evaluation, greedy; LANTERN's is the same.
     """
     logits: dict[int, Tensor] = {}
     passed = [True]
@@ -157,24 +161,24 @@ def verify_greedy(
 
 
 class Drafting:
-    """The drafter's side of a session, on the device or in the cloud. Its cache keeps committed positions only."""
+    """The drafter of a session, on the device or in the cloud. Between rounds its KV cache holds only committed positions."""
 
     def __init__(self, policy: DecodingPolicy) -> None:
         self.policy = policy
-        self._held = -1  # image positions in the cache; -1: not even the caption
+        self._held = -1  # image positions in the cache; -1: the caption has not been fed
 
     def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
-        """A draft tree after the newest tokens, which the drafter has not seen.
+        """Feed the newest decided tokens to the drafter, and return a draft tree after them.
 
         Args:
-            tokens: the newest tokens; on the first call the image's first token.
-            features: float [rows, n, D], the cloud model's at the position before each token; on the first call at the
+            tokens: the decided tokens since the last call; on the first call the image's first token.
+            features: float [rows, n, D], the cloud model's features at the position before each token; on the first call at the
                 caption positions.
         """
         raise NotImplementedError
 
     def committed(self, tokens: Sequence[int], features: Any) -> Forward:
-        """The pass over decided tokens. Arguments as of `grow`."""
+        """Return the pass over decided tokens. Arguments are those of `grow`."""
         if self._held < 0:
             op = Forward("drafter", tokens, caption=features, decides=False)
         else:
@@ -184,7 +188,7 @@ class Drafting:
 
 
 class DynamicDrafting(Drafting):
-    """EAGLE-2's: the tree grows where the drafter is surest, and its best nodes are kept (`Growth`)."""
+    """EAGLE-2's drafting: expand the most probable nodes, then keep the best nodes (`Growth`)."""
 
     def __init__(self, settings: TreeSettings, policy: DecodingPolicy) -> None:
         super().__init__(policy)
@@ -196,7 +200,7 @@ class DynamicDrafting(Drafting):
         growth.begin(self.policy.drafts(step.logits.unsqueeze(0))[0])
         for _ in range(self.settings.depth):
             beam = [growth.tokens[node] for node in growth.beam]
-            states = step.states[:, growth.beam_rows]  # [rows, K, D], the outputs after the nodes' parents
+            states = step.states[:, growth.beam_rows]  # [rows, K, D], the drafter's outputs at the nodes' parents
             step = yield Forward(
                 "drafter", beam, features=states, tree=list(growth.fed_parents), outputs="all", decides=False
             )
@@ -205,8 +209,10 @@ class DynamicDrafting(Drafting):
 
 
 class Eagle2:
-    """A round: a tree up; an accepted path, the next token and the path's features down. With the drafter in the cloud
-    only tokens are sent. Lantern differs in its `DraftTest`."""
+    """EAGLE-2. Up in each round: a draft tree. Down: the accepted path, the next token and the path's features.
+
+    With the drafter in the cloud, only tokens are sent down. Variants such as LANTERN replace the methods of the first section.
+    """
 
     def __init__(self, settings: DrafterSettings, pair: Pair) -> None:
         self.settings = settings
@@ -216,20 +222,25 @@ class Eagle2:
     # --- what variants replace
 
     def drafting(self, s: DeviceState | CloudState) -> Drafting:
+        """Return the session's drafter."""
         assert isinstance(self.settings, TreeSettings)
         return DynamicDrafting(self.settings, s.policy)
 
     def pack(self, drafted: Drafted) -> DraftTree:
+        """Return the message with a draft tree."""
         tree = drafted.tree
         return DraftTree(pack_ids(tree.tokens[1:]), bytes(tree.parents[1:]))
 
     def unpack(self, root: int, message: DraftTree) -> Drafted:
+        """Return the draft tree of a message. root: the newest decided token."""
         return Drafted(Tree([root, *unpack_ids(message.ids)], [-1, *message.parents]))
 
     def draft_test(self, drafted: Drafted) -> DraftTest:
+        """Return the draft test for sampling."""
         return OwnTest(drafted.tree)
 
     def accepts(self, logits: Tensor, token: int) -> bool:
+        """Whether a draft is accepted under greedy decoding, given the cloud's logits [V]."""
         return is_best(logits, token)
 
     # --- device
@@ -246,7 +257,7 @@ class Eagle2:
         yield Compute("image_decoder", s.tokens)
 
     def draft(self, s: DeviceState) -> Generator[Op, Any, None]:
-        """All rounds with the drafter on the device."""
+        """Run all rounds with the drafter on the device."""
         drafting = self.drafting(s)
         reply = yield Call(s.start(1, want_caption=False))
         fresh = unpack_ids(reply.ids)
@@ -257,11 +268,11 @@ class Eagle2:
             fresh = self.take_reply(s, drafted, reply)
 
     def features(self, s: DeviceState, blob: bytes) -> np.ndarray:
-        """The cloud model's features of a reply, float32 [rows, n, D]."""
+        """Return the cloud model's features in a reply, float32 [rows, n, D]."""
         return unpack_floats(blob, self.dim).reshape(s.policy.rows, -1, self.dim)
 
     def take_reply(self, s: DeviceState, drafted: Drafted, reply: Path) -> list[int]:
-        """Accept the round's tokens, and return them."""
+        """Accept the round's tokens and return them."""
         nodes = drafted.tree.paths(ordered=s.policy.sampled)[reply.path][1 : reply.accepted + 1]
         fresh = [drafted.tree.tokens[node] for node in nodes] + unpack_ids(reply.ids)
         for index, token in enumerate(fresh):
@@ -287,7 +298,7 @@ class Eagle2:
         return Path(number, len(nodes) - 1, pack_ids(token), b"" if s.done else _pack(features))
 
     def draft_here(self, s: CloudState, features: Tensor) -> Generator[Op, Any, Message]:
-        """All rounds with the drafter in the cloud; each round's tokens are sent at once. features: [rows, caption_slots, D]."""
+        """Run all rounds with the drafter in the cloud, and send each round's tokens at once. features: [rows, caption_slots, D]."""
         drafting = self.drafting(s)
         sent = 0
         while not s.done:
@@ -298,17 +309,18 @@ class Eagle2:
         return Tokens(pack_ids(s.tokens[sent:]))
 
     def test(self, s: CloudState, drafted: Drafted) -> Generator[Op, Any, tuple[list[int], list[int], Tensor]]:
-        """One pass over the tree and its verification, which looks at the nodes that it comes to and at no others.
+        """Run the cloud's pass over the tree, and verify its drafts. Only the nodes that the verification visits are computed.
 
         Returns:
-            The accepted nodes, root first, cut at the image's end; the next token, none at the image's end; the features
-            [rows, accepted + 1, D] of these nodes.
+            The accepted nodes, root first, cut at the end of the image.
+            The next token as a list, empty at the end of the image.
+            The features [rows, accepted + 1, D] of the accepted nodes.
         """
         first, tree, policy = len(s.tokens), drafted.tree, s.policy
         seen: dict[int, Any] = {0: (yield s.feed_tree(tree))}
 
         def walk(search: Generator[int, Any, Found], read: Callable[[Tensor], Any]) -> Generator[Op, Any, Found]:
-            """Tell a search what it asks for."""
+            """Run a search to its end, sending it what `read` extracts from the logits of each node that it yields."""
             node = next(search)
             while True:
                 if node not in seen:
@@ -346,6 +358,7 @@ class Eagle2:
         return nodes, token, torch.cat([seen[node].states for node in nodes], dim=1)
 
     def pick(self, s: CloudState, probs: np.ndarray) -> int:
+        """Draw the cloud's next token from weights [V]."""
         return s.pick(probs, len(s.tokens), "token", "cloud")
 
 

@@ -1,7 +1,7 @@
-"""The loop of all uncertainty-gated methods: entropy-lens, softmax-corr, random, discrete, and ciar, which extends it.
+"""The loop of all gated methods: entropy-lens, softmax-corr, random, discrete, and ciar, which extends it.
 
-The cloud makes a prefix, then the device decodes token by token; where the score is not below the threshold the cloud
-decides, in one pass over the tokens it has not seen. The methods differ in the score (`scores.py`) alone.
+The cloud decides a prefix, then the device decodes token by token. If a token's score is not below the threshold, the cloud
+decides the token, in one pass over the tokens that it has not processed yet. The methods differ only in the score (`scores.py`).
 
 Source: CIAR section 3.1 (self-verification, prefix injection); round protocol: assumption A6.
 """
@@ -23,26 +23,26 @@ from .session import CloudState, DeviceState, Step, answer_start, finish_on_devi
 
 
 class Pending:
-    """Tokens accepted on the device that the cloud has not been sent, and the interval feature f^I [D] of each, if any."""
+    """Tokens accepted on the device that have not been sent to the cloud, and the interval feature f^I [D] of each, if any."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.features: list[np.ndarray] = []
 
     def take(self) -> tuple[bytes, list[np.ndarray]]:
-        """Packed ids and features of all pending tokens; nothing is pending afterwards."""
+        """Return the packed ids and the features of all pending tokens, and clear them."""
         taken = pack_ids(self.ids), self.features
         self.ids, self.features = [], []
         return taken
 
 
 class Gated:
-    """The plain loop: ids are uploaded without features, and the cloud draws the uncertain token itself."""
+    """The plain loop: ids are sent without features, and the cloud draws the uncertain token itself."""
 
     def __init__(self, settings: GatedSettings, pair: Pair) -> None:
         self.settings = settings
         self.prefix_length = prefix_length(settings.prefix_rate, pair.manifest.image_tokens)
-        self.scored = pair.manifest.image_tokens - self.prefix_length  # positions that get a score
+        self.scored = pair.manifest.image_tokens - self.prefix_length  # number of positions with a score
 
     def device(self, s: DeviceState) -> DeviceProgram:
         yield from open_session(s, self.prefix_length)
@@ -57,28 +57,28 @@ class Gated:
                 yield from self.keep(pending, step)
             else:
                 yield from self.ask(s, pending, step, value)
-                threshold.keep(len(s.tokens) - self.prefix_length)  # what the cloud took back has no score any more
+                threshold.keep(len(s.tokens) - self.prefix_length)  # drops the scores of tokens that the cloud revoked
         yield Compute("image_decoder", s.tokens)
 
     def score(self, s: DeviceState) -> Score:
-        """What every token of a session is scored by. A method with a score of its own overrides it."""
+        """Return the session's uncertainty score. Override it for a method with its own score."""
         return make_score(self.settings, s)
 
     def threshold(self) -> Threshold:
-        """What the scores of a session are compared with. Settings that are no `ThresholdSettings` need one of their own."""
+        """Return the session's threshold. Override it if the settings are not `ThresholdSettings`."""
         return make_threshold(self.settings, self.scored)
 
     def read(self, step: Step) -> Step:
-        """The device's pass with the bounds and scores that the method uses."""
+        """Return the device's step with the bounds and scores that the method uses."""
         return step
 
     def keep(self, pending: Pending, step: Step) -> Generator[Op, Any, None]:
-        """A token was accepted on the device."""
+        """Handle a token that the device accepted: add it to the pending ones."""
         pending.ids.append(step.token)
         yield from ()
 
     def ask(self, s: DeviceState, pending: Pending, step: Step, value: float) -> Generator[Op, Any, None]:
-        """The cloud decides the next token."""
+        """Let the cloud decide the next token; after a missed deadline, finish the image on the device."""
         ids, _ = pending.take()
         reply = yield Call(Verify(ids, b"", pack_ids([step.token])), deadline=True)
         if reply is None:

@@ -1,7 +1,7 @@
-"""lantern and lantern-static: a draft also counts the probability of its nearest codes, so more of a tree is accepted; lossy.
+"""lantern and lantern-static: the draft test adds the probability of the nearest codes, so that more drafts are accepted. Lossy.
 
 Source: Jang et al., "LANTERN: Accelerating Visual Autoregressive Models with Relaxed Speculative Decoding" (relaxed acceptance within
-a bound delta on total variation); Park et al., "LANTERN++" (static trees, and the multiplicative bound, here `lambda_`).
+a bound delta on the total variation); Park et al., "LANTERN++" (static trees, and the multiplicative bound, here `lambda_`).
 """
 
 from collections.abc import Generator, Sequence
@@ -25,14 +25,18 @@ from .eagle2 import Drafted, Drafting, DraftTest, Eagle2, normalised
 from .session import CloudState, DeviceState
 
 _TABLES: WeakKeyDictionary[Quantizer, np.ndarray] = WeakKeyDictionary()
-_CHUNK = 512  # codes whose distances to all others are held at once
+_CHUNK = 512  # codes whose distances to all others are in memory at a time
 
 
 def neighbours(codebook: Tensor, count: int) -> np.ndarray:
-    """Every code's nearest other codes by Euclidean distance of the rows as they are, nearest first: uint16 [V, count].
+    """Return every code's nearest other codes by Euclidean distance, nearest first: uint16 [V, count].
 
-    codebook: float [V, C]. The rows are not normalised, though codes are looked up by normalised ones. A code is not its own
-    neighbour; of equal distances the lower id goes first. Source: LANTERN, latent proximity sets.
+    The codebook's rows are not normalised here, although LlamaGen looks codes up by normalised rows. At equal distances the lower id
+    comes first. Source: LANTERN, latent proximity sets.
+
+    Args:
+        codebook: float [V, C].
+        count: neighbours per code, less than V.
     """
     rows = codebook.double()
     squared = (rows**2).sum(-1)
@@ -47,7 +51,7 @@ def neighbours(codebook: Tensor, count: int) -> np.ndarray:
 
 
 def neighbour_table(pair: Pair, count: int) -> np.ndarray:
-    """`neighbours` in the pair's codebook, computed once per codebook; uint16 [V, at least count]."""
+    """Return `neighbours` of the pair's codebook, computed once per codebook; uint16 [V, at least count]."""
     quantizer = pair.tokenizer.quantize
     if quantizer not in _TABLES or _TABLES[quantizer].shape[1] < count:
         _TABLES[quantizer] = neighbours(quantizer.embedding.weight.detach(), count)
@@ -60,9 +64,9 @@ class Relaxation:
 
     Attributes:
         table: int [V, at least min(k + 1, V - 1)], nearest codes, see `neighbours`.
-        k: nearest codes whose probability may be added.
-        delta: bound on the added probability; None: lambda_ sets it.
-        lambda_: bound (lambda_ - 1) p(x) on the added probability.
+        k: number of nearest codes whose probability may be added.
+        delta: bound on the added probability; None: lambda_ determines the bound.
+        lambda_: the added probability is at most (lambda_ - 1) p(x).
     """
 
     table: np.ndarray
@@ -71,12 +75,15 @@ class Relaxation:
     lambda_: float | None = None
 
     def relaxed_accept(self, p: np.ndarray, token: int) -> tuple[float, np.ndarray]:
-        """The probability p'(x) that a draft x is accepted with, and the codes that a rejection removes besides x.
+        """Return the relaxed probability p'(x) of a draft x, and the codes that its rejection removes in addition to x.
 
-        C_j is the probability of the j nearest codes. With the largest j <= k whose C_j is within the bound,
-        p'(x) = p(x) + C_j; if there is none, p'(x) = p(x). A rejection removes the k + 1 nearest codes if j >= 1, else
-        none. p: [V].
-        Source: LANTERN, equation of the relaxed acceptance; the codes that a rejection removes as in its code.
+        C_j is the sum of the probabilities of the j nearest codes. For the largest j <= k with C_j within the bound,
+        p'(x) = p(x) + C_j; if there is none, p'(x) = p(x). A rejection removes the k + 1 nearest codes if j >= 1, else none.
+        Source: the relaxed acceptance is LANTERN's equation; the codes that a rejection removes are those of its code.
+
+        Args:
+            p: float64 [V], the cloud's distribution.
+            token: x.
         """
         near = self.table[token]
         mass = np.cumsum(p[near[: self.k]])
@@ -87,7 +94,7 @@ class Relaxation:
         return float(p[token] + mass[j - 1]), near[: self.k + 1]
 
     def relaxed_best(self, logits: Tensor, token: int) -> bool:
-        """Greedy acceptance: the draft is the arg max after p'(x) replaces p(x). logits: [V], no filter.
+        """Whether the draft is the arg max after p'(x) replaces p(x) (greedy acceptance). logits: [V], unfiltered.
 
         Source: LANTERN's code, greedy.
         """
@@ -98,7 +105,7 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class ChosenTest:
-    """A draft that the drafter chose (q = 1): accept iff r < p'(x); a rejection removes x and its codes from p."""
+    """LANTERN's test of a deterministic draft (q = 1): accept iff r < p'(x). A rejection removes x and `relaxed_accept`'s codes from p."""
 
     relaxation: Relaxation
     tree: Tree
@@ -116,10 +123,10 @@ class ChosenTest:
 
 
 class DrawnTest:
-    """A draft that was drawn without replacement: accept iff r < p'(x) / q'(x), q'(x) the draw's conditional probability.
+    """LANTERN's test of a draft drawn without replacement: accept iff r < p'(x) / q'(x).
 
-    A rejection leaves norm(max(p - w, 0)); w is q without earlier siblings, renormalised, and 0 at the codes removed
-    with x. A draft with q'(x) = 0 is skipped.
+    q'(x) is the probability of the draw, given the earlier siblings. After a rejection, p becomes norm(max(p - w, 0)). w is q without the
+    earlier siblings, renormalised, then set to 0 at the codes that `relaxed_accept` removes. A draft with q'(x) = 0 is skipped.
     Source: LANTERN's code for static trees (EAGLE's sampling without replacement).
     """
 
@@ -147,7 +154,7 @@ class DrawnTest:
 
 
 class Lantern(Eagle2):
-    """EAGLE-2's rounds and messages with relaxed acceptance."""
+    """EAGLE-2 with relaxed acceptance."""
 
     def __init__(self, settings: LanternSettings, pair: Pair) -> None:
         super().__init__(settings, pair)
@@ -161,7 +168,7 @@ class Lantern(Eagle2):
 
 
 def relaxation(settings: RelaxedSettings, pair: Pair) -> Relaxation:
-    """The settings' relaxation in the pair's codebook."""
+    """Return the relaxed acceptance of the settings in the pair's codebook."""
     count = min(settings.k + 1, pair.manifest.codebook_size - 1)
     return Relaxation(neighbour_table(pair, count), settings.k, settings.absolute_bound, settings.lambda_)
 
@@ -170,9 +177,9 @@ def relaxation(settings: RelaxedSettings, pair: Pair) -> Relaxation:
 
 
 def static_parents(child_counts: Sequence[Sequence[int]]) -> list[int]:
-    """Parents of a tree's nodes, level by level, from the child counts of each level's nodes.
+    """Return the parents of a tree's nodes, level by level.
 
-    The root's level comes first; nodes missing at a level's end have no children.
+    child_counts: the numbers of children of each level's nodes, root level first; nodes missing at the end of a level have none.
     """
     parents, level = [-1], [0]
     for counts in child_counts:
@@ -185,9 +192,9 @@ def static_parents(child_counts: Sequence[Sequence[int]]) -> list[int]:
 
 
 class StaticDrafting(Drafting):
-    """Drafts of a fixed tree: each inner node's children are draws without replacement from the drafter's distribution.
+    """Drafting of a fixed tree: each inner node's children are drawn without replacement from the drafter's distribution.
 
-    Greedy decoding takes the most probable tokens instead. Distributions are rounded to wire precision before the draws.
+    Under greedy decoding they are the most likely tokens. Distributions are rounded to wire precision before the draws.
     """
 
     def __init__(self, parents: Sequence[int], s: DeviceState | CloudState) -> None:
@@ -201,8 +208,8 @@ class StaticDrafting(Drafting):
             children.setdefault(parent, []).append(node)
         ids, weights = [tokens[-1], *[0] * (len(self.parents) - 1)], np.zeros(len(self.parents))
         rows: dict[int, np.ndarray] = {}
-        states: dict[int, Tensor] = {}  # the drafter's output [rows, D] after each inner node
-        fed: list[int] = []  # inner nodes in the order they were fed, but for the root
+        states: dict[int, Tensor] = {}  # the drafter's output [rows, D] at each inner node
+        fed: list[int] = []  # inner nodes without the root, in the order in which they were fed
         step = yield self.committed(tokens, features)
         level, logits, depth = [0], step.logits.unsqueeze(0), 0
         while level:
@@ -231,9 +238,16 @@ class StaticDrafting(Drafting):
     def draw_children(
         self, nodes: Sequence[int], row: np.ndarray, depth: int, ids: list[int], weights: np.ndarray
     ) -> None:
-        """Draw the tokens of one node's children from weights [V], and set each draw's conditional weight.
+        """Draw the tokens of one node's children without replacement, and set the conditional probability of each draw.
 
-        If the filter leaves fewer tokens than there are children, the others keep weight zero.
+        If the filter leaves fewer tokens than there are children, the remaining children keep weight zero.
+
+        Args:
+            nodes: the children.
+            row: weights [V].
+            depth: of their parent.
+            ids: tokens of all nodes, changed in place.
+            weights: conditional probabilities of all nodes, changed in place.
         """
         left = row.copy()
         position = min(len(self.state.tokens) + depth, self.state.image_tokens)
@@ -241,12 +255,12 @@ class StaticDrafting(Drafting):
             total = left.sum()
             if total > 0:
                 ids[node] = self.state.pick(left, position, "draft", str(node))
-                weights[node] = float(np.float16(left[ids[node]] / total))  # in wire precision
+                weights[node] = float(np.float16(left[ids[node]] / total))  # wire precision
                 left[ids[node]] = 0.0
 
 
 class LanternStatic(Eagle2):
-    """A fixed tree whose shape both sides know: its ids, their conditional weights and their distributions are uploaded."""
+    """LANTERN++ on a fixed tree that both sides know. Up: the ids, their conditional probabilities and their distributions."""
 
     def __init__(self, settings: LanternStaticSettings, pair: Pair) -> None:
         super().__init__(settings, pair)

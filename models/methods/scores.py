@@ -1,6 +1,6 @@
-"""Uncertainty scores of the gated methods, one small class each: high where the cloud should decide the token.
+"""Uncertainty scores of the gated methods, one small class each: high if the cloud should decide the token.
 
-All scores rest on the guided distribution of the device at temperature 1, before any filter.
+All scores are computed from the device's guided distribution at temperature 1, before any filter.
 """
 
 import math
@@ -31,15 +31,15 @@ WINDOW = 16  # tokens of SoftmaxCorr's sliding window
 
 class Score(Protocol):
     def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
-        """The score of the device's pass for an image position; asked once per position, in order."""
+        """Return the score of the device's step for an image position.
+
+        Positions come in order; those after a token that the cloud revised come again.
+        """
         ...
 
 
 class Column:
-    """A score computed with the device's pass, by its name in `recording.SCORES`.
-
-    u, omega and lower_top are of CIAR's Inter-Head (`interval.uncertainty`), entropy is H / log V, mid_top 1 - max p (`all_scores`).
-    """
+    """A score that the backend computes with every device pass (`all_scores`), by its name in `recording.SCORES`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,8 +52,8 @@ class Column:
 class Draw:
     """A uniform draw per position: with a constant threshold 1 - b, a share b of the tokens goes to the cloud.
 
-    Source: CIAR's baseline Random; and SoftmaxCorr on single tokens, where every token ties (see `softmax_corr`) and the
-    draw breaks the tie.
+    Source: CIAR's baseline Random. It also serves SoftmaxCorr on single tokens, where all tokens have the same score (see
+    `softmax_corr`), as the random tie-break.
     """
 
     def __init__(self, state: DeviceState, purpose: str) -> None:
@@ -65,7 +65,7 @@ class Draw:
 
 
 class WindowedCorr:
-    """1 - SoftmaxCorr over the last 16 distributions the device saw, this one included."""
+    """1 - SoftmaxCorr over the device's last 16 distributions, including the current one."""
 
     def __init__(self) -> None:
         self.window: list[Tensor] = []
@@ -77,10 +77,10 @@ class WindowedCorr:
 
 
 class SampledIntervals:
-    """U~ of bounds over k distributions drawn from the interval's box instead of the interval itself.
+    """U~ of the bounds of k distributions drawn from the box of the logit intervals (`sampled_bounds`), not of InterFuse's bounds.
 
-    Source: CIAR's baseline that enumerates k feasible solutions (k = 100, 300) and pays for each. Priced in passes of
-    `INTERVAL_SAMPLES` distributions.
+    Each `interval_samples` op draws `INTERVAL_SAMPLES` distributions and is priced.
+    Source: CIAR's baseline that enumerates k feasible solutions (k = 100, 300).
     """
 
     def __init__(self, state: DeviceState, samples: int) -> None:
@@ -98,7 +98,7 @@ class SampledIntervals:
 
 
 class Margin:
-    """1 - the margin between the two most likely tokens; no method decides by it, the evaluation compares it."""
+    """1 minus the margin between the two most likely tokens. No method uses it; the evaluation compares it with the others."""
 
     def of(self, step: Step, position: int) -> Generator[Op, Any, float]:
         yield from ()
@@ -106,15 +106,15 @@ class Margin:
 
 
 def margin(logits: Tensor) -> Tensor:
-    """1 - (p_1 - p_2) of the two largest probabilities of softmax(logits), [..., V] -> [...]."""
+    """Return 1 - (p_1 - p_2) for the two largest probabilities of softmax(logits), [..., V] -> [...]."""
     top = logits.softmax(-1).topk(2, dim=-1).values
     return 1 - (top[..., 0] - top[..., 1])
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Shannon entropy in nats of softmax(logits), [..., V] -> [...].
+    """Return the Shannon entropy in nats of softmax(logits), [..., V] -> [...].
 
-    Source: Entropy-Lens, whose profile over layers is a single value for a model of one layer.
+    Source: Entropy-Lens, whose profile over layers is a single value for a one-layer model.
     """
     return _nats(logits.softmax(-1))
 
@@ -125,9 +125,10 @@ def _nats(p: Tensor) -> Tensor:
 
 
 def all_scores(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Every score that one pass gives: float32 [..., len(SCORES)] from guided logits and their interval, each [..., V].
+    """Return all scores of a pass, float32 [..., len(SCORES)], from guided logits and probability bounds, each [..., V].
 
-    entropy is H / log V, in [0, 1]; mid_top is 1 - max p; gate is left NaN, for the method to fill in.
+    u, u_raw, omega, sigma and lower_top are CIAR's (`interval.uncertainty`; u is U~). entropy is H / log V, in [0, 1]. mid_top is
+    1 - max p. gate is NaN; the method sets it.
     """
     s, p = uncertainty(lower, upper), logits.softmax(-1)
     columns = {
@@ -144,17 +145,17 @@ def all_scores(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def softmax_corr(probs: Tensor) -> float:
-    """Cosine between the class correlation C = P^T P / N and the uniform diagonal matrix, for N distributions [N, V].
+    """Return the cosine between the class correlation C = P^T P / N and the uniform diagonal matrix, for N distributions P [N, V].
 
-    With G = P P^T it is tr G / (||G|| sqrt V). Of one distribution it is 1 / sqrt V, whatever it is: a single token cannot be
-    ranked by it. Source: Tu et al., SoftmaxCorr, a score that ranks classifiers without labels.
+    With G = P P^T it is tr G / (||G|| sqrt V). For a single distribution it is always 1 / sqrt V, so it cannot rank single tokens.
+    Source: Tu et al., SoftmaxCorr, a score that ranks classifiers without labels.
     """
     gram = probs @ probs.T  # [N, N], the same trace and Frobenius norm as P^T P
     return float(gram.trace() / (gram.norm() * math.sqrt(probs.shape[-1])))
 
 
 def make_score(settings: GatedSettings, state: DeviceState) -> Score:
-    """The score of a gated method's settings, fresh for one session."""
+    """Return a new score for one session, as a gated method's settings choose it."""
     match settings:
         case CiarSettings():
             return Column(settings.score.replace("-", "_"))

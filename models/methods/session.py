@@ -1,4 +1,4 @@
-"""State of a method's two programs, one object each. They share no reference: only messages pass between them."""
+"""State of a method's two programs, one object per side. They share no objects; the sides exchange only messages."""
 
 import math
 from collections.abc import Generator, Mapping, Sequence
@@ -16,19 +16,19 @@ from simulator.protocol.methods import Decoding
 from simulator.protocol.ops import Call, Compute, Forward, Op, Send
 from simulator.protocol.recording import FROM_CLOUD, FROM_FALLBACK, SCORES
 
-NEAR_TIE = 1e-4  # float32 in another batch moved a cumulative probability of the scenes pair by 4.4e-6 at most
+NEAR_TIE = 1e-4  # in other batches, float32 changed a cumulative probability of the scenes pair by 4.4e-6 at most
 
 
 @dataclass
 class Decisions:
-    """Decisions of a session that floating point could reverse: draws, acceptance tests, thresholds, arg maxes.
+    """Counts the decisions of a session that rounding could reverse: draws, acceptance tests, thresholds, arg maxes.
 
-    The choice of drafts in a tree and the edges of top-k and top-p are not counted, nor a tie for the first token of a greedy session that
-    drafts trees: counting it would change the recordings that exist.
+    Not counted: the choice of drafts in a tree, the edges of top-k and top-p, and the first token of a greedy session with draft trees
+    (counting it would change existing recordings).
 
     Attributes:
         count: decisions made.
-        near_ties: those within NEAR_TIE of the opposite outcome, in units of what is compared (a probability, a ratio,
+        near_ties: those within NEAR_TIE of another outcome, in the unit of the compared values (a probability, a ratio,
             a score, a logit).
     """
 
@@ -43,22 +43,22 @@ class Decisions:
 
 @dataclass(slots=True)
 class Step:
-    """Result of a forward pass as its program sees it: the token picked for the next position, and what the pick used.
+    """The result of a forward pass: the token picked for the next position, and the values that the pick used.
 
     Attributes:
-        token: picked by the role's rule (greedy or sampled, guided and filtered).
-        logits: guided, [V]; of a pass with `outputs="all"` [m, V], a row for each position that predicts an image token
+        token: the picked token (greedy or sampled, guided and filtered).
+        logits: guided logits [V]; with `outputs="all"` [m, V], one row for each position that predicts an image token
             (the last caption slot and every token).
-        hidden: [D], the conditional row's final-norm hidden state.
-        scores: float32 [len(SCORES)] on the device, else None.
-        lower: [V], lower bounds of the probability intervals, on the device.
-        upper: [V], upper bounds, on the device.
-        radius: [V], radii of the logits, on the device.
+        hidden: [D], final-norm hidden state of the conditional row.
+        scores: device pass: float32 [len(SCORES)]; else None.
+        lower: device pass: lower bounds of the probability intervals, [V].
+        upper: device pass: upper bounds, [V].
+        radius: device pass: radii of the logits, [V].
         states: [rows, n, D], final-norm hidden states of every guidance row at the last new position; with
-            `outputs="all"` at all of them, caption slots included.
-        nll: nats of the token under the guided distribution at temperature 1, of a cloud pass.
-        best: most likely token, of a cloud pass.
-        margin: distance of the pick from another token, see `Decisions`.
+            `outputs="all"` at all new positions, including caption slots.
+        nll: cloud pass: negative log-likelihood of the token in nats under the guided distribution at temperature 1.
+        best: cloud pass: most likely token.
+        margin: distance of the pick to another outcome, see `Decisions`.
     """
 
     token: int
@@ -80,9 +80,9 @@ class Step:
 
 @dataclass(frozen=True)
 class DecodingPolicy:
-    """How the cloud picks a token from guided logits. Both sides know it, and draft with it."""
+    """How the cloud picks a token from guided logits. Both sides know it; drafters use it, too."""
 
-    sampled: bool  # else the arg max
+    sampled: bool  # False: the arg max
     guidance: float
     temperature: float
     top_k: int
@@ -90,24 +90,26 @@ class DecodingPolicy:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "DecodingPolicy":
-        """told: as `Decoding.told` gives it."""
+        """Return the policy of the mapping `Decoding.told`."""
         settings = dict(told)
         return cls(settings.pop("pick") == "sampled", **settings)
 
     @property
     def rows(self) -> int:
-        """Sequences in a pass: two with guidance."""
+        """Sequences in a pass: 1 without guidance, 2 with it."""
         return 2 if self.guidance > 1 else 1
 
     def probs(self, logits: torch.Tensor) -> torch.Tensor:
-        """Distribution of the next token: guided logits [n, V] -> float64 [n, V]; all mass on the arg max if not `sampled`."""
+        """Return the distribution of the next token, float64 [n, V], from guided logits [n, V]; greedy: all mass on the arg max."""
         if not self.sampled:
             return torch.zeros_like(logits, dtype=torch.float64).scatter(-1, greedy(logits).unsqueeze(-1), 1.0)
         return filter_probs(logits.double(), *self._filter(len(logits)))
 
     def drafts(self, logits: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of drafts in a tree, [n, V], after the filter chain of EAGLE and LANTERN; unfiltered if not
-        `sampled`."""
+        """Return the log-probabilities of drafts in a tree, [n, V], from guided logits [n, V], after the filter chain of EAGLE and LANTERN.
+
+        Under greedy decoding they are not filtered.
+        """
         if not self.sampled:
             return logits.log_softmax(-1)
         return warp_probs(logits, *self._filter(len(logits))).log()
@@ -122,18 +124,18 @@ class DecodingPolicy:
 
 @dataclass
 class ModelState:
-    """One model's side of a session: the tokens of the image so far and how many of them its KV cache holds."""
+    """One side of a session: the image's tokens so far, and how many of them are in the KV cache of the side's model."""
 
     image_tokens: int  # T
     caption_dim: int
     tokens: list[int] = field(default_factory=list)
     caption_rows: np.ndarray | None = None  # float32 [n, caption_dim], the valid rows
-    bounds: str = ""  # of every device pass, see `Forward.bounds`
+    bounds: str = ""  # `Forward.bounds` of every device pass
     decisions: Decisions = field(default_factory=Decisions)
-    _fed: int = -1  # image tokens in the KV cache; -1: not even the caption
-    # Accepted nodes of the last draft tree: where they stand in the KV cache.
+    _fed: int = -1  # image tokens in the KV cache; -1: the caption has not been fed
+    # Positions in the KV cache of the last draft tree's accepted nodes, and of decided tokens fed with it.
     _path: list[int] = field(default_factory=list)
-    _stale: bool = False  # whether the KV cache holds more than these, to be rolled back by the next pass
+    _stale: bool = False  # whether the KV cache holds more than `_fed` tokens, so that the next pass must roll it back
     _draws: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
 
     @property
@@ -146,7 +148,7 @@ class ModelState:
         raise NotImplementedError
 
     def draw(self, position: int, *purpose: str) -> float:
-        """The uniform draw in [0, 1) of one purpose for one image position; the same whenever and on whichever side."""
+        """Return the uniform draw in [0, 1) for a purpose and an image position. It is the same at any time and on both sides."""
         if purpose not in self._draws:
             seed, caption = self.key
             self._draws[purpose] = draws(seed, self.image_tokens + 1, *purpose, caption)
@@ -158,21 +160,26 @@ class ModelState:
         raise NotImplementedError
 
     def note_arg_max(self, logits: torch.Tensor) -> None:
-        """Count the cloud's choice of the most likely token in each row of logits [n, V], if it decodes greedily."""
+        """Count the arg max of each row of logits [n, V] as a decision if the cloud decodes greedily."""
         if not self.policy.sampled:
             for margin in greedy_margins(logits).tolist():
                 self.decisions.note(margin)
 
     def pick(self, probs: np.ndarray, position: int, *purpose: str) -> int:
-        """An id drawn from weights float64 [V] with the draw of that position and purpose."""
+        """Draw an id from weights float64 [V] with the draw of that position and purpose."""
         token, margin = draw_with_margin(probs, self.draw(position, *purpose))
         self.decisions.note(margin)
         return token
 
     def unfed(self, role: str, features: np.ndarray | None = None, outputs: Literal["last", "all"] = "last") -> Forward:
-        """The pass that brings the KV cache up to all tokens so far; the first one feeds the caption as well.
+        """Return the pass that feeds all tokens that are not in the KV cache yet; the first pass also feeds the caption.
 
-        features: float [n, D] for the n tokens fed, or None. On return the tokens count as fed.
+        The tokens then count as fed.
+
+        Args:
+            role: the model.
+            features: float [n, D], interval features of the n tokens fed, or None.
+            outputs: see `Forward`.
         """
         first, start = self._fed < 0, max(self._fed, 0)
         keep = start if self._stale else None
@@ -184,15 +191,16 @@ class ModelState:
         )
 
     def cut(self, length: int) -> None:
-        """Take back all tokens from position `length` on; the next pass rolls the KV cache back."""
+        """Remove all tokens from position `length` on; the next pass rolls the KV cache back."""
         del self.tokens[length:]
         if length < self._fed:
             self._fed, self._stale = length, True
 
     def feed_tree(self, tree: Tree) -> Forward:
-        """The cloud's pass over a draft tree whose root is the newest token, after those before it that its KV cache does not hold.
+        """Return the cloud's pass over a draft tree whose root is the newest token.
 
-        What the last `keep_path` accepted is moved to its place first. The result is that of the root; `revisit` gives the others.
+        The pass first moves the cache entries that the last `keep_path` accepted to their places, and feeds the decided tokens before the
+        root that are not in the cache. Its result is the root's; `revisit` requests other nodes.
         """
         held = self._fed + len(self._path)
         chain = self.tokens[held:-1]
@@ -203,24 +211,24 @@ class ModelState:
         return op
 
     def revisit(self, tree: Tree, node: int) -> Forward:
-        """The part of the pass over a draft tree that is about one node; its ancestors come before it."""
+        """Return the part of the pass over a draft tree for one node, to be run after those of its ancestors."""
         parents = _after(len(self._path), tree.parents[: node + 1])
         return Forward("cloud", tree.tokens[node : node + 1], tree=parents, outputs="some", revisit=True)
 
     def keep_path(self, nodes: Sequence[int]) -> None:
-        """Of the tree just fed these nodes are final, root first; their tokens are to be accepted by the caller."""
-        first = self._fed + len(self._path)  # after the decided tokens that were fed with it
+        """Mark these nodes of the tree just fed as final, root first. The caller accepts their tokens."""
+        first = self._fed + len(self._path)  # position of the root, after the decided tokens fed with the tree
         self._path = [*self._path, *(first + node for node in nodes)]
 
 
 def _after(chain: int, parents: Sequence[int]) -> list[int]:
-    """Parents of a chain of so many entries and of a tree whose root hangs on its end."""
+    """Return the parents of a chain of so many entries, followed by a tree whose root is the child of the chain's last entry."""
     return [*range(-1, chain - 1), *(parent + chain for parent in parents)]
 
 
 @dataclass
 class DeviceState(ModelState):
-    """Device side: knows the prompt and the user's settings; collects the tokens, who decided each, and its scores."""
+    """State of the device side: prompt, decoding settings and seed, and for each token who decided it and its scores."""
 
     caption: str = ""
     decoding: Decoding = field(default_factory=lambda: Decoding.model_validate({}))
@@ -234,7 +242,7 @@ class DeviceState(ModelState):
 
     @property
     def policy(self) -> DecodingPolicy:
-        """How the cloud will pick its tokens."""
+        """How the cloud picks its tokens."""
         return DecodingPolicy.of(self.decoding.told)
 
     def accept(
@@ -245,9 +253,9 @@ class DeviceState(ModelState):
         Args:
             token: its id.
             decided_by: FROM_CLOUD, FROM_DEVICE or FROM_FALLBACK.
-            step: the device's own pass there, whose scores are kept.
+            step: the device's own pass for this position, whose scores are stored; or None.
             gate: the score that was compared with a threshold.
-            picked: the token is the one that `step` picked.
+            picked: whether the token is the one that `step` picked.
         """
         if picked and step is not None and decided_by != FROM_CLOUD:
             self.decisions.note(step.margin)
@@ -266,25 +274,25 @@ class DeviceState(ModelState):
         del self.decided_by[length:], self.scores[length:]
 
     def revise(self, position: int, token: int) -> None:
-        """The cloud replaced an earlier token; later tokens are discarded, the device's scores there stay."""
+        """Replace an earlier token by the cloud's, and discard all later tokens. The replaced token's scores are kept."""
         scores = self.scores[position]
         self.cut(position)
         self.accept(token, FROM_CLOUD)
         self.scores[-1] = scores
 
     def start(self, count: int, want_caption: bool, deliver: str = "ids") -> Start:
-        """The message that opens the session and asks for the first `count` tokens."""
+        """Return the message that opens the session and requests the first `count` tokens."""
         return Start(self.caption, count, self.decoding.told, self.seed, want_caption, deliver)
 
 
 @dataclass
 class CloudState(ModelState):
-    """Cloud side: knows only what messages contain.
+    """State of the cloud side, which knows only the contents of messages.
 
     Attributes:
-        opening: message that opened the session; it holds how to decide tokens (guidance, filters, pick, seed).
-        features: per token, the interval feature f^I [D], or None for zero.
-        held: what a method keeps from one call for the next.
+        opening: message that opened the session; it has the decoding settings and the seed.
+        features: interval feature f^I [D] of each token, or None for zero.
+        held: value that a method stores from one call to the next.
     """
 
     opening: Start | None = None
@@ -303,17 +311,17 @@ class CloudState(ModelState):
         return DecodingPolicy.of(self.opening.decoding)
 
     def open(self, message: Start) -> Generator[Op, Any, None]:
-        """Process the opening message: remember how to decide, encode the caption."""
+        """Process the opening message: store it and encode the caption."""
         self.opening = message
         self.caption_rows = yield Compute("caption_encoder", message.caption)
 
     def accept(self, tokens: list[int], features: np.ndarray | None = None) -> None:
-        """Tokens final for this image, from the device (with features [n, D]) or just decided here (without)."""
+        """Append tokens: the device's, with features [n, D] or None, or those just decided here."""
         self.tokens.extend(tokens)
         self.features.extend([None] * len(tokens) if features is None else list(features))
 
     def take(self, step: Step) -> None:
-        """Accept the token that a pass picked here."""
+        """Append the token that a cloud pass picked."""
         self.decisions.note(step.margin)
         self.accept([step.token])
 
@@ -322,7 +330,7 @@ class CloudState(ModelState):
         del self.features[length:]
 
     def decide(self, outputs: Literal["last", "all"] = "last") -> Forward:
-        """The pass that yields the next token's distribution: x + f^I for every token not yet seen (assumption A6)."""
+        """Return the pass that predicts the next token; its inputs are E(x) + f^I of the tokens not fed yet (assumption A6)."""
         fresh = self.features[max(self._fed, 0) :]
         if all(feature is None for feature in fresh):
             return self.unfed("cloud", outputs=outputs)
@@ -332,17 +340,16 @@ class CloudState(ModelState):
 
 
 def open_session(s: DeviceState, count: int) -> Generator[Op, Any, None]:
-    """Start the session and, unless the caption is encoded on the device, wait for the caption rows.
+    """Open the session: request the first `count` tokens (prefix injection) and, unless the device encodes the caption, the caption rows.
 
-    The cloud makes the first `count` tokens ("prefix injection" when CIAR asks). With nothing to wait for (a caption encoded here
-    and no prefix) the start message is sent without awaiting an answer, so that it costs no round trip.
+    If neither is needed, the message is sent without waiting for a reply, so that it costs no round trip.
     """
     here = s.decoding.text_encoder == "device"
     start = s.start(count, want_caption=not here)
     if here and count == 0:
         yield Send(start)
     else:
-        # Without the caption rows the device can do nothing, so only with its own caption encoder may it stop waiting.
+        # The device cannot decode without caption rows, so it may stop waiting only if it has a caption encoder.
         reply: Started | None = yield Call(start, deadline=here)
         if reply is None:
             s.caption_rows = yield Compute("caption_encoder", s.caption)
@@ -357,10 +364,11 @@ def open_session(s: DeviceState, count: int) -> Generator[Op, Any, None]:
 
 
 def finish_on_device(s: DeviceState, step: Step | None = None, gate: float = math.nan) -> Generator[Op, Any, None]:
-    """Finish the image on the device after a missed deadline (CIAR's off-line mode), as `device-only` decodes.
+    """Decode the rest of the image as `device-only` does, after a missed deadline (CIAR's off-line mode).
 
     Args:
-        step: the device's pass at the next position, if it has been made.
+        s: the device's state.
+        step: the device's pass for the next position, if it has been run.
         gate: its score.
     """
     if step is not None:
@@ -371,7 +379,7 @@ def finish_on_device(s: DeviceState, step: Step | None = None, gate: float = mat
 
 
 def answer_start(s: CloudState, message: Start) -> Generator[Op, Any, Started]:
-    """Cloud side of `open_session`: encode the caption, decide the first tokens, send back what was asked for."""
+    """Run the cloud side of `open_session`: encode the caption, decide the first tokens, reply with what was requested."""
     yield from s.open(message)
     for _ in range(message.count):
         step: Step = yield s.decide()

@@ -1,7 +1,7 @@
-"""speculative: the device drafts a few tokens, the cloud verifies them in one pass; lossless.
+"""speculative: the device drafts a few tokens, and the cloud verifies them in one pass. Lossless.
 
 Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", algorithm 1; Chen et al., "Accelerating Large
-Language Model Decoding with Speculative Sampling". `accept` and `residual` are the rule of every method that verifies drafts this way.
+Language Model Decoding with Speculative Sampling". `accept` and `residual` are also used by other methods.
 """
 
 from collections.abc import Sequence
@@ -29,14 +29,13 @@ from .session import CloudState, DeviceState, answer_start, open_session
 
 
 def accept(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """How many drafts are accepted, int [...]: the leading ones with r < p(x) / q(x).
+    """Return how many leading drafts have r < p(x) / q(x) and are accepted, int [...].
 
-    A draft of target probability 0 is never accepted. With all mass on the arg max in p and in q this is greedy
-    acceptance, x = arg max p.
+    A draft with p(x) = 0 is never accepted. If p and q have all mass on their arg max, this is greedy acceptance, x = arg max p.
 
     Args:
-        p: the target's probability of each draft, [..., K].
-        q: weight each draft was drawn with, [..., K].
+        p: the cloud's probability of each draft, [..., K].
+        q: weight with which each draft was drawn, [..., K].
         r: uniform draws in [0, 1), [..., K].
 
     Source: Leviathan et al., algorithm 1.
@@ -47,20 +46,23 @@ def accept(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 def residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Distribution of the next token after a draft from q was rejected: norm(max(p - q, 0)), [..., V].
+    """Return the distribution of the next token after the rejection of a draft from q: norm(max(p - q, 0)), [..., V].
 
-    q: weights whose sum s is one, or a little more where they were rounded up. Token x is drafted and accepted with
-    probability min(p(x), q(x)) / s, so p(x) - min(p(x), q(x)) / s remains for this draw; with s = 1 that is
-    max(p - q, 0).
-    Source: Leviathan et al., algorithm 1; the sum is for rounded weights.
+    The sum s of q is 1, or slightly more after rounding up (`wire_weights`). Token x is drafted and accepted with probability
+    min(p(x), q(x)) / s, so p(x) - min(p(x), q(x)) / s remains for this draw; for s = 1 that is max(p - q, 0).
+    Source: Leviathan et al., algorithm 1, extended to rounded weights.
+
+    Args:
+        p: the cloud's distribution, [..., V].
+        q: weights from which the draft was drawn, [..., V].
     """
     left = np.maximum(p - np.minimum(p, q) / q.sum(axis=-1, keepdims=True), 0.0)
     total = left.sum(axis=-1, keepdims=True)
-    return np.where(total > 0, left / np.where(total > 0, total, 1.0), p)  # where p = q nothing is ever rejected
+    return np.where(total > 0, left / np.where(total > 0, total, 1.0), p)  # for p = q nothing is ever rejected
 
 
 def accepted_drafts(s: CloudState, p: np.ndarray, q: np.ndarray, first: int) -> int:
-    """`accept` with the session's draws for positions from `first` on; p, q: [K]."""
+    """Return `accept` of p and q, each [K], with the session's draws for the positions from `first` on."""
     r = np.array([s.draw(first + i, "accept") for i in range(len(p))])
     accepted = int(accept(p, q, r))
     for i in range(min(accepted + 1, len(p)) if s.policy.sampled else 0):
@@ -69,10 +71,9 @@ def accepted_drafts(s: CloudState, p: np.ndarray, q: np.ndarray, first: int) -> 
 
 
 class Speculative:
-    """A round: up to `gamma` drafts up, the number accepted and one token down; `residual: two-phase` adds a second call
-    after a rejection.
+    """Vanilla speculative decoding. Up in each round: at most `gamma` drafts. Down: the number accepted, and one token.
 
-    A round drafts at most as many tokens as leave a position for the cloud's own.
+    With `residual: two-phase`, a rejection adds a second call. The drafts of a round always leave a position for the cloud's token.
     """
 
     def __init__(self, settings: SpeculativeSettings, pair: Pair) -> None:
@@ -84,7 +85,7 @@ class Speculative:
         policy = s.policy
         while not s.done:
             first = len(s.tokens)
-            weights: list[np.ndarray] = []  # of each draft's distribution, in wire precision
+            weights: list[np.ndarray] = []  # each draft's distribution in wire precision, [V]
             for _ in range(min(self.settings.gamma, s.image_tokens - first - 1)):
                 step = yield s.unfed("device")
                 probs = policy.probs(step.logits.unsqueeze(0))[0].cpu().numpy()  # [V]
@@ -100,7 +101,10 @@ class Speculative:
         yield Compute("image_decoder", s.tokens)
 
     def pack(self, drafts: Sequence[int], weights: Sequence[np.ndarray]) -> Drafts:
-        """The drafts, each one's weight, and the parts of the rows they were drawn from that `residual` asks for."""
+        """Return the message with the drafts, the weight of each, and the parts of their distributions that `residual` selects.
+
+        weights: the distribution of each draft; empty under greedy decoding.
+        """
         ids = pack_ids(drafts)
         if not weights:
             return Drafts(ids)
@@ -119,7 +123,7 @@ class Speculative:
     def cloud(self, s: CloudState, message: Message) -> CloudProgram:
         if isinstance(message, Start):
             return (yield from answer_start(s, message))
-        if isinstance(message, Row):  # second phase: correct the rejected draft
+        if isinstance(message, Row):  # second phase: replace the rejected draft
             p, s.held = s.held, None
             return self.next(s, 0, residual(p, unpack_floats(message.probs, self.vocab_size)[0].astype(np.float64)))
         assert isinstance(message, Drafts)
@@ -142,13 +146,13 @@ class Speculative:
         return self.next(s, accepted, probs)
 
     def next(self, s: CloudState, accepted: int, probs: np.ndarray) -> Verdict:
-        """The round's last token, drawn from `probs` [V], and the reply that ends the round."""
+        """Draw the round's last token from `probs` [V], and return the reply that ends the round."""
         token = s.pick(probs, len(s.tokens), "token", "cloud")
         s.accept([token])
         return Verdict(accepted, pack_ids([token]))
 
     def rows(self, message: Drafts) -> np.ndarray | None:
-        """Weights float64 [K, V] that the drafts were drawn from, or None if they were not sent."""
+        """Return the weights float64 [K, V] from which the drafts were drawn, or None if they were not sent."""
         if message.rows:
             return unpack_floats(message.rows, self.vocab_size).astype(np.float64)
         if not message.sizes:

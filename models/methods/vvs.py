@@ -1,7 +1,7 @@
-"""vvs: LANTERN on EAGLE-2's trees, with rounds that are not verified: a path of the tree is taken as it is, and no message is sent.
+"""vvs: LANTERN on EAGLE-2's trees with skipped rounds, in which a path of the tree is accepted unverified and no message is sent.
 
-Source: "VVS: Accelerating Speculative Decoding for Visual Autoregressive Generation via Partial Verification Skipping"; which rounds are
-skipped, and what the drafter is fed after them, as in its code.
+Source: "VVS: Accelerating Speculative Decoding for Visual Autoregressive Generation via Partial Verification Skipping". The choice of
+skipped rounds, and the drafter's inputs after them, follow its code.
 """
 
 import itertools
@@ -30,20 +30,20 @@ from .eagle2 import Drafted
 from .lantern import Lantern
 from .session import CloudState, DeviceState
 
-ALWAYS_VERIFIED = 5  # tokens of an image before which no round is skipped
-DECAY = 0.9  # of the weight of a depth in `path_similarity`
+ALWAYS_VERIFIED = 5  # no round is skipped before the image has this many tokens
+DECAY = 0.9  # factor between the weights of two depths in `path_similarity`
 
 
 def path_similarity(paths: Sequence[Sequence[int]], codebook: Tensor, decay: float = DECAY) -> float:
-    """Mean similarity of all pairs of paths; NaN where there is one path alone.
+    """Return the mean similarity of all pairs of paths; NaN for a single path.
 
-    Of two paths: the cosines of their code vectors at each depth, 0 where one of them has ended, weighted by decay^depth; the weights of
-    the longest path's depths add up to one.
+    The similarity of two paths is the weighted sum over depth of the cosines of their code vectors, 0 after the end of either path. The
+    weights are proportional to decay^depth and sum to one over the depths of the longest path.
 
     Args:
-        paths: Tokens of each, the root left out.
+        paths: Tokens of each path, without the root.
         codebook: float [V, C].
-        decay: 1 weighs all depths alike.
+        decay: Factor between the weights of two depths; 1: equal weights.
 
     Source: VVS's code, `exp_decay`.
     """
@@ -59,9 +59,14 @@ def path_similarity(paths: Sequence[Sequence[int]], codebook: Tensor, decay: flo
 
 
 def unverified_path(tree: Tree, paths: Sequence[Sequence[int]], u: float) -> list[int]:
-    """Tokens taken from a tree in a skipped round: one path, drawn with u in [0, 1), as long as paths are on average.
+    """Return the tokens that a skipped round accepts: a random path, cut to the mean length of all paths.
 
-    The average is rounded down and the root left out. Source: VVS's code.
+    The mean is rounded down; the root is not included. Source: VVS's code.
+
+    Args:
+        tree: the draft tree.
+        paths: its root-to-leaf paths.
+        u: uniform draw in [0, 1) that selects the path.
     """
     length = sum(map(len, paths)) // len(paths) - 1
     chosen = paths[min(int(u * len(paths)), len(paths) - 1)]
@@ -69,15 +74,15 @@ def unverified_path(tree: Tree, paths: Sequence[Sequence[int]], u: float) -> lis
 
 
 class Rounds:
-    """Which rounds of an image are skipped, and what is taken in them. Both sides can tell, so the drafter's place does not matter."""
+    """Decides which rounds of an image are skipped, and the tokens accepted in them. It runs wherever the drafter runs."""
 
     def __init__(self, settings: VvsSettings, codebook: Tensor) -> None:
         self.settings, self.codebook = settings, codebook
         self.index = 0
-        self.skipped = False  # whether the round before was
+        self.skipped = False  # whether the previous round was skipped
 
     def take(self, s: DeviceState | CloudState, tree: Tree) -> list[int]:
-        """Tokens of the next round that are taken unverified, none if the round is to be verified."""
+        """Return the tokens that the next round accepts unverified; none if the round is to be verified."""
         paths = tree.paths(ordered=s.policy.sampled)
         due = len(s.tokens) >= ALWAYS_VERIFIED and not self.skipped and self.due(s, tree, paths)
         self.index, self.skipped = self.index + 1, due
@@ -87,6 +92,7 @@ class Rounds:
         return taken[: s.image_tokens - len(s.tokens)]
 
     def due(self, s: DeviceState | CloudState, tree: Tree, paths: Sequence[Sequence[int]]) -> bool:
+        """Whether the rule (VVS-U: interval, VVS-D: similarity of every second path) skips the next round."""
         if self.settings.similarity is None:
             return self.index % self.settings.every == 1
         tokens = [[tree.tokens[node] for node in path[1:]] for path in itertools.islice(paths, 0, None, 2)]
@@ -96,7 +102,7 @@ class Rounds:
 
 
 class Vvs(Lantern):
-    """Tokens of a skipped round travel with the next tree, and the cloud feeds both in one pass."""
+    """VVS. The tokens of a skipped round are sent with the next tree, and the cloud feeds both in one pass."""
 
     settings: VvsSettings
 
@@ -123,7 +129,7 @@ class Vvs(Lantern):
             features, unsent = self.features(s, reply.features), []
 
     def pack_after(self, unsent: Sequence[int], drafted: Drafted) -> Message:
-        """The tree, after tokens that the cloud has not been sent."""
+        """Return the message with the tree and the tokens before it that have not been sent."""
         packed = self.pack(drafted)
         return TreeAfter(pack_ids(unsent), packed.ids, packed.parents) if unsent else packed
 
@@ -150,5 +156,5 @@ class Vvs(Lantern):
 
 
 def repeated(features: Any, count: int) -> Any:
-    """The last of the features [rows, n, D], `count` times: what the drafter is fed in place of those that no pass has made."""
+    """Repeat the last of the features [rows, n, D] `count` times, as the drafter's input after a round without a cloud pass."""
     return features[:, [-1] * count]
