@@ -1,1 +1,1 @@
-"""Numbers from records: columns, statistics, tables, timeline, the run folder."""
+"""Results of a run from its records: columns, statistics, tables, timeline, run folder."""

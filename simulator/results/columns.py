@@ -31,9 +31,9 @@ USE = (
     "device_energy_j",
     "cloud_gpu_s",
 )
-ENERGY = ("device_active_j", "device_static_j")  # the last columns
+ENERGY = ("device_active_j", "device_static_j")  # always the last columns
 _FALLBACK = ("retries", "fallback_pct", "fallback_cloud_nll_cost")
-# These are int64, others float64.
+# Columns with int64 values; the others are float64.
 COUNTS = (
     "request",
     "device",
@@ -47,11 +47,11 @@ COUNTS = (
     "retries",
 )
 REQUEST_COLUMNS = ("request", "device", "prompt", "image", *_TIMES, *PARTS, *USE, *_FALLBACK, *ENERGY)
-QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct")  # of an image; a case may bring more
+QUALITY_COLUMNS = ("cloud_nll", "cloud_greedy_pct", "base_greedy_pct")  # of an image; a case may have more
 
 
 class Judged(NamedTuple):
-    """Names of the quality columns that a pair's judge gives: `align` of an image, `fd` and `f1` of a set of images."""
+    """Names of the quality columns from a judge: `align` of an image, `fd` and `f1` of a set of images."""
 
     align: str
     fd: str
@@ -59,7 +59,7 @@ class Judged(NamedTuple):
 
 
 def judged(subject: str) -> Judged:
-    """The columns of the judge of that subject, see `simulator.protocol.pairs.SUBJECTS`."""
+    """Return the columns of the judge of a subject, see `simulator.protocol.pairs.SUBJECTS`."""
     return Judged(*(f"{name}_{subject}" for name in Judged._fields))
 
 
@@ -67,15 +67,15 @@ JUDGED = tuple(judged(subject) for subject in ("scenes", "photos"))
 
 
 def judged_in(names: Iterable[str]) -> Judged:
-    """The columns of the judge that gave any of these columns; those of scenes where none did."""
+    """Return the columns of the judge that gave any of these columns; those of scenes if none did."""
     there = set(names)
     return next((columns for columns in JUDGED if there.intersection(columns)), JUDGED[0])
 
 
-# Quality columns that a search can make better: -1 where lower is better, 1 where higher is. cloud_nll is none: it is read two-sided.
+# Quality columns that a search can optimise: -1: lower is better, 1: higher is better. Not cloud_nll, which is two-sided.
 BETTER = {name: sign for columns in JUDGED for name, sign in ((columns.align, 1), (columns.f1, 1), (columns.fd, -1))}
 SETTINGS = ("threshold", "budget")  # of a method, given or calibrated
-RANGES = {  # values that a quantity can have, any where none stands here; a column that ends in _pct is in [0, 100]
+RANGES = {  # of quantities with a limited range; columns that end in _pct are in [0, 100]
     "latency_mean_s": (0.0, math.inf),
     "speedup": (0.0, math.inf),
     "cloud_nll": (0.0, math.inf),
@@ -88,19 +88,20 @@ RANGES = {  # values that a quantity can have, any where none stands here; a col
 
 
 def interval_columns(name: str) -> tuple[str, str]:
-    """Columns with the ends of a metric's 95 % interval: speedup -> speedup_lo, x_s -> x_lo_s."""
+    """Return the names of the columns with the ends of a 95 % interval: speedup -> speedup_lo, speedup_hi; x_s -> x_lo_s, x_hi_s."""
     stem, unit = (name.removesuffix("_s"), "_s") if name.endswith("_s") else (name, "")
     return f"{stem}_lo{unit}", f"{stem}_hi{unit}"
 
 
 def with_ends(name: str, interval: Interval) -> dict[str, float]:
-    """The columns of a quantity and of its interval, which is cut at the values that the quantity can have."""
+    """Return the columns of a quantity and of its interval, which is cut to the range of the quantity."""
     lowest, highest = (0.0, 100.0) if name.endswith("_pct") else RANGES.get(name, (-math.inf, math.inf))
     return dict(zip((name, *interval_columns(name)), bounded(interval, lowest, highest), strict=True))
 
 
-SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")  # columns of queue.parquet, with case
-# Columns of tiers.csv, with those that name the case; they mean what they do in summary.csv, over the requests of the tier's devices.
+# Columns of queue.parquet, after case.
+SAMPLED = ("time_s", "queued", "admission", "serving", "sessions", "replicas_up")
+# Columns of tiers.csv, after those that name the case. They are defined as in summary.csv, over the requests of the tier's devices.
 TIER_COLUMNS = (
     "tier",
     "devices",
@@ -226,7 +227,7 @@ COLUMNS: dict[str, str] = {
 
 
 def definitions(names: Iterable[str]) -> dict[str, str]:
-    """`COLUMNS` without those of the judges that gave none of these columns."""
+    """Return `COLUMNS` without those of other judges, and without `statistical` if `names` lacks it."""
     own = judged_in(names)
     others = {name for columns in JUDGED if columns != own for name in columns} | {"statistical"}.difference(names)
     return {key: text for key, text in COLUMNS.items() if not others.intersection(key.replace("_lo", "").split(", "))}

@@ -1,4 +1,4 @@
-"""Tables as bytes: Parquet, CSV, JSON."""
+"""Serialisation of tables: Parquet, CSV, JSON."""
 
 import csv
 import io
@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from simulator.results.tables import Columns, plain
 
-ROWS = 1 << 17  # of a row group, and held in memory while a table is written
+ROWS = 1 << 17  # rows of a row group, and rows in memory while a table is written
 
 
 def write_parquet(file: BinaryIO | Path, blocks: Iterable[Columns]) -> None:
-    """Write a table of blocks of `ROWS` rows, the last one shorter; equal tables give equal bytes (fixed options, no metadata, no time)."""
+    """Write a table given as blocks of `ROWS` rows (the last may be shorter). Equal tables give equal bytes: no metadata, no time."""
     with ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         for block in blocks:
@@ -31,7 +31,7 @@ def write_parquet(file: BinaryIO | Path, blocks: Iterable[Columns]) -> None:
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:
-    """A table as Parquet."""
+    """Return a table as Parquet."""
     buffer = io.BytesIO()
     write_parquet(buffer, [{str(name): table[name].to_numpy() for name in table}])
     return buffer.getvalue()
@@ -43,17 +43,17 @@ def _array(values: np.ndarray) -> pa.Array:
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
-    """The table as CSV: floats in the shortest form that reads back as the same number, NaN as NaN, absent text empty."""
+    """Return a table as CSV: floats in the shortest form that is read back as the same number, NaN as NaN, missing text empty."""
     columns = {name: table[name] if table[name].dtype.kind in "fiu" else table[name].fillna("") for name in table}
     text = pd.DataFrame(columns).to_csv(index=False, na_rep="NaN", float_format=_shortest, lineterminator="\n")
     return text.encode()
 
 
 def csv_text(data: bytes) -> pd.DataFrame:
-    """The cells of a table as CSV, all as text.
+    """Return the cells of a CSV table, all as text.
 
     Raises:
-        ValueError: A line has more or fewer values than the header, a name stands twice, or the data are no CSV.
+        ValueError: The data are empty or not CSV, a row has more or fewer values than the header, or a column occurs twice.
     """
     try:
         lines = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True) if row]

@@ -1,4 +1,4 @@
-"""The run folder: it is written atomically, and only an earlier run may be replaced."""
+"""The run folder. It is written atomically and replaces nothing but an earlier run."""
 
 import os
 import re
@@ -30,9 +30,9 @@ class RunImage:
     Attributes:
         method: Label of the method.
         prompt: Number of the prompt.
-        text: The prompt in words.
+        text: Text of the prompt.
         kind: "image", "uncertainty" or "decided" (0 by the cloud, 1 by the device).
-        pixels: uint8 [H, W, 3] of an image; else float [h, w], a value per token, NaN for none.
+        pixels: For "image": uint8 [H, W, 3]. For other kinds: float [h, w], one value per token, NaN for no value.
     """
 
     method: str
@@ -42,7 +42,7 @@ class RunImage:
     pixels: np.ndarray
 
 
-UNFINISHED = "unfinished.json"  # of a run that is under way or was stopped; it takes the place of provenance.json
+UNFINISHED = "unfinished.json"  # of a run in progress or stopped, instead of provenance.json
 _FILES = (
     UNFINISHED,
     "scenario.yaml",
@@ -54,12 +54,12 @@ _FILES = (
     "timeline.json.gz",
     "report.html",
 )
-_FOLDERS = ("images", "plots")  # of images and index.json
+_FOLDERS = ("images", "plots")  # contain images and index.json
 _IMAGE_FILES = (".png", ".svg")
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raises RunFolderError where `write_run` would refuse the folder; called before the work, not after an hour of it."""
+    """Raise RunFolderError if `write_run` would refuse the folder. Call it before long work."""
     cannot = f"cannot write the run folder {folder}:"
     try:
         if not (folder.exists() or folder.is_symlink()):
@@ -80,7 +80,7 @@ def check_run_folder(folder: Path) -> None:
         raise RunFolderError(f"{cannot} {_reason(error)}") from None
 
 
-# ValueError: a character that no path has; RuntimeError: a symlink loop.
+# ValueError: a character that no path can contain; RuntimeError: a symlink loop.
 _UNUSABLE_PATH = (
     OSError,
     ValueError,
@@ -89,13 +89,13 @@ _UNUSABLE_PATH = (
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno is not None:  # whose text may be a library's, of the same number
+    if isinstance(error, OSError) and error.errno is not None:  # the text of the error may be that of a library
         return os.strerror(error.errno)
     return str(error)
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Names, relative to a run folder, of what neither `write_run` nor the report writes. Hidden files are foreign."""
+    """Return the files in a run folder, by relative name, that neither `write_run` nor the report writes. Hidden files are foreign."""
     found = []
     for path in folder.iterdir():
         if path.name in _FOLDERS and path.is_dir():
@@ -103,7 +103,7 @@ def _foreign(folder: Path) -> list[str]:
                 drawn = inner.suffix in _IMAGE_FILES and not inner.name.startswith(".")
                 if not inner.is_file() or not (drawn or inner.name == "index.json"):
                     found.append(f"{path.name}/{inner.name}")
-        elif _is_half_written(path) or not os.path.lexists(path):  # gone by now
+        elif _is_half_written(path) or not os.path.lexists(path):  # deleted meanwhile
             continue
         elif path.name not in _FILES or not path.is_file():
             found.append(path.name)
@@ -111,25 +111,25 @@ def _foreign(folder: Path) -> list[str]:
 
 
 def _is_half_written(path: Path) -> bool:
-    """Whether a file of a run folder is what another process is writing there, or was when it was killed."""
+    """Return whether a file in a run folder is the temporary file of another process, running or killed."""
     return any(is_temporary_of(name, path.name) for name in _FILES)
 
 
 def told_of(folder: Path, key: str) -> Any:
-    """What a run folder says of its run, finished or not; None where it says nothing of that."""
+    """Return an entry of provenance.json or unfinished.json of a run folder; None if it has none."""
     return (json_mapping(folder / UNFINISHED) | json_mapping(folder / "provenance.json")).get(key)
 
 
 def mark_unfinished(folder: Path, scenario_yaml: str, told: Mapping[str, Any]) -> bool:
-    """Puts the scenario and `unfinished.json` into a folder where no run is yet; returns whether it did.
+    """Write the scenario and `unfinished.json` into a folder without a run, and return whether it did.
 
     Args:
-        folder: The run folder. An earlier run in it is left as it is: `write_run` replaces it at the end.
-        scenario_yaml: The scenario, resolved.
-        told: More content of unfinished.json.
+        folder: The run folder. An earlier run in it stays until `write_run` replaces it.
+        scenario_yaml: The resolved scenario.
+        told: Further entries of unfinished.json.
 
     Raises:
-        RunFolderError: The folder is no run of ciar-sim or cannot be written.
+        RunFolderError: The folder contains something else than a run of ciar-sim, or cannot be written.
     """
     check_run_folder(folder)
     if folder.exists() and {path.name for path in folder.iterdir()} - {UNFINISHED, "scenario.yaml"}:
@@ -144,7 +144,7 @@ def mark_unfinished(folder: Path, scenario_yaml: str, told: Mapping[str, Any]) -
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Deletes what `mark_unfinished` wrote, and the folder; a finished run is left alone."""
+    """Delete what `mark_unfinished` wrote, and the folder if it is then empty. Finished runs are not changed."""
     if is_unfinished(folder):
         with suppress(OSError):
             for name in ("scenario.yaml", UNFINISHED):
@@ -153,7 +153,7 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a run has begun there and none has ended."""
+    """Return whether the folder contains a run that has started and not finished."""
     return (folder / UNFINISHED).is_file() and not (folder / "provenance.json").exists()
 
 
@@ -169,16 +169,21 @@ def write_run(
 ) -> pd.DataFrame:
     """Write a run folder, completely or not at all, and return its summary.
 
-    Everything is written to a temporary sibling folder, which takes the folder's place at the end; an earlier run is replaced.
+    Everything is written to a temporary sibling folder, which is renamed at the end. An earlier run is replaced.
 
     Args:
-        provenance: The report shows all of it; it knows the keys name (str), as_if (str or None), compute (what -> how its time
-            was obtained) and notes (list of what is not modelled).
-        timeline: Title and part of the timeline (`simulator.results.timeline.drawn`) of each case.
-        draw: Adds the plots and the page to the temporary folder (`reports.build.build_report`).
+        folder: The run folder.
+        scenario_yaml: The resolved scenario.
+        cases: Records of all cases.
+        provenance: Content of provenance.json, without `program`, `run_format` and `columns`. The report shows all of it, with special
+            treatment of name (str), as_if (str or None), compute (what -> how its time was obtained) and notes (list of what is not
+            modelled).
+        timeline: Title and events (`simulator.results.timeline.drawn`) of each case.
+        images: Images for `images/`.
+        draw: Adds plots and page to the temporary folder (`reports.build.build_report`).
 
     Raises:
-        RunFolderError: The folder is no run of ciar-sim or cannot be written.
+        RunFolderError: The folder contains something else than a run of ciar-sim, or cannot be written.
         ValueError: Two images have the same method, prompt and kind.
     """
     check_run_folder(folder)
@@ -208,7 +213,7 @@ def write_run(
             if draw is not None:
                 with _named(new, folder):
                     draw(new)
-            check_run_folder(folder)  # again: drawing took its time
+            check_run_folder(folder)  # again, because drawing takes long
             replace_folder(temporary, target)
     except OSError as error:
         raise RunFolderError(f"cannot write the run folder {folder}: {_reason(error)}") from None
@@ -217,7 +222,7 @@ def write_run(
 
 @contextmanager
 def _named(temporary: Path, folder: Path) -> Iterator[None]:
-    """Errors raised inside name the run folder, not the temporary one."""
+    """Replace the temporary folder by the run folder in the text of errors raised inside."""
     try:
         yield
     except RunFolderError as error:
@@ -225,10 +230,10 @@ def _named(temporary: Path, folder: Path) -> Iterator[None]:
 
 
 def _write_images(folder: Path, images: Sequence[RunImage]) -> None:
-    """images/*.png and images/index.json, a list of {file, method, prompt, text, kind, low, high} in the order given.
+    """Write images/*.png and images/index.json, a list of {file, method, prompt, text, kind, low, high} in the order given.
 
-    kind "image": RGB; low and high are null. "uncertainty", "decided": grey with alpha, a pixel per token:
-    value = low + grey / 255 * (high - low), alpha 0 where there is none.
+    Kind "image" is RGB, with low and high null. "uncertainty" and "decided" are grey with alpha, one pixel per token:
+    value = low + grey / 255 * (high - low); alpha is 0 for no value.
     """
     folder.mkdir()
     index: list[dict[str, Any]] = []
@@ -252,7 +257,7 @@ def _write_images(folder: Path, images: Sequence[RunImage]) -> None:
                 low, high = 0.0, 1.0
             scaled = np.where(known, values - low, 0.0) * (255.0 / (high - low) if high > low else 0.0)
             image = Image.fromarray(np.stack([np.rint(scaled), 255.0 * known], axis=-1).astype(np.uint8))
-        image.save(folder / file, format="PNG", compress_level=4)  # of noise, smaller and faster than the highest
+        image.save(folder / file, format="PNG", compress_level=4)  # for noisy images smaller and faster than the highest level
         entry = {"file": file, "method": drawn.method, "prompt": int(drawn.prompt), "text": drawn.text}
         index.append({**entry, "kind": drawn.kind, "low": low, "high": high})
     (folder / "index.json").write_bytes(json_bytes(index))

@@ -1,13 +1,13 @@
-"""Means, percentiles and ratios with their confidence intervals."""
+"""Means, percentiles and ratios, with 95 % confidence intervals."""
 
 import math
 
 import numpy as np
 
 CONFIDENCE = 0.95
-BATCHES = 20  # of the batch-means interval: 10 to 30 lose little width (Schmeiser 1982)
-# Student's t at 97.5 % for 1 to 127 degrees of freedom, as scipy.special.stdtrit gives it, which takes longer to load than a small
-# run's tables to compute.
+BATCHES = 20  # of the batch-means interval: with 10 to 30 batches it is hardly wider than the best possible (Schmeiser 1982)
+# Student's t at 97.5 % for 1 to 127 degrees of freedom from scipy.special.stdtrit, because importing scipy takes longer than computing
+# the tables of a small run.
 _WRITTEN = """
     12.706204736174694 4.302652729749462 3.1824463052837078 2.7764451051977934 2.5705818356363146 2.4469118511449786 2.364624251592784
     2.306004135204166 2.262157162798205 2.228138851986274 2.200985160091639 2.1788128296672284 2.1603686564627913 2.144786687917804
@@ -35,27 +35,27 @@ UNKNOWN: Interval = (math.nan, math.nan, math.nan)
 
 
 def percentile(values: np.ndarray, percent: float) -> float:
-    """The percentile, linear between order statistics (Hyndman and Fan type 7); NaN without values."""
+    """Return the percentile, linear between order statistics (Hyndman and Fan type 7); NaN without values."""
     return float(np.percentile(values, percent)) if len(values) else math.nan
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean; NaN without values."""
+    """Return the mean; NaN without values."""
     return float(np.mean(values)) if len(values) else math.nan
 
 
 def half_width(values: np.ndarray, batches: int) -> float:
-    """Half of the 95 % interval of the mean by batch means, for values in time order; NaN below two values.
+    """Return the half-width of the 95 % interval of the mean by batch means, for values in time order; NaN below two values.
 
-    Cuts n values into k = min(n, batches) runs as equal as can be and treats the runs as independent:
-    t(k - 1) sqrt(k / (k - 1) sum_j S_j^2) / n with S_j = sum over run j of (x - mean). k = n is the Student t interval.
+    The n values are cut into k = min(n, batches) runs of nearly equal length, which are treated as independent:
+    t(k - 1) sqrt(k / (k - 1) sum_j S_j^2) / n with S_j = sum over run j of (x - mean). For k = n it is the Student t interval.
     """
     n = len(values)
     if n < 2:
         return math.nan
     k = min(n, batches)
     each, longer = divmod(n, k)
-    off, cut = values - np.mean(values), longer * (each + 1)  # the first runs are longer by one
+    off, cut = values - np.mean(values), longer * (each + 1)  # the first `longer` runs have one value more
     sums = np.concatenate(
         [off[:cut].reshape(longer, each + 1).sum(axis=1), off[cut:].reshape(k - longer, each).sum(axis=1)]
     )
@@ -64,7 +64,7 @@ def half_width(values: np.ndarray, batches: int) -> float:
 
 
 def _quantile(freedom: int) -> float:
-    """Student's t at the upper end of the interval."""
+    """Return Student's t at the upper end of the interval (97.5 %)."""
     if freedom <= len(_QUANTILES):
         return _QUANTILES[freedom - 1]
     from scipy.special import stdtrit
@@ -73,9 +73,9 @@ def _quantile(freedom: int) -> float:
 
 
 def bounded(interval: Interval, lowest: float = 0.0, highest: float = math.inf) -> Interval:
-    """The interval within the values that the quantity can have: of few values, a Student interval reaches beyond them.
+    """Cut an interval to the range of the quantity: a Student interval from few values can exceed it.
 
-    NaN for its ends where it would be the whole range, which says nothing.
+    The ends are NaN if the interval covers the whole range.
     """
     value, low, high = interval
     if low <= lowest and high >= highest:
@@ -84,18 +84,21 @@ def bounded(interval: Interval, lowest: float = 0.0, highest: float = math.inf) 
 
 
 def mean_interval(values: np.ndarray, batches: int) -> Interval:
-    """Mean of values in time order, and its 95 % interval by batch means; no interval below two values."""
+    """Return the mean of values in time order with its 95 % interval by batch means; the ends are NaN below two values."""
     centre, half = mean(values), half_width(values, batches)
     return centre, centre - half, centre + half
 
 
 def student_interval(values: np.ndarray) -> Interval:
-    """Mean of independent values, and its 95 % Student t interval; no interval below two values."""
+    """Return the mean of independent values with its 95 % Student t interval; the ends are NaN below two values."""
     return mean_interval(values, len(values))
 
 
 def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> Interval:
-    """mean(above) / mean(below) of paired values in time order, with its 95 % interval (delta method over batch means)."""
+    """Return mean(above) / mean(below) of paired values in time order, with its 95 % interval (delta method over batch means).
+
+    All three are NaN unless mean(below) is positive.
+    """
     denominator = mean(below)
     if not denominator > 0:
         return UNKNOWN
@@ -105,16 +108,17 @@ def ratio(above: np.ndarray, below: np.ndarray, batches: int) -> Interval:
 
 
 def bend(x: np.ndarray, gap: np.ndarray, place: int, at: float) -> tuple[float, float]:
-    """The least and the greatest place of a zero between two points, by what their neighbours say of a bend.
+    """Return the range in which a difference may be zero between two points, if it is convex or concave there.
 
-    Of a difference that bends one way, the chord between the points lies on one side, and those of the neighbouring cells, extended into
-    this one, on the other: the zero is between the chord's and the nearest of theirs. Of a straight line all are one.
+    For a convex or concave difference, the chord between the two points lies on one side of it, and the chords of the neighbouring
+    intervals, extended into this one, on the other. So the zero is between that of the chord and the nearest one of the extended chords.
+    For a straight line all of these are equal.
 
     Args:
-        x: float64 [n], rising.
-        gap: float64 [n], the difference at each x; NaN where it is not known.
-        place: the difference changes its sign between this point and the next.
-        at: where the chord between these two is zero.
+        x: float64 [n], ascending.
+        gap: float64 [n], the difference at each x; NaN where unknown.
+        place: Index of the point between which and the next one the difference changes its sign.
+        at: Zero of the chord between these two points.
     """
     x0, x1 = float(x[place]), float(x[place + 1])
     zeros = []

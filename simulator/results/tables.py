@@ -1,7 +1,7 @@
-"""The tables of a run: a row per request, a row per case, and the cloud over time.
+"""The tables of a run: one row per request, one row per case, and the cloud over time.
 
-Every number is a pure function of the records, defined as an equation over named columns in `COLUMNS` (written into
-provenance.json, so that a run folder explains itself). No samples give NaN, never 0. Nothing here draws random numbers.
+Every number is a pure function of the records. `COLUMNS` defines it in terms of other columns; the definitions are written into
+provenance.json. Without samples a number is NaN, never 0. Nothing here draws random numbers.
 """
 
 import json
@@ -38,34 +38,34 @@ from simulator.results.statistics import (
     student_interval,
 )
 
-Columns = dict[str, np.ndarray]  # equally long, by name
-OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # of the images of these numbers, int [n] -> name -> interval
+Columns = dict[str, np.ndarray]  # by name, all of the same length
+OfSet = Callable[[np.ndarray], Mapping[str, Interval]]  # numbers of images, int [n] -> quality of this set, by name
 
 
 @dataclass(frozen=True)
 class CaseRecords:
-    """One method under one choice of swept values, and its records.
+    """The records of one case: one method under one choice of swept values.
 
     Attributes:
-        method: Label.
-        name: The method's own name.
-        swept: Dotted path -> value, without keys that do not concern the method.
-        columns: `REQUEST_COLUMNS`, an entry per answered request.
-        quality: "image" and quality columns, an entry per distinct image.
-        of_set: Quality of the set of images with given numbers; the same names for any set.
-        utilisation: Of the cloud.
-        gpu_usd_per_hour: Price where each kind of devices is served; NaN without one.
-        sequential: Whether requests never overlap.
-        refused: Requests that the cloud did not take.
-        unfinished: Requests still open at the end.
+        method: Label of the method.
+        name: Name of the method.
+        swept: Dotted path -> value, without keys that do not affect the method.
+        columns: `REQUEST_COLUMNS`, one entry per answered request.
+        quality: "image" and the quality columns, one entry per distinct image.
+        of_set: Returns the quality of a set of images; the names are the same for any set.
+        utilisation: Utilisation of the cloud.
+        gpu_usd_per_hour: By kind of device: price of the cloud that serves it; NaN without one.
+        sequential: Whether the workload is sequential, so that requests never overlap.
+        refused: Number of requests refused by the cloud.
+        unfinished: Number of requests still open at the end.
         warmup_s: Requests before this time are not in the summary.
-        duration_s: Of the arrivals; NaN for sequential ones.
-        slos_s: Latency objective of each kind of devices; infinite without one.
-        devices: Of each kind; the kinds are numbered one after another.
-        tiers: The tier of the cloud that serves each kind; None without tiers.
+        duration_s: End of the arrivals; NaN for a sequential workload.
+        slos_s: By kind of device: latency objective; infinite without one.
+        devices: By kind of device: number of devices. The devices of the first kind have the lowest numbers, and so on.
+        tiers: By kind of device: tier of the cloud that serves it; None without tiers.
         settings: `SETTINGS` that the method has.
-        samples: `SAMPLED` of the cloud at equal intervals, empty where it was not sampled.
-        statistical: Its sessions are made from published figures.
+        samples: `SAMPLED` of the cloud at equal intervals; empty if not sampled.
+        statistical: Whether the sessions are generated from published figures.
     """
 
     method: str
@@ -90,9 +90,12 @@ class CaseRecords:
 
 
 def request_blocks(cases: Sequence[CaseRecords], most_rows: int) -> Iterator[Columns]:
-    """The columns of requests.parquet in blocks of so many rows, the last one shorter; a row per answered request.
+    """Yield requests.parquet in blocks of `most_rows` rows (the last one may be shorter), with one row per answered request.
 
-    They are case, method and its name, swept values by dotted path, `REQUEST_COLUMNS`, quality, `ENERGY`.
+    The columns are case, method, method_name, swept values by dotted path, `REQUEST_COLUMNS` without `ENERGY`, quality, `ENERGY`.
+
+    Raises:
+        ValueError: There is no case, or the records of one are inconsistent.
     """
     if not cases:
         raise ValueError("a run has at least one case")
@@ -107,7 +110,7 @@ def request_blocks(cases: Sequence[CaseRecords], most_rows: int) -> Iterator[Col
 
 
 def queue_blocks(cases: Sequence[CaseRecords], most_rows: int) -> Iterator[Columns]:
-    """The cloud over time, in blocks: case and `SAMPLED`, a row per sample; no row for a case whose requests never overlap."""
+    """Yield queue.parquet in blocks: case and `SAMPLED`, one row per sample. Sequential cases have no rows."""
     for first, last, rows in _ranges([len(case.samples.get("time_s", ())) for case in cases], most_rows):
         chosen = [cases[index].samples for index in range(first, last)]
         owner = np.repeat(np.arange(first, last), [len(samples.get("time_s", ())) for samples in chosen])
@@ -119,7 +122,15 @@ def queue_blocks(cases: Sequence[CaseRecords], most_rows: int) -> Iterator[Colum
 
 
 def _ranges(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int, slice]]:
-    """Blocks of rows: the cases from first to last (not included) that they lie in, and which of the rows of these they are."""
+    """Cut the rows of all cases into blocks of `most` rows.
+
+    Args:
+        lengths: Number of rows of each case.
+        most: Rows in a block.
+
+    Yields:
+        By block: the first case, the last case plus one, and the slice of the block in the rows of these cases.
+    """
     ends = np.cumsum(lengths)
     total = int(ends[-1])
     for start in range(0, max(total, 1), most):
@@ -131,7 +142,7 @@ def _ranges(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int, slice
 
 
 def tiers_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
-    """A row per case and tier of the cloud that serves devices in it: `TIER_COLUMNS`. No rows for clouds without tiers."""
+    """Return `TIER_COLUMNS`, one row per case and tier that serves devices in it. Clouds without tiers have no rows."""
     rows, owners = [], []
     for index, case in enumerate(cases):
         named = [tier for tier in dict.fromkeys(case.tiers) if tier is not None]
@@ -160,7 +171,7 @@ def tiers_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
 
 
 def summary_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
-    """A row per case, also for a case without requests. Its columns are defined in `COLUMNS`."""
+    """Return one row per case, also for a case without requests. `COLUMNS` defines the columns."""
     quality = _quality_names(cases)
     _, *set_columns = judged_in(quality)
     of_sets = tuple(
@@ -195,7 +206,7 @@ def summary_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
 
 
 class _Pairing(NamedTuple):
-    """What of a case others are compared with: latencies by request, and cloud_nll by prompt."""
+    """The values of a case that others are compared with: latency by request, and cloud_nll by prompt."""
 
     requests: np.ndarray
     latency_s: np.ndarray
@@ -216,7 +227,16 @@ def _metrics(
     quality: Sequence[str],
     of_sets: Sequence[str],
 ) -> dict[str, float]:
-    """The figures of a case; quality, of_sets: the columns of images and of sets of images."""
+    """Return the summary of a case.
+
+    Args:
+        case: The case.
+        record: Columns of its counted requests.
+        base: Base under the same condition; None without it.
+        fastest: The case with the lowest mean latency under the same condition; None without it.
+        quality: Quality columns of single images.
+        of_sets: Quality columns of sets of images.
+    """
     row = _latency(record, base, fastest)
     row |= {name: mean(record[name]) for name in (*PARTS, *USE, "retries", "fallback_pct")}
     row |= _fallback_cost(record)
@@ -227,7 +247,7 @@ def _metrics(
 
 
 def _latency(record: Columns, base: _Pairing | None, fastest: _Pairing | None) -> dict[str, float]:
-    """Requests, their latency, and how it compares with base's and the fastest's over the same requests."""
+    """Return the number of requests, their latency, and its comparison with base and the fastest case over the same requests."""
     latency, requests = record["latency_s"], record["request"]
     row: dict[str, float] = {"images": len(latency), **with_ends("latency_mean_s", mean_interval(latency, BATCHES))}
     row |= {f"latency_p{percent}_s": percentile(latency, percent) for percent in (50, 95, 99)}
@@ -243,7 +263,7 @@ def _latency(record: Columns, base: _Pairing | None, fastest: _Pairing | None) -
 
 
 def _fallback_cost(record: Columns) -> dict[str, float]:
-    """What fallbacks cost in cloud_nll, over prompts; NaN counts for a request without one."""
+    """Return the mean change of cloud_nll by fallbacks, over prompts. Requests without a fallback are NaN in the records."""
     cost = record["fallback_cloud_nll_cost"]
     known = ~np.isnan(cost)
     prompts = record["prompt"][known]
@@ -252,7 +272,7 @@ def _fallback_cost(record: Columns) -> dict[str, float]:
 
 
 def _load(case: CaseRecords, record: Columns) -> dict[str, float]:
-    """What the cloud costs, how busy it is, and how many requests it serves in time."""
+    """Return cost, utilisation, goodput and numbers of requests of the cloud."""
     latency, kind, prices = record["latency_s"], _kinds(case, record), case.gpu_usd_per_hour
     if len(set(prices)) == 1:
         cost_usd = mean(record["cloud_gpu_s"]) * prices[0] / 3600.0
@@ -268,7 +288,7 @@ def _load(case: CaseRecords, record: Columns) -> dict[str, float]:
         "goodput_per_s": good / (case.duration_s - case.warmup_s),
     }
     counted_s = math.nan
-    if len(latency) and not case.sequential:  # to the end of the arrivals, or to the last answer where that is later
+    if len(latency) and not case.sequential:  # to the end of the arrivals, or to the last answer if that is later
         end_s = 0.0 if math.isnan(case.duration_s) else case.duration_s
         counted_s = max(float(record["done_s"].max()), end_s) - case.warmup_s
     for name, column in (("under_way_mean", "latency_s"), ("cloud_waiting_mean", "cloud_queue_s")):
@@ -279,7 +299,7 @@ def _load(case: CaseRecords, record: Columns) -> dict[str, float]:
 def _quality(
     case: CaseRecords, record: Columns, base: _Pairing | None, quality: Sequence[str], of_sets: Sequence[str]
 ) -> dict[str, float]:
-    """The quality of the distinct images, and how it compares with base's over the same prompts."""
+    """Return the quality of the distinct images, and its comparison with base over the same prompts."""
     images = np.unique(record["image"])
     row: dict[str, float] = {"distinct_images": len(images)}
     prompts, of_prompt = _by_prompt(record, quality)
@@ -296,12 +316,12 @@ def _quality(
 
 
 def _kinds(case: CaseRecords, record: Columns) -> np.ndarray:
-    """int [n]: the kind of device of each request."""
+    """Return the kind of device of each request, int [n]."""
     return np.searchsorted(np.cumsum(case.devices)[:-1], record["device"], side="right")
 
 
 def _by_prompt(record: Columns, quality: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The prompts in order, and of each the quality of its image, or the mean over its requests where fallbacks made several."""
+    """Return the prompts in order, and the quality of the image of each; the mean over its requests if fallbacks led to several images."""
     prompts, first = np.unique(record["prompt"], return_index=True)
     if len(np.unique(record["image"])) == len(prompts):
         return prompts, {name: record[name][first] for name in quality}
@@ -312,7 +332,7 @@ def _by_prompt(record: Columns, quality: Sequence[str]) -> tuple[np.ndarray, dic
 def _paired(
     keys: np.ndarray, values: np.ndarray, other_keys: np.ndarray, other_values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The values of both where both have the key, in the order of the first. No key occurs twice."""
+    """Return both values of the keys that both have, in the order of the first. Keys are unique."""
     if not len(other_keys):
         return np.empty(0), np.empty(0)
     order = np.argsort(other_keys)
@@ -322,20 +342,20 @@ def _paired(
 
 
 def _record(index: int, case: CaseRecords, quality: Sequence[str]) -> Columns:
-    """The columns of the requests that count, in order of arrival."""
+    """Return the columns of the counted requests, in order of arrival."""
     counted = _counted(case)
     return {name: values[counted] for name, values in _request_columns(index, case, quality).items()}
 
 
 def _counted(case: CaseRecords) -> np.ndarray:
-    """Places of the requests that count, in order of arrival."""
+    """Return the indices of the requests after the warm-up, in order of arrival."""
     requested_s = np.asarray(case.columns["requested_s"], np.float64)
     order = np.lexsort((np.asarray(case.columns["request"], np.int64), requested_s))
     return order[requested_s[order] >= case.warmup_s]
 
 
 def _conditions(case: CaseRecords) -> str:
-    """The condition under which methods are compared: every swept value but the methods' own settings."""
+    """Return the condition under which methods are compared: all swept values except settings of methods."""
     outside = {key: value for key, value in case.swept.items() if not key.startswith("methods.")}
     return json.dumps(outside, sort_keys=True, default=str)
 
@@ -345,17 +365,17 @@ def _dtype(name: str) -> type:
 
 
 def _request_columns(index: int, case: CaseRecords, quality: Sequence[str]) -> Columns:
-    """`REQUEST_COLUMNS` and the quality of the image that each request got.
+    """Return `REQUEST_COLUMNS` and the quality of the image of each request; NaN if unknown.
 
     Raises:
-        ValueError: A column is missing, parts and latency disagree, or an image has two qualities.
+        ValueError: A column is missing, the parts do not add up to latency_s, or an image has two rows of quality.
     """
     missing = [name for name in REQUEST_COLUMNS if name not in case.columns]
     if missing:
         raise ValueError(f"case {index} ({case.method}): no columns {', '.join(missing)}")
     columns: Columns = {name: np.asarray(case.columns[name], dtype=_dtype(name)) for name in REQUEST_COLUMNS}
     excess = np.abs(np.sum([columns[part] for part in PARTS], axis=0) - columns["latency_s"])
-    # A time has 16 digits, so that the parts of a request years after the start are less exact than a microsecond.
+    # float64 has 16 digits: the parts of a request years after the start are less exact than a microsecond.
     if (excess > np.maximum(1e-6, 1e-12 * np.abs(columns["done_s"]))).any():
         raise ValueError(f"case {index} ({case.method}): the parts miss latency_s by up to {excess.max():.3g} s")
     images = np.asarray(case.quality.get("image", ()), dtype=np.int64)
@@ -385,7 +405,7 @@ def _method_columns(cases: Sequence[CaseRecords]) -> dict[str, pd.Series]:
 
 
 def _swept_columns(cases: Sequence[CaseRecords]) -> dict[str, pd.Series]:
-    """Swept values by dotted path, in order of first appearance: numbers where all are numbers, else text, JSON if need be."""
+    """Return swept values by dotted path, in order of first appearance: numbers if all are numbers, else text (JSON for other types)."""
     keys = dict.fromkeys(key for case in cases for key in case.swept)
     return {key: _column([case.swept.get(key) for case in cases]) for key in keys}
 
@@ -402,7 +422,7 @@ def _column(values: Sequence[Any]) -> pd.Series:
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN: it becomes null, infinities become text; numpy scalars become Python's."""
+    """Convert a value to plain JSON data: NaN becomes null, infinities become text, numpy scalars become Python's."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,11 +1,11 @@
 """Spans as Chrome trace events (timeline.json.gz), for Perfetto or chrome://tracing.
 
-A process per device, and one for the cloud of each case. A device has a thread for its computing and one per direction of its link; the
-cloud has one per replica for its iterations, one per session in an iteration, and those of waiting sessions. Where spans of a thread
-would overlap there are further threads, so that slices never cut each other. A flow of arrows joins a call, its work and its reply.
-Counters show the cloud's queue. Format: Trace Event Format (Google), phases M, X, C, s, t and f.
+Each case has one process per device and one for its cloud. A device has threads for its requests, its computing and both directions
+of its link. The cloud has threads for waiting sessions and, per replica, for its iterations and the sessions in them. Overlapping
+spans go to further threads of the same name, so that slices never intersect. A flow of arrows connects a call, its work and its
+reply. Counters show the cloud's queue. Format: Trace Event Format (Google), phases M, X, C, s, t and f.
 
-The events of a case are made where the case is simulated; what joins the cases only renumbers their processes and flows.
+The events of a case are made by the process that simulates it; merging the cases only renumbers processes and flows.
 """
 
 import gzip
@@ -20,16 +20,21 @@ import numpy as np
 TRACKS = ("device", "uplink", "queue", "cloud", "downlink")
 _OF_DEVICE = {"device": "compute", "uplink": "uplink", "downlink": "downlink"}  # track -> name of its thread
 _COUNTED = ("queued", "admission", "serving")
-_LEVEL = 3  # of gzip: 40 % of the time of level 6, for a quarter more bytes
+_LEVEL = 3  # of gzip: takes 40 % of the time of level 6 and gives a quarter more bytes
 
 
 class Span(NamedTuple):
     """One bar of the timeline: work or a wait of a session.
 
     Attributes:
-        track: One of `TRACKS`; uplink and downlink run from sending to arrival.
-        args: More about it: "call" (of the session), "bytes" (payload), "replica", "batch" (sessions in the iteration), "requests"
-            (those of them), "rows", "tokens" and "kv_tokens" (of the pass).
+        request: Number of the request.
+        device: Number of the device.
+        track: One of `TRACKS`. Spans of uplink and downlink last from sending to arrival.
+        name: Text of the bar.
+        start_s: Start, in virtual time.
+        end_s: End, in virtual time.
+        args: Details: "call" (number in the session), "bytes" (payload), "replica", "batch" (sessions in the iteration), "requests"
+            (numbers of their requests), "rows", "tokens" and "kv_tokens" (of the pass).
     """
 
     request: int
@@ -45,7 +50,7 @@ _NO_ARGS = msgspec.Raw(b"null")
 
 
 class _Event(msgspec.Struct, omit_defaults=True):
-    """An event of the trace-event format: of which fields, its phase says. Times are in microseconds, args JSON as it is written."""
+    """An event of the trace-event format; its phase `ph` determines which fields are set. Times are microseconds, args encoded JSON."""
 
     ph: str
     pid: int
@@ -77,7 +82,7 @@ class _Process:
         self._name(name, "process")
 
     def thread(self, name: str, slices: Iterable[_Slice]) -> dict[tuple[int, int], list[tuple[int, _Slice]]]:
-        """Put slices on as many threads of that name as they need; (request, call) -> their thread and slice."""
+        """Put slices on as many threads of this name as necessary. Returns (request, call) -> threads and slices of the call."""
         free_at: list[int] = []  # ns at which each thread is free
         calls: dict[tuple[int, int], list[tuple[int, _Slice]]] = {}
         first = self.threads + 1
@@ -105,12 +110,12 @@ class _Process:
 
 
 def drawn(spans: Sequence[Span], samples: Mapping[str, np.ndarray], answered: Mapping[str, np.ndarray]) -> bytes:
-    """The part of one case: every span once, the cloud's iterations, flows and counters, in order of time; empty without spans.
+    """Return the compressed events of one case in order of time: spans, iterations of the cloud, flows, counters. Empty without spans.
 
     Args:
-        spans: Of the case.
-        samples: `SAMPLED` of its cloud; shown while the spans last.
-        answered: Columns `request`, `requested_s` and `done_s` of the case's answered requests; of others the spans alone are known.
+        spans: Spans of the case.
+        samples: `SAMPLED` of its cloud; shown for the time of the spans.
+        answered: Columns `request`, `requested_s` and `done_s` of the case's answered requests.
     """
     if not spans:
         return b""
@@ -137,7 +142,7 @@ def drawn(spans: Sequence[Span], samples: Mapping[str, np.ndarray], answered: Ma
 
 
 def timeline_bytes(parts: Iterable[tuple[str, bytes]]) -> bytes:
-    """The trace of several cases, each with what `drawn` gave: names first, then in order of time."""
+    """Merge the events of several cases into timeline.json.gz: names first, then by time. parts: title and result of `drawn` by case."""
     names: list[_Event] = []
     timed: list[_Event] = []
     decoder = msgspec.json.Decoder(list[_Event])
@@ -158,7 +163,7 @@ def timeline_bytes(parts: Iterable[tuple[str, bytes]]) -> bytes:
         timed += events[first:]
         pids = max((event.pid for event in events), default=pids)
         flows = max((event.id for event in events if event.id is not None), default=flows)
-    timed.sort(key=attrgetter("ts"))  # stable: of one time a slice stays before the flow that binds to it
+    timed.sort(key=attrgetter("ts"))  # stable: at equal times a slice stays before the flow that binds to it
     return gzip.compress(
         _encode({"displayTimeUnit": "ms", "traceEvents": [*names, *timed]}), compresslevel=_LEVEL, mtime=0
     )
@@ -177,9 +182,9 @@ def _slice(span: Span) -> _Slice:
 
 
 def _requests(spans: Sequence[Span], lasted: Mapping[int, tuple[float, float]]) -> list[_Slice]:
-    """A slice per request as long as its latency; one without an answer from its first span to its last.
+    """Return a slice per request: its latency, or from its first span to its last one if it was not answered.
 
-    The spans alone do not tell: a request waits for its device before the first one, and a reply that nobody needs comes after the image.
+    Spans do not show the latency: a request may wait for its device before the first one, and an unneeded reply may follow the image.
     """
     found: dict[int, tuple[float, float]] = {}
     for span in spans:
@@ -193,7 +198,7 @@ def _requests(spans: Sequence[Span], lasted: Mapping[int, tuple[float, float]]) 
 
 
 def _cloud(process: _Process, spans: Sequence[Span]) -> dict[tuple[int, int], list[tuple[int, _Slice]]]:
-    """Threads of waiting sessions, and of each replica: its iterations with one of the sessions, then the sessions in them."""
+    """Add the threads of waiting sessions and, per replica, of iterations and sessions. Returns (request, call) -> threads and slices."""
     waiting = [_slice(span) for span in spans if span.track == "queue"]
     process.thread("waiting", waiting)
     of_replica: dict[int, list[_Slice]] = {}
@@ -225,7 +230,7 @@ def _add(
 
 
 def _flow(number: int, name: str, found: list[tuple[int, int, _Slice]]) -> list[_Event]:
-    """Arrows from the call over its first work in the cloud to its last reply; each binds to the slice around the middle of it."""
+    """Return the arrows from a call via its first work in the cloud to its last reply. Each binds to the slice at the slice's middle."""
     up = [place for place in found if place[2].track == "uplink"]
     down = [place for place in found if place[2].track == "downlink"]
     work = sorted((place for place in found if place[2].track == "cloud"), key=lambda place: place[2][:2])
@@ -234,7 +239,7 @@ def _flow(number: int, name: str, found: list[tuple[int, int, _Slice]]) -> list[
     first, last = min(up, key=lambda place: place[2][:2]), max(down, key=lambda place: place[2][:2])
     stops = [("s", first), *(("t", place) for place in work[:1]), ("f", last)]
     times = [(one.start_ns + one.end_ns) // 2 / 1e3 for _, (_, _, one) in stops]
-    if times != sorted(times):  # a reply sent again for work of an earlier connection
+    if times != sorted(times):  # a reply that was sent again on another connection
         return []
     return [
         _Event(phase, pid, name, tid, "call", ts, id=number, bp="e" if phase == "f" else None)
@@ -243,7 +248,7 @@ def _flow(number: int, name: str, found: list[tuple[int, int, _Slice]]) -> list[
 
 
 def _counters(pid: int, samples: Mapping[str, np.ndarray], spans: Sequence[Span]) -> list[_Event]:
-    """The queue from the last sample before the spans to the last one in them."""
+    """Return the counters of the queue, from the last sample before the spans to the last one within them."""
     times = np.asarray(samples["time_s"], dtype=np.float64)
     start_s, end_s = min(span.start_s for span in spans), max(span.end_s for span in spans)
     first = max(int(np.searchsorted(times, start_s, side="right")) - 1, 0)
@@ -256,7 +261,7 @@ def _counters(pid: int, samples: Mapping[str, np.ndarray], spans: Sequence[Span]
 
 
 def _order(event: _Event) -> tuple[float, int]:
-    """Names first, then by time; of one time a slice before the flow that binds to it."""
+    """Sort key: names first, then by time; at equal times a slice before the flow that binds to it."""
     if event.ph == "M":
         return -1.0, 0
     return event.ts or 0.0, 1 if event.ph in "XC" else 2
