@@ -257,7 +257,7 @@ def _write_images(folder: Path, images: Sequence[RunImage]) -> None:
                 low, high = 0.0, 1.0
             scaled = np.where(known, values - low, 0.0) * (255.0 / (high - low) if high > low else 0.0)
             image = Image.fromarray(np.stack([np.rint(scaled), 255.0 * known], axis=-1).astype(np.uint8))
-        image.save(folder / file, format="PNG", compress_level=4)  # for noisy images smaller and faster than the highest level
+        image.save(folder / file, format="PNG", compress_level=4)  # noise: smaller and faster than level 9
         entry = {"file": file, "method": drawn.method, "prompt": int(drawn.prompt), "text": drawn.text}
         index.append({**entry, "kind": drawn.kind, "low": low, "high": high})
     (folder / "index.json").write_bytes(json_bytes(index))
