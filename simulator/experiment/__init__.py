@@ -1,1 +1,1 @@
-"""From a scenario file to a run folder."""
+"""Execution of scenarios: from a scenario file to a run folder."""

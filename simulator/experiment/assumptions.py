@@ -1,4 +1,4 @@
-"""What was made of a scenario's traces and captions, a line for each."""
+"""Notes on the traces and captions of a scenario, one line each."""
 
 import os
 from collections import Counter
@@ -11,7 +11,7 @@ from simulator.experiment.schema.workload import TraceArrivals
 
 
 def trace_notes(scenarios: Iterable[Scenario]) -> list[str]:
-    """A line for every trace file that the scenarios follow: its format, and the assumptions of its reader."""
+    """Return one line per trace: its files, format and the assumptions of its reader."""
     found: dict[str, None] = {}
     for scenario in scenarios:
         for path in scenario.paths.values():
@@ -28,7 +28,7 @@ def trace_notes(scenarios: Iterable[Scenario]) -> list[str]:
 
 
 def repeated_captions(scenarios: Iterable[Scenario]) -> list[str]:
-    """A line for every list or file of captions in which some stand again, as in a table with a row a question."""
+    """Return one line per list or file of captions with repetitions, such as a table with one row per question."""
     notes = []
     for captions in dict.fromkeys(one.prompts.captions for one in scenarios if isinstance(one.prompts, PromptList)):
         counts = Counter(captions)

@@ -1,4 +1,4 @@
-"""The axes of a sweep: the settings that they name, and the values that those take."""
+"""The axes of a sweep: the settings that they name, and their values."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,14 +20,15 @@ Values = tuple[Any, ...]
 
 
 def axis_place(scenario: Scenario, path: str) -> Place:
-    """The place of the setting that an axis of the sweep names."""
+    """Return the place of the setting that an axis of the sweep names."""
     return method_place(scenario, path, ScenarioError) if path.startswith("methods.") else tuple(path.split("."))
 
 
 def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
-    """The scenario with the values of its sweep as the settings read them; ranges and random points are written out.
+    """Return the scenario with validated values of its sweep. Ranges with steps and random points become lists of values.
 
-    Raises ScenarioError where an axis names no setting, or the setting does not take one of its values.
+    Raises:
+        ScenarioError: An axis names no setting, or has a value that the setting does not allow.
     """
     sweep = scenario.sweep
     if not sweep.axes:
@@ -57,11 +58,11 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
                 if value in read[:index] and not isinstance(axis, Range):
                     where = source.where((*at, index))
                     raise ScenarioError(f"{where}: sweep.{path} holds {written(values[index])} twice")
-            read = tuple(dict.fromkeys(read))  # a range of whole numbers may hold one twice
+            read = tuple(dict.fromkeys(read))  # rounding to whole numbers may give a value twice
         axes[path] = axis if ends else read
     if sweep.tune is not None:
         _check_tune(sweep, source)
-    written_out = sweep.model_copy()  # which takes no extra fields, and axes are extra fields
+    written_out = sweep.model_copy()  # model_copy cannot update extra fields, which axes are
     object.__setattr__(written_out, "__pydantic_extra__", axes)
     _check_zip(written_out, source)
     if sweep.random is not None:
@@ -81,7 +82,7 @@ def _read(
     source: ScenarioSource,
     ranged: bool,
 ) -> Values:
-    """The values as the setting reads them. ranged: numbers of a range, rounded where the setting takes whole ones."""
+    """Return the values as validated by the setting. ranged: the values are of a range, and are rounded for whole-number settings."""
     read = []
     for index, value in enumerate(values):
         try:
@@ -89,12 +90,12 @@ def _read(
         except ValidationError as error:
             where, message = explain(error.errors()[0])
             subject = f"sweep.{path}"
-            if where != place:  # two settings that do not go together
+            if where != place:  # invalid in combination with another setting
                 subject = f"sweep.{path} {written(value)}: {dotted(where)}"
             elif "got " not in message:
                 message = f"{message}, got {found_text(value)}"
             raise ScenarioError(f"{source.where(('sweep', path, index))}: {subject} {message}") from None
-        if isinstance(taken, dict):  # the figures of a file, which no cell of a table holds
+        if isinstance(taken, dict):  # figures of a file, which do not fit a cell of a table
             raise ScenarioError(
                 f"{source.where(('sweep', path, index))}: sweep.{path} takes names, got {found_text(value)}, a file of figures; run the "
                 f"scenario once for each file (--set {path}=FILE --out FOLDER) and compare the folders: ciar-sim report FOLDER FOLDER"
@@ -106,17 +107,17 @@ def _read(
 def read_value(
     whole: Mapping[str, Any], place: Place, value: Any, ranged: bool, context: dict[str, Any] | None = None
 ) -> Any:
-    """A value as the setting at a place reads it.
+    """Return a value as validated by the setting at a place.
 
     Args:
         whole: The scenario without its sweep, as plain data.
         place: The setting.
-        value: The value; a float of a range is rounded where the setting takes whole numbers only.
-        ranged: Whether it comes from a range.
-        context: For validators.
+        value: The value; a float of a range is rounded if the setting takes whole numbers only.
+        ranged: Whether the value is of a range.
+        context: Validation context.
 
     Raises:
-        ValidationError: The setting does not take it.
+        ValidationError: The setting does not allow the value.
     """
     try:
         return value_at(Scenario.model_validate(put(whole, place, value), context=context), place)
@@ -153,7 +154,7 @@ def _check_zip(sweep: Sweep, source: ScenarioSource) -> None:
 
 
 def _random(scenario: Scenario, whole: Mapping[str, Any], sweep: Sweep, targets: Mapping[Place, str]) -> Sweep:
-    """The sweep with its random points written out, as axes that move together."""
+    """Return the sweep with its random points as zipped axes."""
     assert sweep.random is not None
     place_of = {path: place for place, path in targets.items()}
     groups = grouped(sweep)
@@ -174,7 +175,7 @@ def _random(scenario: Scenario, whole: Mapping[str, Any], sweep: Sweep, targets:
 
 
 def grouped(sweep: Sweep) -> list[tuple[str, ...]]:
-    """The paths of the sweep that move together, each once, in order; a path that moves alone is a group of its own."""
+    """Return the groups of zipped paths in order. A path that is not zipped is a group of its own."""
     found: dict[tuple[str, ...], None] = {}
     for path in sweep.axes:
         found[next((group for group in sweep.zip if path in group), (path,))] = None
@@ -182,7 +183,7 @@ def grouped(sweep: Sweep) -> list[tuple[str, ...]]:
 
 
 def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Callable[[str], ScenarioError]) -> Place:
-    """The place of a setting that may be swept."""
+    """Return the place of a setting. Raises the error of `fail` if it cannot be swept."""
     place: Place = tuple(path.split("."))
     if place[0] in FIXED:
         raise fail("cannot be swept")
@@ -217,7 +218,7 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
 
 
 def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]) -> Place:
-    """The place of `methods.<label or unique name>.<setting>`."""
+    """Return the place of `methods.<label or unique name>.<setting>`. Raises the error of `fail` if there is none."""
     middle, _, setting = path.removeprefix("methods.").rpartition(".")
     labels = [entry.label for entry in scenario.methods]
     names = [entry.name for entry in scenario.methods]
@@ -239,7 +240,7 @@ def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]
 
 
 def put(data: Any, place: Place, value: Any) -> Any:
-    """A copy of nested data with one value replaced; all other parts are shared with the original."""
+    """Return a copy of nested data with one value replaced. All other parts are shared with the original."""
     if not place:
         return value
     copy = list(data) if isinstance(data, list | tuple) else dict(data)
@@ -248,7 +249,7 @@ def put(data: Any, place: Place, value: Any) -> Any:
 
 
 def value_at(scenario: Scenario, place: Place) -> Any:
-    """The value at a place, as plain data."""
+    """Return the value at a place as plain data."""
     node: Any = scenario
     for key in place:
         parts: Any = _fields_by_key(node) if isinstance(node, BaseModel) else node

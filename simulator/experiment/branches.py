@@ -1,4 +1,4 @@
-"""Recordings of sessions that gave a reply up, and the distinct images of a case."""
+"""Branches (recordings of sessions that gave up a reply), and the distinct images of a case."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,17 @@ from simulator.engine.fallback import calls_sent, steps_until
 from simulator.pricing.program import STEP_FIRST, STEP_SECONDS, SessionProgram, down_bytes
 from simulator.protocol.recording import AWAIT, DEVICE, FROM_FALLBACK, Recording
 
-Branches = dict[tuple[int, int], Recording]  # by prompt and the call whose reply was given up
+Branches = dict[tuple[int, int], Recording]  # by prompt and by the call whose reply was given up
 
 
 def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> SessionProgram:
-    """The session `whole` until it stops waiting for `call`, and from there on as `branch`, which was recorded with that outcome.
+    """Return the program that follows `whole` until it gives up `call`, and then `branch`, which was recorded with that outcome.
 
-    Until then both did the same, but for tokens that floating point decides otherwise in other company; what was replayed until then
-    stays as it was. Raises RecordingError where the branch needs the cloud again.
+    Both agree until then, except for tokens that rounding in another batch decides differently. The steps before are those of `whole`,
+    since they have already been replayed.
+
+    Raises:
+        RecordingError: The branch calls the cloud again.
     """
     cut, other = steps_until(whole, call), steps_until(branch, call)
     rest = branch.steps[other:]
@@ -27,7 +30,7 @@ def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> Sessi
     before = whole.steps[:cut]
     if any(step[STEP_FIRST] >= 0.0 for step in before):
         rest = tuple((seconds, -1.0, send, wait) for seconds, _, send, wait in rest)
-    # Made ahead of the await, decided by its outcome.
+    # The first token, computed before the await but decided by its outcome.
     elif any(step[STEP_FIRST] >= 0.0 for step in branch.steps[:other]):
         rest = ((rest[0][0], 0.0, -1, -1), *rest[1:]) if rest else ((0.0, 0.0, -1, -1),)
     calls = whole.calls[: calls_sent(before)]
@@ -44,7 +47,7 @@ def abandoned(whole: SessionProgram, branch: SessionProgram, call: int) -> Sessi
 
 
 def common_prefix(whole: Recording, branch: Recording, call: int) -> bool:
-    """Whether both devices did the same until they awaited `call`."""
+    """Return whether both devices performed the same operations until they awaited `call`."""
     ops = [recording.ops[recording.ops["side"] == DEVICE] for recording in (whole, branch)]
     ends = [int(np.flatnonzero((rows["kind"] == AWAIT) & (rows["call"] == call))[0]) + 1 for rows in ops]
     return np.array_equal(ops[0][: ends[0]], ops[1][: ends[1]])
@@ -52,12 +55,12 @@ def common_prefix(whole: Recording, branch: Recording, call: int) -> bool:
 
 @dataclass(frozen=True)
 class Images:
-    """The distinct images of a case: of every prompt its own, and those that fallbacks made of it.
+    """The distinct images of a case: one per prompt without a fallback, and one per branch.
 
     Attributes:
-        recordings: Of each image.
-        prompts: Of each image.
-        of_request: int [n], the image that each request got.
+        recordings: Recording of each image.
+        prompts: Prompt of each image.
+        of_request: int [n], the image of each request.
     """
 
     recordings: list[Recording]
@@ -65,7 +68,7 @@ class Images:
     of_request: np.ndarray
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Columns of requests: image, fallback_pct, fallback_cloud_nll_cost (see results.COLUMNS)."""
+        """Return columns of requests: image, fallback_pct, fallback_cloud_nll_cost (see results.COLUMNS)."""
         share = [100.0 * float(np.mean(recording.decided_by == FROM_FALLBACK)) for recording in self.recordings]
         nll = [float(recording.nll.mean(dtype=np.float64)) for recording in self.recordings]
         cost = [math.nan if image == prompt else nll[image] - nll[prompt] for image, prompt in enumerate(self.prompts)]
@@ -82,13 +85,13 @@ def images_of(
     whole: Sequence[Recording],
     branches: Mapping[tuple[int, int], Recording],
 ) -> Images:
-    """The images that requests got.
+    """Return the images of the requests.
 
     Args:
         prompt: int [n], the prompt of each request.
-        timed_out_call: int [n], the call whose reply each one gave up, -1 for none.
+        timed_out_call: int [n], the call whose reply each request gave up, -1 for none.
         whole: Recordings of the prompts.
-        branches: Recordings by prompt and call given up; those that no request got are left out.
+        branches: Branches by prompt and call; those that no request has are not used.
     """
     places = sorted(set(zip(prompt.tolist(), timed_out_call.tolist(), strict=True)))
     broken = [place for place in places if place[1] >= 0]

@@ -1,11 +1,11 @@
-"""Finds the setting that leads to a wanted rate of cloud calls, on prompts of its own (`threshold: {call_pct: 30}`).
+"""Calibration: find the setting that gives a target rate of cloud calls, on separate prompts (`threshold: {call_pct: 30}`).
 
-Every token decided here or there changes all later tokens and their scores, so the rate at a threshold is known only by recording
-sessions at it. The scores seen on the way tell where to look next.
+Each decision between device and cloud changes all later tokens and their scores. The rate at a threshold is therefore known only after
+sessions have been recorded at that threshold. The recorded scores suggest the next threshold to try.
 
-Where each image keeps to a share (`even`, or a budget that is given) nothing is searched: the share follows from the rate, and the
-scores of a few sessions say what the first tokens are compared with. Else the search goes on a few prompts until the rate is near
-enough for so few, and ends on all of them.
+There is no search if every image keeps to a share of calls (mode `even`, or a given budget). The share follows from the rate, and a few
+sessions give the threshold for the first tokens of an image. All other modes search on a few prompts until the error is within the
+standard error, and then on all prompts.
 """
 
 import math
@@ -19,28 +19,28 @@ from simulator.core.errors import ScenarioError
 from simulator.protocol.recording import SCORES, Recording
 from simulator.protocol.thresholds import WARM_UP
 
-# Percentage points at which a search ends; what one token decides, decides later ones, so rates jump.
+# A search ends at this error, in percentage points. One token changes all later ones, so rates are not continuous in the threshold.
 TOLERANCE_PCT = 0.5
-WORST_PCT = 5.0  # a rate further off than this is refused
+WORST_PCT = 5.0  # a larger error is refused
 ROUNDS = 8
 NEVER = 1e30  # a threshold that no score reaches; finite, so that it can follow the scores
-START_PROMPTS, FEW_PROMPTS, PROMPTS = 8, 16, 64  # for a start alone, for the way, for the end
+START_PROMPTS, FEW_PROMPTS, PROMPTS = 8, 16, 64  # without a search, during a search, at its end
 
 Mode = Literal["const", "ema", "running", "budget", "even", "own"]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a calibration is to find.
+    """The target of a calibration.
 
     Attributes:
         who: The method, for messages.
-        mode: How its threshold changes over an image; "own": a threshold of another package's rule.
-        call_pct: Wanted cloud calls in percent; None: what `budget` leads to.
-        prefix_share: Share of tokens that the cloud makes whatever the threshold.
-        budget: Given share of scored tokens for the cloud.
-        prompts: Captions; None: the default for the mode.
-        values: What decides in place of a session's scores where a constant threshold would compare these with itself.
+        mode: How its threshold changes over an image; "own": the threshold of a method from another package.
+        call_pct: Target of cloud calls in percent; None: the result of `budget`.
+        prefix_share: Share of tokens that the cloud decides as prefix, at any threshold.
+        budget: Given share of scored tokens for the cloud, or None.
+        prompts: Number of captions; None: the default for the mode.
+        values: Maps the scores of a session to the values that a constant threshold of the mode is compared with.
     """
 
     who: str
@@ -53,24 +53,24 @@ class Asked:
 
     @property
     def searched(self) -> bool:
-        """Whether sessions must show what a setting leads to."""
+        """Whether the setting must be searched for by recording sessions."""
         return self.mode != "even" and self.budget is None
 
     @property
     def most_prompts(self) -> int:
-        """Captions that the calibration may use."""
+        """Largest number of captions that the calibration uses."""
         return self.prompts or (PROMPTS if self.searched else START_PROMPTS)
 
     @property
     def share(self) -> float:
-        """Wanted share of the scored tokens for the cloud, where no position is decided twice."""
+        """Target share of the scored tokens for the cloud, assuming that no position is decided twice."""
         if self.budget is not None:
             return self.budget
         assert self.call_pct is not None
         return float(f"{(self.call_pct / 100.0 - self.prefix_share) / (1.0 - self.prefix_share):.6g}")
 
     def check(self) -> None:
-        """Raises ScenarioError where the prefix alone takes more calls."""
+        """Raise ScenarioError if the prefix alone has more calls than the target."""
         prefix_pct = 100.0 * self.prefix_share
         if self.call_pct is not None and self.call_pct < prefix_pct:
             raise ScenarioError(
@@ -79,7 +79,7 @@ class Asked:
 
 
 class Trial(NamedTuple):
-    """Settings to record the first `prompts` captions with."""
+    """Settings, and the number of captions to record with them."""
 
     settings: dict[str, Any]
     prompts: int
@@ -87,14 +87,14 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration found.
+    """Result of a calibration.
 
     Attributes:
-        settings: The settings.
-        call_pct: Mean cloud calls of the calibration prompts, percent.
-        call_pct_se: Its standard error over them; NaN for one.
-        prompts: Their number.
-        rounds: Settings tried.
+        settings: The settings found.
+        call_pct: Mean cloud calls on the calibration prompts, in percent.
+        call_pct_se: Standard error of call_pct over these prompts; NaN for one prompt.
+        prompts: Number of these prompts.
+        rounds: Number of settings tried.
     """
 
     settings: dict[str, Any]
@@ -105,12 +105,12 @@ class Calibrated:
 
 
 def calibrate(asked: Asked) -> Generator[Trial, Sequence[Recording], Calibrated]:
-    """Yields settings to try, takes the sessions at each, and returns those nearest to the wanted rate.
+    """Yield settings to try, receive the sessions recorded with them, and return the settings closest to the target.
 
-    A generator, so that whoever drives several of them can record all their sessions of a round together.
+    It is a generator so that the caller can run several calibrations and record all sessions of a round together.
 
     Raises:
-        ScenarioError: The prefix alone takes more calls, or nothing tried comes within WORST_PCT.
+        ScenarioError: The prefix alone has more calls than the target, or no setting tried is within WORST_PCT of it.
     """
     asked.check()
     share, most = asked.share, asked.most_prompts
@@ -123,12 +123,12 @@ def calibrate(asked: Asked) -> Generator[Trial, Sequence[Recording], Calibrated]
 
 
 def _search(asked: Asked, seen: Sequence[Recording], few: int) -> Generator[Trial, Sequence[Recording], Calibrated]:
-    """Searches a level: the threshold, or for `budget` one minus the share; the higher it is, the fewer calls."""
+    """Search for a level: the threshold, or for mode `budget` 1 - share. A higher level gives fewer calls."""
     assert asked.call_pct is not None
     target, share, most, by_share = asked.call_pct, asked.share, asked.most_prompts, asked.mode == "budget"
     start = _start(seen, share)
     level = _short(1.0 - share if by_share else _quantile(asked, seen, share))
-    tried: list[tuple[float, Calibrated]] = []  # on as many prompts as now
+    tried: list[tuple[float, Calibrated]] = []  # with the current number of prompts
     count = few
     for rounds in range(2, ROUNDS + 2):
         settings: dict[str, Any] = {} if asked.mode == "own" else {"threshold_mode": asked.mode}
@@ -139,7 +139,7 @@ def _search(asked: Asked, seen: Sequence[Recording], few: int) -> Generator[Tria
         off, error = abs(best.call_pct - target), best.call_pct_se
         following = None if off <= TOLERANCE_PCT else _next(asked, tried, seen)
         if count < most and (following is None or off <= error) and not error <= TOLERANCE_PCT / 2:
-            tried, count = [], most  # it is as near as so few prompts can tell
+            tried, count = [], most  # the error is within what so few prompts can resolve
         elif following is None or any(following == known for known, _ in tried):
             break
         else:
@@ -153,18 +153,18 @@ def _search(asked: Asked, seen: Sequence[Recording], few: int) -> Generator[Tria
 
 
 def _next(asked: Asked, tried: list[tuple[float, Calibrated]], seen: Sequence[Recording]) -> float | None:
-    """The level to try after the last one; None where what was tried leaves none."""
+    """Return the next level to try, or None if there is none left."""
     assert asked.call_pct is not None
     target = asked.call_pct
     level, last = tried[-1]
-    low = max(((at, one.call_pct) for at, one in tried if one.call_pct > target), default=None)  # asks too often
+    low = max(((at, one.call_pct) for at, one in tried if one.call_pct > target), default=None)  # too many calls
     high = min(((at, one.call_pct) for at, one in tried if one.call_pct <= target), default=None)
     if low is not None and high is not None:
         if low[0] >= high[0]:
-            return None  # the rate does not fall from here on
+            return None  # the rate does not fall with the level here
         part = (low[1] - target) / (low[1] - high[1])
         if len(tried) > 1 and (tried[-2][1].call_pct > target) == (last.call_pct > target):
-            part = 0.5  # twice on one side: the line between the ends is bent
+            part = 0.5  # bisect: linear interpolation missed on the same side twice
         return _short(low[0] + (high[0] - low[0]) * min(max(part, 0.1), 0.9))
     prefix_pct = 100.0 * asked.prefix_share
     more = (target - prefix_pct) / (last.call_pct - prefix_pct) if last.call_pct > prefix_pct else 2.0
@@ -174,13 +174,13 @@ def _next(asked: Asked, tried: list[tuple[float, Calibrated]], seen: Sequence[Re
         values = _values(asked, seen)
         guess = _quantile(asked, seen, float(np.mean(values >= level)) * more if len(values) else math.nan)
     rising = last.call_pct > target
-    if not (guess > level if rising else guess < level):  # the scores do not say; nor does a method that records none
+    if not (guess > level if rising else guess < level):  # no guess from scores, which a method may not record
         guess = level / 4.0 if not rising else (1.0 + level) / 2.0 if asked.mode == "budget" else 4.0 * level
     return _short(guess)
 
 
 def _gates(session: Recording) -> np.ndarray:
-    """The scores of a session's positions that have one, in order; float [n]."""
+    """Return float [n], the gate scores of a session in order, without positions that have none."""
     scores = session.scores[:, SCORES.index("gate")]
     found: np.ndarray = scores[~np.isnan(scores)]
     return found
@@ -191,7 +191,7 @@ def _values(asked: Asked, seen: Sequence[Recording]) -> np.ndarray:
 
 
 def _quantile(asked: Asked, seen: Sequence[Recording], share: float) -> float:
-    """The threshold that this share of the sessions' scores is at or above; 1 where they have none."""
+    """Return the threshold that a share of the sessions' values reaches; 1 if there are no values."""
     values = _values(asked, seen)
     if not len(values) or math.isnan(share):
         return 1.0
@@ -199,13 +199,13 @@ def _quantile(asked: Asked, seen: Sequence[Recording], share: float) -> float:
 
 
 def _start(seen: Sequence[Recording], share: float) -> float:
-    """The same of the first scores of each session, which are compared before an image has scores of its own."""
+    """Return the threshold for the first `WARM_UP` scores of an image: the quantile of the first scores of all sessions."""
     first = np.concatenate([_gates(session)[:WARM_UP] for session in seen])
     return _short(float(np.quantile(first, 1.0 - share))) if len(first) else 0.0
 
 
 def _short(value: float) -> float:
-    """To four digits, as it is written in a scenario."""
+    """Round to four significant digits, for the scenario in the run folder."""
     return float(f"{value:.4g}")
 
 

@@ -37,11 +37,11 @@ class PricedKind:
 
     Attributes:
         programs: One per prompt.
-        device: Compute costs.
-        abandoned: Programs of sessions that gave a reply up, by (prompt, call).
+        device: Compute costs of the device.
+        abandoned: Programs of sessions that gave up a reply, by (prompt, call).
         cloud: Compute costs of the cloud that serves it.
-        companion: Those of the device's model in the cloud, None where it does not run there.
-        keys: The choice of models and hardware that these are of, and that of the companion.
+        companion: Compute costs of the device's model in the cloud; None if it does not run there.
+        keys: Choice of models and hardware of these costs, and that of the companion.
     """
 
     programs: Sequence[SessionProgram]
@@ -53,7 +53,7 @@ class PricedKind:
 
     @property
     def extrapolated(self) -> frozenset[str]:
-        """As in `SimulatedCase`: what of the cloud's times lay outside what was measured, since `forget`."""
+        """As in `SimulatedCase`, for cloud times requested since `forget`."""
         told = [f"cloud {self.keys[0]}"] if self.cloud.extrapolated else []
         if self.companion is not None and self.companion.extrapolated:
             told.append(f"device {self.keys[-1]}")
@@ -62,11 +62,11 @@ class PricedKind:
 
 @dataclass(frozen=True)
 class Priced:
-    """The sessions of a case with their times: what cases that differ in network and load share.
+    """The priced sessions of a case, shared by cases that differ only in network and load.
 
     Attributes:
-        kinds: By kind of device.
-        extrapolated: As in `SimulatedCase`, of the times of the sessions alone.
+        kinds: Priced sessions by kind of device.
+        extrapolated: As in `SimulatedCase`, for the times in the programs only.
     """
 
     kinds: Sequence[PricedKind]
@@ -74,7 +74,7 @@ class Priced:
 
 
 def fleet_parts(scenario: Scenario, priced: Priced) -> list[FleetPart]:
-    """The kinds of devices of a case with their links and programs."""
+    """Return the kinds of devices of a case with their links and programs."""
     places = {tier: number for number, tier in enumerate(scenario.servings)}
     described = zip(
         kinds_of(scenario),
@@ -102,19 +102,23 @@ def fleet_parts(scenario: Scenario, priced: Priced) -> list[FleetPart]:
 
 
 def kinds_by_tier(scenario: Scenario, priced: Priced) -> list[list[PricedKind]]:
-    """The kinds of devices that each cloud serves, in the order of `Scenario.servings`."""
+    """Return the kinds of devices that each cloud serves, in the order of `Scenario.servings`."""
     served = list(zip(scenario.tiers, priced.kinds, strict=True))
     return [[kind for own, kind in served if own == tier] for tier in scenario.servings]
 
 
 def cloud_tiers(scenario: Scenario, priced: Priced, kv_tokens: Sequence[float]) -> list[CloudTier]:
-    """The clouds of a case. kv_tokens: KV positions that fit a replica of each."""
+    """Return the clouds of a case. kv_tokens: KV positions that fit a replica of each cloud."""
     clouds = zip(scenario.servings.values(), kinds_by_tier(scenario, priced), kv_tokens, strict=True)
     return [cloud_tier(serving, scenario.seed, own[0].cloud, kv, own[0].companion) for serving, own, kv in clouds]
 
 
 class CostTable:
-    """Compute times by the `compute` section of each kind of device, and the programs priced with them, each made once."""
+    """Compute times for the `compute` section of each kind of device, and the programs priced with them. Both are cached.
+
+    Raises:
+        ComputeError: A profile is of a pair with other weights.
+    """
 
     def __init__(self, manifest: PairManifest, cases: Sequence[Case], profile: Callable[[], Profile]) -> None:
         self.shapes = pair_shapes(cases[0].scenario.pair)
@@ -134,13 +138,13 @@ class CostTable:
                         f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
                         f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
                     )
-        # By the recording's id, which is its own for as long as the recording is held here.
+        # Keyed by id(recording), which stays unique because the value references the recording.
         self._programs: dict[tuple[str, str, int], tuple[Recording, SessionProgram, frozenset[str]]] = {}
         self._fingerprints: dict[str, str] = {}
 
     @staticmethod
     def _key(choice: Compute) -> str:
-        """Models and hardware of both sides as text, which also names the entry in provenance.json."""
+        """Return models and hardware of both sides as text, the name of the entry in provenance.json."""
         sides = (
             f"{side.model} on {side.hardware}{''.join(f', {more}' for more in (side.runtime, side.profile) if more)}"
             for side in (choice.device, choice.cloud)
@@ -148,7 +152,7 @@ class CostTable:
         return "device {}; cloud {}".format(*sides)
 
     def fingerprint(self, case: Case) -> str:
-        """Text that is equal for equal compute times of a case."""
+        """Return text that is equal for cases with equal compute times."""
         choices = computes_of(case.scenario)
         if case.scenario.placement == "cloud":
             choices += [colocated_compute(choice) for choice in choices]
@@ -161,16 +165,16 @@ class CostTable:
         return self._fingerprints[key]
 
     def keys(self, case: Case) -> list[str]:
-        """The choice of each kind of device of a case."""
+        """Return the key of the compute choice of each kind of device."""
         return [self._key(choice) for choice in computes_of(case.scenario)]
 
     def priced(self, case: Case, recordings: Sequence[Recording], branches: Branches) -> Priced:
-        """The sessions of a case with their times.
+        """Price the sessions of a case.
 
         Args:
             case: The case.
-            recordings: Of each prompt.
-            branches: Of sessions that gave up a reply.
+            recordings: Recording of each prompt.
+            branches: Recordings of sessions that gave up a reply.
         """
         kinds = []
         extrapolated: frozenset[str] = frozenset()
@@ -192,7 +196,7 @@ class CostTable:
         return Priced(kinds, extrapolated)
 
     def _compiled(self, key: str, placement: str, recording: Recording) -> tuple[SessionProgram, frozenset[str]]:
-        """The program, and which of its times were extrapolated."""
+        """Return the program, and which of its times were extrapolated."""
         name = (key, placement, id(recording))
         if name not in self._programs:
             device, cloud, pricing = self.costs[key]
@@ -212,10 +216,10 @@ class CostTable:
         return program, extrapolated
 
     def kv_tokens(self, case: Case, priced: Priced) -> tuple[float, ...]:
-        """Number of KV positions that fit a replica of each cloud, in the order of `Scenario.servings`.
+        """Return the number of KV positions that fit a replica of each cloud, in the order of `Scenario.servings`.
 
         Raises:
-            ScenarioError: Fewer fit than one session needs.
+            ScenarioError: A replica has fewer positions than one session needs.
         """
         scenario = case.scenario
         sides = dict(zip(scenario.tiers, (choice.cloud for choice in computes_of(scenario)), strict=True))
@@ -231,7 +235,7 @@ class CostTable:
         if memory_gb is None:
             return math.inf
         shape = self.shapes.cloud if side.model == "pair" else shape_of(side.model)
-        # Measured passes keep float32.
+        # Passes measured on this machine use float32, twice the bytes of half precision.
         position_bytes = shape.kv_bytes_per_position * (2 if side.hardware == "local" else 1)
         if needed * position_bytes > memory_gb * 1e9:
             at = ("cloud", *(() if tier is None else ("tiers", tier)), "kv_memory_gb")
@@ -244,6 +248,6 @@ class CostTable:
 
 
 def forget(costs: Costs | None) -> None:
-    """Measured times count as not extrapolated until they are asked again."""
+    """Reset the flag that measured times were extrapolated."""
     if isinstance(costs, MeasuredCosts):
         costs.extrapolated = False

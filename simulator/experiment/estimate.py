@@ -1,4 +1,4 @@
-"""The size of a run, estimated before anything is recorded: what cannot fit this machine's memory is refused."""
+"""Estimate of a run's memory before recording. A run that cannot fit this machine's memory is refused."""
 
 import os
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from simulator.experiment.schema.workload import (
     TraceArrivals,
 )
 
-# Bytes of each, measured with tracemalloc and rounded down: an estimate that is too low lets a run try.
-REQUEST_BYTES = 1500  # its columns while simulated and while the tables are built
+# Measured with tracemalloc and rounded down: if an estimate is too low, the run is attempted.
+REQUEST_BYTES = 1500  # columns of a request during the simulation and while tables are built
 DEVICE_BYTES = 7000  # with plain links
-THINKING_BYTES = 4000  # of a device of a closed loop, in addition: its two random streams
+THINKING_BYTES = 4000  # two random streams that a device of a closed loop has in addition
 REPLICA_BYTES = 1200
 BURST_BYTES = 100
 TURN_BYTES = 70  # of cross traffic with pauses
-LEAST_LATENCY_S = 0.1  # between two requests of a device of a closed loop, beside its thinking
+LEAST_LATENCY_S = 0.1  # assumed latency of a request in a closed loop
 
 
 @dataclass(frozen=True)
 class Size:
-    """Expected numbers of what a case keeps in memory."""
+    """Expected number of objects that a case keeps in memory."""
 
     requests: float = 0.0
     devices: float = 0.0
@@ -42,14 +42,14 @@ class Size:
 
     @property
     def state_bytes(self) -> float:
-        """Memory while the case is simulated, without its requests."""
+        """Memory in bytes during the simulation, without requests."""
         devices_bytes = DEVICE_BYTES * self.devices + THINKING_BYTES * self.thinking
         others_bytes = REPLICA_BYTES * self.replicas + BURST_BYTES * self.bursts + TURN_BYTES * self.turns
         return devices_bytes + others_bytes
 
 
 def size_of(scenario: Scenario) -> Size:
-    """Expected size of one case; of arrivals in a file the exact number of requests."""
+    """Return the expected size of one case. For arrivals from a file the number of requests is exact."""
     workload = scenario.workload
     replicas = float(sum(serving.replicas for serving in scenario.servings.values()))
     if not isinstance(workload, FleetWorkload):
@@ -71,7 +71,7 @@ def size_of(scenario: Scenario) -> Size:
 
 
 def _turns(scenario: Scenario, workload: FleetWorkload, devices: float) -> float:
-    """Turns of cross traffic with pauses, which each device (or cell) keeps from the begin to its latest request."""
+    """Return the number of busy and quiet periods of cross traffic, which each device (or cell) keeps until its last request."""
     kinds = [(kind.share, kind.network or scenario.network) for kind in workload.fleet] or [(1.0, scenario.network)]
     turns = 0.0
     for share, network in kinds:
@@ -85,24 +85,25 @@ def _turns(scenario: Scenario, workload: FleetWorkload, devices: float) -> float
 
 
 def memory_bytes() -> float:
-    """Memory of this machine, or the limit of its container where that is lower."""
+    """Return the memory of this machine in bytes, or the limit of its container if that is lower."""
     found = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             found.append(float(Path(path).read_text()))
-        except (OSError, ValueError):  # no such limit, or the word for none
+        except (OSError, ValueError):  # no such file, or "max"
             continue
     return min(found)
 
 
 def check_size(cases: Sequence[Case], jobs: int = 1) -> None:
-    """Refuse a run that cannot fit this machine's memory, and arrivals of a file none of which comes before duration_s.
+    """Refuse a run that cannot fit this machine's memory, or a file of arrivals without one before duration_s.
 
     Args:
-        jobs: cases simulated at the same time.
+        cases: the cases of the run.
+        jobs: number of cases simulated at the same time.
 
     Raises:
-        ScenarioError: with the place of the setting that is to blame.
+        ScenarioError: with the place of the setting that causes it.
     """
     sizes = [size_of(case.scenario) for case in cases]
     for case, size in zip(cases, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""The kinds of devices of a case: compute, network and thermal throttling of each."""
+"""The kinds of devices of a case: their compute, networks and thermal throttling."""
 
 import math
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ from simulator.traces.trace import Direction, Trace
 
 
 def kinds_of(scenario: Scenario) -> Sequence[FleetKind | None]:
-    """The kinds of devices in the fleet; None stands for the only kind of a fleet without `fleet:`."""
+    """Return the kinds of devices in the fleet. None is the only kind of a workload without `fleet:`."""
     return scenario.workload.fleet or (None,)
 
 
 def computes_of(scenario: Scenario) -> list[Compute]:
-    """The `compute` section of each kind of device."""
+    """Return the `compute` section of each kind of device."""
     own = scenario.compute
 
     def of(kind: FleetKind | None, tier: str | None) -> Compute:
@@ -55,7 +55,7 @@ def computes_of(scenario: Scenario) -> list[Compute]:
 
 
 def _cloud_at(tier: Tier, own: CloudCompute) -> CloudCompute:
-    """The cloud's side of `compute` on the hardware of a tier."""
+    """Return the cloud's side of `compute` on the hardware of a tier."""
     if tier.hardware is None:
         return own if tier.runtime is None else own.model_copy(update={"runtime": tier.runtime})
     runtime = tier.runtime or own.runtime or "eager"
@@ -63,26 +63,26 @@ def _cloud_at(tier: Tier, own: CloudCompute) -> CloudCompute:
 
 
 def slos_of(scenario: Scenario) -> list[float]:
-    """The latency objective of each kind in seconds: its own, else the workload's; infinite without one."""
+    """Return the latency objective of each kind in seconds: its own, else the workload's; infinite without one."""
     common_s = scenario.workload.slo_s
     given = [kind.slo_s if kind and kind.slo_s is not None else common_s for kind in kinds_of(scenario)]
     return [math.inf if slo_s is None else slo_s for slo_s in given]
 
 
 def counts_of(scenario: Scenario) -> list[int]:
-    """Devices of each kind; the kinds are numbered one after another."""
+    """Return the number of devices of each kind. Devices are numbered kind after kind."""
     shares = [kind.share if kind else 1.0 for kind in kinds_of(scenario)]
     return list(device_counts(shares, scenario.workload.devices))
 
 
 def throttling_of(choice: Compute) -> Throttling | None:
-    """How devices throttle; None where they do not."""
+    """Return the thermal throttling of devices, or None."""
     given = choice.device.throttling
     return None if given is None else Throttling([(step.after_s, step.speed) for step in given.steps], given.cooling)
 
 
 def colocated_compute(choice: Compute) -> Compute:
-    """The `compute` section with the device's model on the cloud's hardware."""
+    """Return the `compute` section with the device's model on the cloud's hardware."""
     cloud = choice.cloud
     side = choice.device.model_copy(
         update={"hardware": cloud.hardware, "runtime": cloud.runtime, "profile": cloud.profile}
@@ -90,14 +90,14 @@ def colocated_compute(choice: Compute) -> Compute:
     return choice.model_copy(update={"device": side})
 
 
-# Length of the generated trace of a preset; every device starts somewhere else in it.
+# Duration of the generated trace of a preset. Every device starts at a different time in it.
 GENERATED_S = 6 * 3600.0
-# The same of rates with scheduling gaps, which take a thousand times as many steps.
+# Duration of rates with scheduling gaps, which have many more steps per second.
 GAPS_S = 2 * 3600.0
 
 
 def network_of(link: LinkFigures, seed: int) -> Network:
-    """The network as the engine takes it. seed: of generated traces."""
+    """Return the network in the form that the engine takes. seed: seed of generated traces."""
     radio = _radio_of(link)
     trace, own_rtt_s = _trace_of(link, seed)
 
@@ -156,7 +156,7 @@ def network_of(link: LinkFigures, seed: int) -> Network:
 
 
 def _trace_of(link: LinkFigures, seed: int) -> tuple[Trace, float]:
-    """What tells the link's figures over time, if anything, and the mean round trip in seconds that its delays contain."""
+    """Return the link's trace (empty without one), and the mean round trip in seconds that its delays contain."""
     if link.trace is not None:
         return link_trace(link.trace), 0.0
     if link.generated is None:
@@ -166,7 +166,7 @@ def _trace_of(link: LinkFigures, seed: int) -> tuple[Trace, float]:
 
 
 def _rate(link: LinkFigures, bps: float | None, told: Direction) -> float | Capacity:
-    """The rate of a direction: constant, constant but for outages, or as its trace tells."""
+    """Return the rate of a direction in bit/s: constant, constant with outages, or that of its trace."""
     if bps is not None:
         if link.outage_every_s is None or not link.outage_s:
             return bps
@@ -186,14 +186,14 @@ def _mean_bps(rate: float | Capacity) -> float:
 
 
 def _buffer_bytes(link: LinkFigures, rate: float | Capacity) -> float:
-    """The buffer before a wire of this rate; infinite for no limit."""
+    """Return the size of the buffer before a wire of this rate; infinite for no limit."""
     if link.buffer_s is not None:
         return 0.125 * link.buffer_s * _mean_bps(rate)
     return math.inf if link.buffer_bytes is None else link.buffer_bytes
 
 
 def _cross(flow: str | tuple[float, float] | None, rate_bps: float) -> Traffic | None:
-    """Cross traffic at a wire that carries so much on average; None for none."""
+    """Return the cross traffic at a wire with this mean rate, or None."""
     match flow:
         case None:
             return None
@@ -207,7 +207,7 @@ def _cross(flow: str | tuple[float, float] | None, rate_bps: float) -> Traffic |
 
 
 def _radio_of(link: LinkFigures) -> RadioFigures | None:
-    """The radio of the catalogue with the scheduling of the link's uplink; the latter alone where the link has no radio."""
+    """Return the radio of the catalogue with the link's uplink scheduling, one of them alone, or None if the link has neither."""
     if link.radio is None and link.uplink is None:
         return None
     sr_period_s, sr_grant_s, slot_s, configured_s = link.uplink or (0.0, 0.0, 0.0, 0.0)
@@ -234,7 +234,7 @@ def _radio_of(link: LinkFigures) -> RadioFigures | None:
 
 
 def _operators_of(link: LinkFigures, radio: RadioFigures | None) -> tuple[tuple[float, RadioFigures], ...]:
-    """The radio with the timers of each operator, and its share."""
+    """Return the share of each operator, and the radio with its timers."""
     found = []
     for share, *timers in link.operators:
         assert radio is not None, "operators without a radio"
@@ -246,6 +246,6 @@ def _operators_of(link: LinkFigures, radio: RadioFigures | None) -> tuple[tuple[
 
 @lru_cache(maxsize=8)
 def _capacities(gaps: Gaps, up_bps: float, down_bps: float, seed: int, duration_s: float) -> tuple[Capacity, Capacity]:
-    """Up and down; cases of a sweep share them, since they take a third of a second to make."""
+    """Generate the capacities up and down. They are cached for the cases of a sweep because generation takes a third of a second."""
     down, up = with_gaps(gaps, down_bps, up_bps, seed, duration_s)
     return Capacity(up.times_s, up.rate_bps, duration_s), Capacity(down.times_s, down.rate_bps, duration_s)

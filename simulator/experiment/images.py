@@ -1,4 +1,4 @@
-"""The images of a run: their quality, and those that are kept in the run folder."""
+"""The images of a run: their quality, and the ones stored in the run folder."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,30 @@ from simulator.protocol.recording import FROM_DEVICE, SCORES, Recording
 from simulator.results.folder import RunImage
 from simulator.results.tables import CaseRecords, OfSet
 
-KEPT_PROMPTS = 4  # prompts whose images are kept in the run folder
+KEPT_PROMPTS = 4  # prompts whose images are stored in the run folder
 
 
 class ImageScorer(Protocol):
-    """Scores images. It is handed in: this package holds no models."""
+    """Scores images. The caller provides it, since this package contains no models."""
 
     def __call__(
         self, recordings: Sequence[Recording], captions: Sequence[str]
     ) -> tuple[Mapping[str, np.ndarray], OfSet]:
-        """Quality columns with an entry per image, and the quality of the set of images at given indices."""
+        """Return quality columns with one value per image, and a function for the quality of a set of images, given by indices."""
         ...
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Versions and settings behind its numbers."""
+        """Versions and settings that determine the scores."""
         ...
 
 
 def score_cases(
     simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], scorer: ImageScorer | None
 ) -> list[CaseRecords]:
-    """The records of every case with the quality of its images; without a scorer the columns it would give are missing."""
+    """Return the records of every case with the quality of its images. Without a scorer its columns are missing."""
     records = []
-    # Cases that differ in network and load alone have the same images.
+    # Cases that differ only in network and load have the same images.
     known: dict[tuple[object, ...], tuple[Mapping[str, np.ndarray], OfSet]] = {}
     for case, result, branches in simulated:
         of_prompts = [recordings[key] for key in plan.of_case[case.index]]
@@ -81,7 +81,7 @@ def score_cases(
 
 
 def _settings(settings: MethodSettings) -> dict[str, float]:
-    """What a method compares its scores with (see results.COLUMNS)."""
+    """Return the threshold and budget of a method, if it has them (see results.COLUMNS)."""
     if isinstance(settings, RandomSettings):
         return {"threshold": 1.0 - settings.upload_rate}
     if isinstance(settings, ThresholdSettings) and settings.mode in settings.modes["budget"]:
@@ -91,7 +91,7 @@ def _settings(settings: MethodSettings) -> dict[str, float]:
 
 
 def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recording]) -> dict[str, np.ndarray]:
-    """Quality per distinct image: cloud_nll (nats per token), cloud_greedy_pct and base_greedy_pct (see results.COLUMNS)."""
+    """Return the quality per distinct image: cloud_nll (nats per token), cloud_greedy_pct, base_greedy_pct (see results.COLUMNS)."""
     return {
         "image": np.arange(len(recordings)),
         "cloud_nll": np.array([float(r.nll.mean(dtype=np.float64)) for r in recordings]),
@@ -101,18 +101,18 @@ def quality_columns(recordings: Sequence[Recording], reference: Sequence[Recordi
 
 
 def _equal_pct(recording: Recording, tokens: np.ndarray) -> float:
-    """Share of an image's tokens that equal these, in percent; NaN where no model made them."""
+    """Return the share of a recording's tokens that equal these, in percent; NaN for a statistical session."""
     return math.nan if "statistical" in recording.meta else 100.0 * float(np.mean(recording.tokens == tokens))
 
 
-# What swept paths begin with that change images; networks, clouds and loads do not.
+# Prefixes of swept paths that change images; networks, clouds and loads do not.
 CHANGE_IMAGES = ("methods.", "decoding.", "prompts.", "seed")
 
 
 def kept_images(
     simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], grid: int
 ) -> list[RunImage]:
-    """Images of the first prompts, once per distinct set of recordings; for CIAR with the scores and who decided each token."""
+    """Return the images of the first prompts, once per distinct set of recordings. CIAR's have maps of scores and of deciding sides."""
     images: list[RunImage] = []
     seen: set[tuple[str, ...]] = set()
     for case, _, _ in simulated:

@@ -1,4 +1,4 @@
-"""The inputs of one simulated case: arrivals, cloud rules, fleet."""
+"""Simulation of one case: its arrivals, cloud rules and fleet as inputs of the engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ from simulator.pricing.costs import Costs
 from simulator.pricing.own import device_memory
 from simulator.pricing.roofline import RooflineCosts
 
-QUEUE_SAMPLES = 240  # looks at the cloud per duration_s of a fleet
-TIMELINE_SESSIONS = 2  # requests per case whose spans are kept, if nothing else is asked for
+QUEUE_SAMPLES = 240  # samples of the cloud's state per duration_s of a fleet
+TIMELINE_SESSIONS = 2  # default number of requests per case whose spans are kept
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class SimulatedCase(CaseResult):
     """A case's result.
 
     Attributes:
-        extrapolated: What lay outside what was measured: `device` or `cloud`, and the choice of models and hardware.
-        drawn: Its part of the timeline (`simulator.results.timeline`), in place of spans.
+        extrapolated: Compute times outside the measured range: `device` or `cloud`, and the choice of models and hardware.
+        drawn: Its part of the timeline (`simulator.results.timeline`), instead of spans.
     """
 
     extrapolated: tuple[str, ...] = ()
@@ -54,9 +54,16 @@ def simulate_case(
     tiers: Sequence[CloudTier],
     timeline_sessions: int = TIMELINE_SESSIONS,
 ) -> SimulatedCase:
-    """Simulate one case: the scenario's fleet, links and clouds, each request replaying one of its part's programs (one per prompt).
+    """Simulate one case. Each request replays the program of its prompt and kind of device.
 
-    timeline_sessions: requests, from the first on, whose spans are kept.
+    Args:
+        scenario: The scenario of the case.
+        parts: The kinds of devices, with links and programs.
+        tiers: The clouds.
+        timeline_sessions: Number of first requests whose spans are kept.
+
+    Raises:
+        ScenarioError: The models do not fit the memory of a kind of device.
     """
     for part in parts:
         check_memory(scenario, part)
@@ -89,7 +96,7 @@ def simulate_case(
             warmup_s=workload.warmup_s,
             duration_s=workload.duration_s,
         )
-    # Sequential: every prompt once, far enough apart that no request meets the one before.
+    # Sequential: every prompt once, with enough time between requests that they do not overlap.
     spacing_s = 64.0
     while True:
         result = simulated(Requests(np.arange(prompts) * spacing_s, np.zeros(prompts, np.int64), np.arange(prompts)))
@@ -99,10 +106,10 @@ def simulate_case(
 
 
 def check_memory(scenario: Scenario, part: FleetPart) -> None:
-    """Refuse a method whose weights, KV cache and decoders are more than a kind of device has memory.
+    """Refuse a method whose weights, KV cache and decoders exceed the memory of a kind of device.
 
     Raises:
-        ScenarioError: What it needs, part by part, and what there is.
+        ScenarioError: Names the memory of each part and that of the device.
     """
     costs = part.device
     if scenario.placement == "cloud" or not isinstance(costs, RooflineCosts):
@@ -136,14 +143,14 @@ def _arrivals(seed: int, workload: FleetWorkload, prompts: int) -> Requests | Cl
 
 
 def cloud_tier(c: Serving, seed: int, costs: Costs, kv_tokens: float, companion: Costs | None = None) -> CloudTier:
-    """A cloud as the engine takes it.
+    """Return a cloud in the form that the engine takes.
 
     Args:
         c: Its section of the scenario.
-        seed: Of other tenants.
+        seed: Seed of the jobs of other tenants.
         costs: Compute costs.
         kv_tokens: KV positions that fit a replica.
-        companion: Costs of the device's model, where that runs here, too.
+        companion: Compute costs of the device's model, if it runs in this cloud too.
     """
     rules = CloudRules(
         queue=c.queue,

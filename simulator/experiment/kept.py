@@ -1,4 +1,4 @@
-"""The content-addressed cache of simulated cases: none is simulated twice."""
+"""Content-addressed cache of simulated cases, so that no case is simulated twice."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ from simulator.experiment.schema.workload import TraceArrivals
 
 FORMAT = 2
 _DIGEST_BYTES = 16
-_NOT_SIMULATED = {"name", "pair", "prompts", "methods", "sweep"}  # recordings, by their keys, stand for these
+_NOT_SIMULATED = {"name", "pair", "prompts", "methods", "sweep"}  # the keys of the recordings cover these
 
 
 @dataclass(frozen=True)
 class KeptCase:
-    """A simulated case, and the (prompt, call) of the sessions that gave a reply up, whose recordings it needs."""
+    """A simulated case, and the (prompt, call) of the branches that it needs."""
 
     result: SimulatedCase
     branches: tuple[tuple[int, int], ...] = ()
@@ -39,7 +39,7 @@ class KeptCase:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "KeptCase":
-        """Raises ValueError where the bytes are not what `to_bytes` gave."""
+        """Decode the output of `to_bytes`. Raises ValueError if the bytes are damaged."""
         digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != digest:
             raise ValueError("damaged")
@@ -60,7 +60,7 @@ def _array(kind: type, value: Any) -> Any:
     if kind is not np.ndarray:
         raise NotImplementedError(kind)
     dtype, shape, data = value
-    # One object: views of buffers take several times the memory.
+    # A copy, because views of buffers take several times the memory.
     return np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()
 
 
@@ -68,7 +68,7 @@ class CaseCache:
     """Simulated cases on disk by key: `<root>/cases/<2 hex>/<key>.case`.
 
     Attributes:
-        added: How many were put there.
+        added: Number of calls of `put`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -76,7 +76,11 @@ class CaseCache:
         self.added = 0
 
     def get(self, key: str) -> KeptCase | None:
-        """None where there is none; a damaged file is deleted and counts as none."""
+        """Return the case, or None if there is none. A damaged file is deleted and counts as none.
+
+        Raises:
+            RecordingError: The cache folder cannot be read.
+        """
         try:
             data = self.files.get(key)
         except OSError as error:
@@ -90,11 +94,11 @@ class CaseCache:
             return None
 
     def has(self, key: str) -> bool:
-        """Whether there is a file of this key; it may be damaged."""
+        """Return whether there is a file of this key. It may be damaged."""
         return self.files.has(key)
 
     def put(self, key: str, content: bytes) -> None:
-        """Raises RecordingError where the cache folder cannot be written."""
+        """Store `KeptCase.to_bytes` under a key. Raises RecordingError if the cache folder cannot be written."""
         self.added += 1
         try:
             self.files.put(key, content)
@@ -103,7 +107,7 @@ class CaseCache:
 
 
 class MemoryCases(CaseCache):
-    """Simulated cases of one run."""
+    """Simulated cases of one run, in memory."""
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
@@ -122,13 +126,13 @@ class MemoryCases(CaseCache):
 
 
 def case_key(case: Case, recordings: Sequence[str], prices: str, timeline_sessions: int) -> str:
-    """sha256 (hex) of everything that decides the result of a case.
+    """Return the sha256 (hex) of everything that determines the result of a case.
 
     Args:
         case: The case.
         recordings: Keys of its sessions, one per prompt.
         prices: Fingerprint of the compute times.
-        timeline_sessions: Requests whose spans are kept.
+        timeline_sessions: Number of requests whose spans are kept.
     """
     data = case.scenario.model_dump(by_alias=True, exclude=_NOT_SIMULATED)
     files = [_content(file) for file in _files(case.scenario)]
@@ -137,7 +141,7 @@ def case_key(case: Case, recordings: Sequence[str], prices: str, timeline_sessio
 
 
 def _files(scenario: Scenario) -> list[Path]:
-    """Traces that the scenario follows."""
+    """Return the trace files of the scenario."""
     followed = [path.choice() for path in scenario.paths.values() if isinstance(path, TraceNetwork)]
     found = [Path(file) for choice in followed for file in choice.files]
     arrivals = scenario.workload.arrivals
@@ -156,7 +160,7 @@ def _digest(file: Path, _mtime_ns: int, _size: int) -> str:
 
 @cache
 def code_digest() -> str:
-    """sha256 (hex) of what of the simulator's sources and catalogue decides a result, and of the versions of what computes with them."""
+    """Return the sha256 (hex) of the sources and catalogues that determine results, and of the versions of Python, NumPy and SimPy."""
     root = Path(__file__).resolve().parents[1]
     whole = hashlib.sha256()
     for path in sorted(root.rglob("*")):

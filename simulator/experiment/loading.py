@@ -1,4 +1,4 @@
-"""Reads a scenario file and checks it, every value of its sweep included."""
+"""Loading of scenario files, with validation of all values of the sweep."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from simulator.protocol.pairs import looking_once
 
 @dataclass(frozen=True)
 class LoadedScenario:
-    """A scenario, and where each of its parts is written."""
+    """A scenario, and the locations of its parts."""
 
     scenario: Scenario
     source: ScenarioSource
@@ -34,7 +34,7 @@ Written = str | Path | Mapping[str, Any]  # a file, or its content
 def load_scenario(
     path: Written, axes: Sequence[str] = (), sets: Sequence[str] = (), choice: Choice | None = None
 ) -> Scenario:
-    """The scenario of a YAML file or of a mapping of the same keys; arguments and errors as in `load_with_source`."""
+    """Load the scenario of a YAML file or of a mapping with the same keys. Arguments and errors are those of `load_with_source`."""
     return load_with_source(path, axes, sets, choice).scenario
 
 
@@ -42,14 +42,13 @@ def load_scenario(
 def load_with_source(
     path: Written, axes: Sequence[str] = (), sets: Sequence[str] = (), choice: Choice | None = None
 ) -> LoadedScenario:
-    """The scenario of a YAML file or of a mapping of the same keys, and where its parts are written.
+    """Load the scenario of a YAML file or of a mapping with the same keys, and the locations of its parts.
 
     Args:
         path: The file, or the mapping; paths in a mapping are relative to the current folder.
-        axes: `dotted.path=value,value` or `dotted.path=min:max:steps[:log]`: axes added to the sweep; one of the same path is
-            replaced.
-        sets: `dotted.path=value` (YAML): values put in place first.
-        choice: How points of the axes are chosen, in place of what the file says.
+        axes: `dotted.path=value,value` or `dotted.path=min:max:steps[:log]`: axes added to the sweep, replacing those of the same path.
+        sets: `dotted.path=value` (YAML): values set before axes are added.
+        choice: How points of the axes are chosen, replacing the choice in the file.
 
     Raises:
         ScenarioError: The file or an option is not usable; the message names file and line, or the option.
@@ -62,9 +61,9 @@ def load_with_source(
     data = document.data
     if not isinstance(data, dict):
         raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
-    scenario = _validate(data, source)  # before the options: they name methods by their labels
+    scenario = _validate(data, source)  # before the options, which refer to methods by label
     if sets:
-        data = json.loads(json.dumps(data))  # a copy without aliases: an option changes one place only
+        data = json.loads(json.dumps(data))  # a copy without YAML aliases, so that an option changes one place only
         for option in sets:
             set_option(data, option, scenario, source)
     added = sweep_options(axes, choice or Choice(), source)
@@ -84,7 +83,7 @@ def _validate(data: dict[str, Any], source: ScenarioSource) -> Scenario:
 
 
 def _as_yaml(data: Mapping[str, Any]) -> str:
-    """The mapping as a file would hold it, so that it is read as strictly as one."""
+    """Convert the mapping to YAML, so that it is parsed as strictly as a file."""
     try:
         return yamlfile.dump(dict(data))
     except yaml.representer.RepresenterError as error:

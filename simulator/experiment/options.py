@@ -16,7 +16,7 @@ from simulator.experiment.source import ScenarioSource
 
 
 def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: ScenarioSource) -> None:
-    """Put `path=value` into the plain data of a scenario, in place."""
+    """Set `path=value` in the plain data of a scenario, in place. Raises ScenarioError if the option is invalid."""
     label = f"--set {option}"
     path, value = _split(option, label, "path=value")
     place: Place = tuple(path.split("."))
@@ -31,7 +31,7 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
         )
     parsed = _option_value(value, label)
     if place[0] == "network" and len(place) > 1 and isinstance(scenario.network, PresetNetwork):
-        preset = {"preset": scenario.network.preset}  # the default, or a word for it
+        preset = {"preset": scenario.network.preset}  # the file has the default, or a name in place of a mapping
         data["network"] = data["network"] if isinstance(data.get("network"), dict) else preset
     node: Any = data
     for key in place[:-1]:
@@ -59,11 +59,11 @@ def _option_value(text: str, label: str) -> Any:
 
 @dataclass(frozen=True)
 class Choice:
-    """How points of the axes are chosen, as options give it.
+    """How points of the axes are chosen, from the command line.
 
     Attributes:
-        zips: `path,path`: axes that move together, a group each.
-        random: So many random points.
+        zips: Groups of zipped axes, each `path,path`.
+        random: Number of random points.
         tune: `trials` or `trials:quality`.
     """
 
@@ -76,7 +76,7 @@ _RANGE = re.compile(r"([^:,]+):([^:,]+?)(?::(\d{1,9}))?(?::(linear|log))?")
 
 
 def sweep_options(axes: Sequence[str], choice: Choice, source: ScenarioSource) -> dict[str, Any]:
-    """What options add to the sweep; notes in the source that they did."""
+    """Return what options add to the sweep, and register them in the source. Raises ScenarioError if an option is invalid."""
     added: dict[str, Any] = {}
     for option in axes:
         label = f"--axis {option}"
@@ -102,14 +102,15 @@ def sweep_options(axes: Sequence[str], choice: Choice, source: ScenarioSource) -
 
 
 def axis_values(text: str, label: str) -> Any:
-    """A list of values, or the mapping of a range, of `value,value` or `min:max[:steps][:log]`.
+    """Parse `value,value` as a list of values, or `min:max[:steps][:log]` as the mapping of a range.
 
-    Raises ScenarioError where it is neither.
+    Raises:
+        ScenarioError: The text is neither.
     """
     if found := _RANGE.fullmatch(text.strip()):
         low, high = (yamlfile.scalar(part.strip()) for part in found.group(1, 2))
         if all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
-            _option_value(f"[{found[1]}, {found[2]}]", label)  # refuses what it refuses of a list
+            _option_value(f"[{found[1]}, {found[2]}]", label)  # the same errors as for a list
             steps = {"steps": int(found[3])} if found[3] else {}
             return {"min": low, "max": high, **steps, **({"scale": found[4]} if found[4] else {})}
     values = _option_value(f"[{text}]", label)
@@ -120,7 +121,7 @@ def _split(option: str, label: str, form: str) -> tuple[str, str]:
     path, equals, value = option.partition("=")
     path = path.strip()
     if path.startswith("methods.") and "=" in value and "=" in option[: option.rfind("=")]:
-        path, value = option.rsplit("=", 1)  # a default label holds `=` itself
+        path, value = option.rsplit("=", 1)  # a default label contains `=`
     if not path or not equals or not value.strip():
         raise ScenarioError(f"{label}: must be {form}")
     return path.strip(), value

@@ -1,4 +1,4 @@
-"""The sessions that a run needs: one per case and prompt, base's greedy images to compare with, and captions to calibrate on."""
+"""The sessions of a run: one per case and prompt, base's greedy images as reference, and captions for calibration."""
 
 import math
 from collections import Counter
@@ -14,19 +14,19 @@ from simulator.protocol.methods import METHODS, BaseSettings, Decoding, MethodSe
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, SessionSpec
 
-_CALIBRATION_SEED = 20_000_003  # of the captions that thresholds are calibrated on
-# Captions of the scenario's seed that a calibration leaves alone: those the scenario uses, rounded up to a multiple of this.
+_CALIBRATION_SEED = 20_000_003  # seed of the captions for calibration
+# Calibration excludes the first captions of the scenario's seed: as many as the scenario uses, rounded up to a multiple of this.
 _SPARED = 1024
-REPEAT_STEP = 2**40  # between the seeds of a caption's repetitions: farther than the seeds that anybody sweeps
+REPEAT_STEP = 2**40  # difference of seeds between repetitions of a caption, larger than any sweep of seeds
 
 
 class Plan:
-    """The sessions that a run needs: one per case and prompt, and base's greedy images to compare with.
+    """The sessions of a run: one per case and prompt, and base's greedy images as reference.
 
     Attributes:
         specs: Sessions by key.
         captions: Captions by index of the case.
-        of_case: Keys by index of the case, one per caption.
+        of_case: Keys of sessions by index of the case, one per caption.
         reference: The same for base's greedy images.
     """
 
@@ -36,7 +36,7 @@ class Plan:
         self.of_case: dict[int, list[str]] = {}
         self.reference: dict[int, list[str]] = {}
         self.prompts = [case.scenario.prompts for case in cases]
-        texts: dict[tuple[str, ...], list[str]] = {}  # cases that have the same captions or sessions hold one list
+        texts: dict[tuple[str, ...], list[str]] = {}  # cases share lists of equal captions or sessions
         sessions: dict[tuple[Any, ...], list[str]] = {}
 
         def keys(name: str, settings: MethodSettings, decoding: Decoding, captions: list[str], seed: int) -> list[str]:
@@ -57,14 +57,14 @@ class Plan:
             self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy, captions, s.seed)
 
     def record(self, source: RecordingSource) -> dict[str, Recording]:
-        """The recording of every session, by key."""
+        """Return the recording of every session, by key."""
         with caption_context(self.prompts):
             return dict(zip(self.specs, source.recordings(list(self.specs.values())), strict=True))
 
 
 @contextmanager
 def caption_context(prompts: Iterable[Prompts]) -> Iterator[None]:
-    """A caption that is refused inside gets its place in the scenario, in the first of these `prompts` that names it."""
+    """Add the place in the scenario to errors about a caption that are raised inside: the first of `prompts` with that caption."""
     try:
         yield
     except PromptError as error:
@@ -85,7 +85,7 @@ def session_specs(
     captions: Sequence[str],
     seed: int,
 ) -> list[SessionSpec]:
-    """One session per caption. A caption that stands there again has a seed of its own, so that its image is another one."""
+    """Return one session per caption. Repetitions of a caption have different seeds, and so different images."""
     seen: Counter[str] = Counter()
     repeats = []
     for caption in captions:
@@ -108,17 +108,19 @@ def session_specs(
 def calibration_captions(
     scenario: Scenario, asked: int | None, usual: int, scenes: Callable[[int, int], list[str]]
 ) -> list[str]:
-    """Captions that the scenario does not use, nor would with up to `_SPARED` prompts, so that more prompts change no threshold: those
-    that it names, or where it names none drawn ones.
+    """Return captions for calibration: those of `prompts.calibration`, else drawn ones.
+
+    They exclude the scenario's captions. Drawn ones also exclude those that it would use with up to `_SPARED` prompts, so that more
+    prompts do not change the threshold.
 
     Args:
-        scenario: What is run.
-        asked: How many `threshold.prompts` asks for; None: the usual number, or as many as the scenario names where those are fewer.
-        usual: See there.
-        scenes: Gives captions of the pair by (seed, count).
+        scenario: The scenario.
+        asked: Number of captions in `threshold.prompts`; None: `usual`, or fewer if `prompts.calibration` has fewer.
+        usual: Default number of captions.
+        scenes: Returns captions of the pair by (seed, count).
 
     Raises:
-        ScenarioError: There are fewer.
+        ScenarioError: There are too few captions.
     """
     count = asked or usual
     used = set(captions_of(scenario, scenes))
@@ -138,7 +140,7 @@ def calibration_captions(
         other = [caption for caption in different if caption not in used]
         if len(other) >= count:
             return other[:count]
-        if len(different) == known:  # twice as many scenes hold no further caption
+        if len(different) == known:  # doubling the number of scenes gave no new caption
             hint = "" if other else "; name some with prompts.calibration, or the threshold as a number"
             raise ScenarioError(
                 f"threshold.prompts: only {len(other)} captions are left to calibrate on, asked for {count}{hint}"
@@ -147,16 +149,17 @@ def calibration_captions(
 
 
 def captions_of(scenario: Scenario, scenes: Callable[[int, int], list[str]]) -> list[str]:
-    """The captions of a scenario: those that are drawn are all different, those of a list or file are as they stand there.
+    """Return the captions of a scenario. Drawn captions are distinct; those of a list or file may repeat.
 
-    Raises ScenarioError where the pair does not have as many.
+    Raises:
+        ScenarioError: The pair does not have as many captions.
     """
     match scenario.prompts:
         case ScenePrompts(seed=seed, count=count, skip=skip, source=source):
             wanted = drawn = skip + count
             known = 0
             while len(different := list(dict.fromkeys(scenes(seed, drawn)))) < wanted:
-                if len(different) == known:  # twice as many scenes hold no further caption
+                if len(different) == known:  # doubling the number of scenes gave no new caption
                     after, sum_ = (f" after {skip}", "skip + count ") if skip else ("", "")
                     with error_context("prompts", "count"):
                         raise ScenarioError(

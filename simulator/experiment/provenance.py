@@ -1,4 +1,4 @@
-"""Provenance of a run: versions, seeds, hashes, origins of compute times, warnings, what is not modelled."""
+"""Provenance of a run: versions, seeds, hashes, sources of compute times, warnings, limits of the model."""
 
 import math
 import platform
@@ -40,7 +40,7 @@ NOTES = (
 
 
 def divergence_warnings(simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording]) -> list[str]:
-    """Warnings about branches that differ, by floating point in another batch, from the session they branch from."""
+    """Return warnings about branches that differ from their session before the branch, because of rounding in another batch."""
     found = []
     for one in simulated:
         keys, mine = plan.of_case[one.case.index], one.branches
@@ -56,15 +56,16 @@ def divergence_warnings(simulated: Sequence[Simulated], plan: Plan, recordings: 
 
 
 SATURATED = 0.98  # busy share above which a mean may depend on the duration of the run
-GROWTH = 1.3  # of the latency from the first third of the requests to the last; a cloud that batches is busy long before it is full
-# Of other tenants: fewer jobs miss their share by a third (1 / sqrt(10)) of it, and as no job runs at the begin, longer ones by a twentieth
-# (half of their length) on average.
+# Growth of the median latency from the first to the last third of the requests. A busy cloud need not be saturated, because it batches.
+GROWTH = 1.3
+# Jobs of other tenants. With 10 jobs their busy share varies by a third (1 / sqrt(10)). No job runs at the begin of a run, so jobs of a
+# tenth of its length lower the share by a twentieth on average.
 FEW_JOBS = 10
-LONG_JOB = 0.1  # of the run
+LONG_JOB = 0.1  # share of the run's duration
 
 
 def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
-    """What a reader must know of the load: requests left out, events without effect, a saturated cloud or saturated devices."""
+    """Return warnings about the load: excluded requests, events without effect, a saturated cloud or saturated devices."""
     workload = case.scenario.workload
     who = case.title
     found = _tenant_warnings(case, result) + _link_warnings(case, result)
@@ -122,14 +123,14 @@ def _were(number: int) -> str:
 
 
 def grows(columns: Mapping[str, np.ndarray]) -> bool:
-    """Whether requests take longer the later they come: the median latency of the last third against that of the first."""
+    """Return whether latency grows during the run: the median of the last third of requests exceeds `GROWTH` times that of the first."""
     latency_s = columns["latency_s"][np.argsort(columns["requested_s"], kind="stable")]
     third = len(latency_s) // 3
     return third > 0 and bool(np.median(latency_s[-third:]) > GROWTH * np.median(latency_s[:third]))
 
 
 def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
-    """Where jobs of other tenants are too few or too long to take up their share of the run."""
+    """Return warnings about jobs of other tenants that are too few or too long to reach their share of the run."""
     took_s = result.makespan_s  # NaN without requests
     found = []
     for serving in case.scenario.servings.values():
@@ -147,7 +148,7 @@ def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
 
 
 def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
-    """Where what happens to links from time to time is too rare for the run, and where cells have fewer devices than they may."""
+    """Return warnings about outages and handovers that are too rare for the run, and about cells with fewer devices than configured."""
     devices, took_s = case.scenario.workload.devices, result.makespan_s
     found = []
     for link in dict.fromkeys(path for one in case.scenario.links for path in (one, *one.also)):
@@ -170,7 +171,7 @@ def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
 
 
 def _on_device_s(case: Case, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Seconds for which each request occupied its device's processor."""
+    """Return the seconds for which each request occupied its device's processor."""
     busy_s: np.ndarray = columns["device_compute_s"]
     if getattr(case.method, "deliver", "ids") != "image":  # the device makes the pixels
         busy_s = busy_s + columns["image_decode_s"]
@@ -190,7 +191,7 @@ def provenance_of(
     failed: Sequence[FailedCase],
     scorer: ImageScorer | None,
 ) -> dict[str, Any]:
-    """The content of provenance.json. No date and no host name: equal runs give equal bytes."""
+    """Return the content of provenance.json. It has no date and no host name, so that equal runs give equal bytes."""
     cases = [one.case for one in simulated]
     extrapolated = {what for one in simulated for what in one.result.extrapolated}
     return {
@@ -240,7 +241,7 @@ def provenance_of(
 
 
 def _as_if(costs: CostTable, manifest: PairManifest) -> str | None:
-    """What latency stands for, where passes are not priced as the pair's own."""
+    """Describe the models and hardware that latency is priced for, if they are not the pair's own."""
     foreign = ", or ".join(
         f"{chosen.cloud.model} on {chosen.cloud.hardware} and {chosen.device.model} on {chosen.device.hardware}"
         for chosen in costs.choices.values()
@@ -253,7 +254,7 @@ def _as_if(costs: CostTable, manifest: PairManifest) -> str | None:
 
 
 def _compute(costs: CostTable, extrapolated: Set[str]) -> dict[str, Any]:
-    """Where the compute times of both sides come from; by their key where the cases have several."""
+    """Return the sources of the compute times of both sides, by key if the cases have several."""
     by_key = {
         key: {
             "device": {**device.provenance, "extrapolated": f"device {key}" in extrapolated},
@@ -265,7 +266,7 @@ def _compute(costs: CostTable, extrapolated: Set[str]) -> dict[str, Any]:
 
 
 def near_ties(recordings: Mapping[str, Recording]) -> dict[str, Any]:
-    """Decisions of all recordings that lie near a tie, which another --max-batch or machine may decide differently."""
+    """Count the near ties of all recordings, which another --max-batch or machine may decide differently."""
     counted = [one.meta for one in recordings.values() if "near_ties" in one.meta]
     decisions, near = (sum(int(meta[name]) for meta in counted) for name in ("decisions", "near_ties"))
     text = (
@@ -282,13 +283,13 @@ def near_ties(recordings: Mapping[str, Recording]) -> dict[str, Any]:
 
 @cache
 def _version(package: str) -> str:
-    """The installed version of a package, looked up in its files once."""
+    """Return the installed version of a package."""
     return metadata.version(package)
 
 
 @cache
 def _git_commit() -> str | None:
-    """Commit of the source tree this program runs from, "+changes" where files differ from it; None outside a checkout."""
+    """Return the commit of the source tree of this program, with "+changes" if files differ from it; None outside a checkout."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Whether a run may replace a run folder: only one of the same scenario, or by force."""
+"""Check whether a run may replace a run folder: only if the folder is of the same scenario, or with --force."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ CALIBRATED = ("threshold", "threshold_mode", "budget", "upload_rate")  # setting
 
 
 def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
-    """Raises RunFolderError where the folder holds a run of another scenario. force: that may be replaced."""
+    """Raise RunFolderError if the folder is not a run folder or, without `force`, has a run of another scenario."""
     check_run_folder(folder)
     path = folder / "scenario.yaml"
     if force or not path.is_file():
         return
-    # Calibration may have changed the scenario in the folder since it was asked for.
+    # The scenario in the folder has calibrated settings, so the digest of the requested one is compared first.
     if told_of(folder, "asked_sha256") == digest(scenario):
         return
     try:
         earlier = load_scenario(path)
-    except CiarSimError:  # of another version, or damaged
+    except CiarSimError:  # from another version, or damaged
         differs = "which cannot be read"
     else:
         if earlier == scenario:
@@ -38,12 +38,12 @@ def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
 
 
 def digest(scenario: Scenario) -> str:
-    """sha256 (hex) of a scenario with its defaults."""
+    """Return the sha256 (hex) of a scenario with its defaults."""
     return hashlib.sha256(json.dumps(scenario.model_dump(by_alias=True)).encode()).hexdigest()
 
 
 def _asked(earlier: Scenario, scenario: Scenario) -> dict[str, Any]:
-    """The earlier scenario as plain data; what a calibration may have found is as asked for now, unless only that differs."""
+    """Return the earlier scenario as plain data, with the calibrated settings of the new one unless only these differ."""
     found, now = (one.model_dump(by_alias=True) for one in (earlier, scenario))
     entries = zip(found["methods"], now["methods"], scenario.methods, strict=False)
     asked = [
@@ -61,7 +61,7 @@ def _plain(data: dict[str, Any]) -> str:
 
 
 def _difference(before: Any, now: Any, path: str = "") -> str:
-    """The first setting that differs."""
+    """Describe the first setting that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(key for key in now if key not in before)]:
             if before.get(key) != now.get(key):

@@ -1,6 +1,6 @@
-"""A run from a scenario to its folder.
+"""Execution of a scenario, which writes its run folder.
 
-No models here: recordings come from a `RecordingSource`, captions and measured profiles from callables; `ciar_sim/cli/` composes.
+This module uses no models. It gets recordings from a `RecordingSource` and captions and profiles from callables; `ciar_sim` provides them.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,11 +40,11 @@ class Outcome:
         folder: The run folder.
         summary: Its summary.
         events: Number of simulated events.
-        warnings: Those of provenance.json.
-        failed: A message for each case that could not be simulated.
-        simulated: Cases that no earlier run had simulated.
-        pareto: Rows of the summary that no other beats in latency and quality; None where nothing was tuned.
-        quality: The column of this quality.
+        warnings: The warnings of provenance.json.
+        failed: One message for each case that could not be simulated.
+        simulated: Number of cases that were not in the cache.
+        pareto: Rows of the summary on the Pareto front of latency and quality; None without `sweep.tune`.
+        quality: The quality column of this front.
     """
 
     folder: Path
@@ -75,20 +75,20 @@ def run_scenario(
 
     Args:
         scenario: What to run.
-        folder: The run folder, written whole or not at all.
-        source: Gives recordings of sessions.
+        folder: The run folder, written completely or not at all.
+        source: Source of recordings.
         scenes: Captions that the pair's prompts are drawn from, by (seed, count).
-        profile: Compute times measured on this machine, called only where the scenario uses them.
+        profile: Returns the compute times measured on this machine; called only if the scenario uses them.
         draw: Adds plots and report to the folder.
-        progress: Called as work goes on.
-        jobs: Where cases are simulated; a number is that of processes, None one for each core where that pays. It changes no result.
+        progress: Called with the progress of the run.
+        jobs: Where cases are simulated: a number of processes, or None for up to one per core. It does not affect results.
         scorer: Scores images; without it the quality columns that need it are NaN.
-        case_timeout_s: A case whose simulation takes longer fails; None waits for ever.
-        timeline_sessions: Requests of every case, from the first on, that timeline.json.gz shows.
-        kept: Simulated cases of earlier runs, to which those of this one are added.
+        case_timeout_s: A case whose simulation takes longer fails; None for no limit.
+        timeline_sessions: Number of first requests of every case that timeline.json.gz shows.
+        kept: Cache of simulated cases, to which the cases of this run are added.
 
     Raises:
-        CiarSimError: The scenario cannot be run, or no case of it; nothing is written.
+        CiarSimError: The scenario, or every case of it, cannot be run. Nothing is written.
     """
     check_run_folder(folder)
     with error_context("pair"):
@@ -97,9 +97,9 @@ def run_scenario(
     cases, trials = expand(scenario), trial_cases(scenario)
     check_size([*cases, *trials], workers.most)
     check_methods([*cases, *trials], manifest)
-    # Before recording: what cannot be priced is refused at once.
+    # Before recording, so that a scenario that cannot be priced is refused at once.
     costs = CostTable(manifest, [*cases, *trials], profile)
-    store = MemoryCases() if kept is None and trials else kept  # trials are cases of the run as well
+    store = MemoryCases() if kept is None and trials else kept  # trials are cases of the run too
     before = store.added if store else 0
 
     def measured(asked: Sequence[Case]) -> _Measured:
@@ -146,7 +146,7 @@ def run_scenario(
 
 @dataclass(frozen=True)
 class _Measured:
-    """Cases with what calibration found, their sessions, and what simulation and scoring gave."""
+    """Cases with calibrated settings, their sessions, and the results of simulation and scoring."""
 
     cases: list[Case]
     calibrated: Told
@@ -157,14 +157,14 @@ class _Measured:
     records: list[CaseRecords]
 
     def objectives(self, quality: str) -> Objectives:
-        """Mean latency and quality of the cases by index; those that failed are missing."""
+        """Return mean latency (s) and quality of the cases by index. Failed cases are missing."""
         summary = summary_table(self.records)
         columns = zip(summary["latency_mean_s"], summary[quality], strict=True)
         return {one.case.index: values for one, values in zip(self.simulated, columns, strict=True)}
 
 
 def _in_order(cases: Sequence[Case]) -> list[Case]:
-    """Cases by method, numbered anew."""
+    """Sort cases by method and renumber them."""
     return [
         replace(case, index=index)
         for index, case in enumerate(sorted(cases, key=lambda one: (one.position, one.index)))

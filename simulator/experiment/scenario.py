@@ -1,7 +1,7 @@
-"""A scenario: what to run, validated before anything slow is imported, and the cases of its sweep.
+"""Scenarios, validated before anything slow is imported, and the cases of their sweeps.
 
-Milliseconds and Mbit/s live in the YAML only; `Scenario.links` are in seconds and bit/s. Every refusal is one line:
-`file:line: dotted.key what is wrong, what was found`; for the command line `--axis path=...` stands for `file:line`.
+Only the YAML has milliseconds and Mbit/s; `Scenario.links` has seconds and bit/s. An error is one line:
+`file:line: dotted.key what is wrong, what was found`. For command-line options it begins with the option, such as `--axis path=...`.
 """
 
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class Scenario(Part):
     )
     compute: Compute = Field(
         default={}, validate_default=True
-    )  # as if written: which model it means depends on the pair
+    )  # validated as if given, because its defaults depend on the pair
     cloud: Cloud = Field(default_factory=lambda: Cloud())
     network: ScenarioNetwork = Field(default_factory=lambda: PresetNetwork(preset="wifi"))
     fallback: FallbackPolicy = Field(default_factory=lambda: FallbackPolicy())
@@ -125,7 +125,7 @@ class Scenario(Part):
     @field_validator("decoding", mode="before")
     @classmethod
     def _guidance_of_pair(cls, decoding: Any, info: ValidationInfo) -> Any:
-        """Without a guidance, decoding has the pair's."""
+        """Set the default of guidance to the pair's."""
         manifest = _manifest(info.data.get("pair"))
         if not isinstance(decoding, dict) or manifest is None:
             return decoding
@@ -134,13 +134,13 @@ class Scenario(Part):
     @field_validator("compute", mode="before")
     @classmethod
     def _compute_of_pair(cls, compute: Any, info: ValidationInfo) -> Any:
-        """Without a model, the passes of a published one are priced at its own shape."""
+        """Set the default models of a published pair to the pair itself, so that its passes are priced at its own shape."""
         return at_own_shape(compute) if isinstance(info.data.get("pair"), PairSpec) else compute
 
     @field_validator("prompts", mode="before")
     @classmethod
     def _source_of_pair(cls, prompts: Any, info: ValidationInfo) -> Any:
-        """Without a source, prompts are those of the pair's subject."""
+        """Set the default source of prompts to the pair's subject."""
         subject = _subject(info.data.get("pair"))
         drawn = isinstance(prompts, dict) and not {"source", "list", "captions", "file"}.intersection(prompts)
         return {"source": subject, **prompts} if drawn and subject in ("scenes", "photos") else prompts
@@ -195,7 +195,7 @@ class Scenario(Part):
         for name, tier in self.cloud.tiers.items():
             refuse_idle(tier, OF_A_CLOUD, ("cloud", "tiers", name), swept)
         for at, path in self.paths.items():
-            if not isinstance(path, PresetNetwork):  # which refuses them itself
+            if not isinstance(path, PresetNetwork):  # presets check this themselves
                 refuse_idle(path, OF_A_LINE, at, swept)
         return self
 
@@ -239,12 +239,12 @@ class Scenario(Part):
 
     @property
     def servings(self) -> dict[str | None, Serving]:
-        """The clouds that serve devices, in the order of the kinds of these."""
+        """The clouds that serve devices, in the order of the kinds of devices."""
         return {tier: self.cloud if tier is None else self.cloud.tiers[tier] for tier in self.tiers}
 
     @property
     def paths(self) -> dict[Place, OnePath]:
-        """Every path of every network that is written, by its place."""
+        """Every path of the scenario's network and of the networks of its kinds of devices, by place."""
         networks: dict[Place, ScenarioNetwork] = {("network",): self.network}
         for index, kind in enumerate(self.workload.fleet):
             if kind.network is not None:
@@ -268,14 +268,14 @@ class Scenario(Part):
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the grid: one method under one choice of every swept value that concerns it.
+    """One cell of the grid: one method with one combination of swept values.
 
     Attributes:
         index: Its number in the run.
         position: The method's index in the scenario's list.
         method: The method.
         swept: Dotted path -> value, in file order.
-        scenario: The scenario with these values in place, this method alone, and no sweep.
+        scenario: The scenario with these values and this method only, without a sweep.
     """
 
     index: int
@@ -286,12 +286,12 @@ class Case:
 
     @property
     def decoding(self) -> Decoding:
-        """The scenario's decoding, with the method's own way to pick local tokens where it has one."""
+        """The scenario's decoding, with the method's own `local` in place of `decoding.device` if it has one."""
         local = getattr(self.method, "local", None)
         return self.scenario.decoding if local is None else self.scenario.decoding.model_copy(update={"device": local})
 
     def named(self, prefixes: tuple[str, ...]) -> str:
-        """The method's label with the swept values whose paths begin like these, but for those that are words of it."""
+        """Return the label with the swept values of paths with these prefixes, except those already in the label."""
         words = [
             f"{path.rpartition('.')[2]}={value}" for path, value in self.swept.items() if path.startswith(prefixes)
         ]
@@ -305,7 +305,7 @@ class Case:
 
 
 def _manifest(pair: PairRef | None) -> PairManifest | None:
-    """None where the pair cannot be read, which is said when it is loaded."""
+    """Return the pair's manifest, or None if it cannot be read, which is an error only when the pair is loaded."""
     try:
         return None if pair is None else pair_manifest(pair)
     except WeightsError:
@@ -318,12 +318,12 @@ def _subject(pair: PairRef | None) -> str | None:
 
 
 def resolved_yaml(scenario: Scenario) -> str:
-    """The scenario with every default written out, as YAML that loads to an equal one."""
+    """Return the scenario with all defaults as YAML that loads to an equal scenario."""
     return yamlfile.dump(_plain(scenario.model_dump(by_alias=True)))
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a scenario file, for editors."""
+    """Return the JSON Schema of a scenario file, for editors."""
     schema = TypeAdapter(Scenario).json_schema(by_alias=True)
     methods = schema["properties"]["methods"]
     methods["items"] = {"anyOf": [{"type": "string", "enum": list(METHODS)}, methods["items"]]}

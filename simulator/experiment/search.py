@@ -1,4 +1,4 @@
-"""The calibrations of a run: thresholds of methods that were given a rate of cloud calls, all searched at the same time."""
+"""The calibrations of a run. Thresholds of all methods with a target of cloud calls are searched at the same time."""
 
 import json
 import math
@@ -20,13 +20,17 @@ from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import SessionSpec
 from simulator.protocol.thresholds import compared_with_one, make_threshold
 
-Told = dict[str, dict[str, Any]]  # what calibrations found, by the case's title
+Told = dict[str, dict[str, Any]]  # results of calibrations by title of the case
 
 
 def search_thresholds(
     cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]], source: RecordingSource
 ) -> tuple[list[Case], Told]:
-    """The cases with a threshold wherever a call rate is given, and what calibration found, by the case's title."""
+    """Return the cases with calibrated settings in place of call rates, and the results of calibration by title of the case.
+
+    Raises:
+        ScenarioError: A calibration has too few captions, or fails (see `calibrate`).
+    """
     searches: dict[str, _Search] = {}
     for case in cases:
         target, key = case.method.target, _search_key(case)
@@ -59,7 +63,7 @@ def search_thresholds(
 
 
 def calibration_warnings(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Warnings about call rates that other captions may miss by more than a point."""
+    """Return warnings about call rates that may differ from the target by more than a percentage point on other captions."""
     found = []
     for title, one in told.items():
         half = 1.96 * one["call_pct_se"]
@@ -76,7 +80,7 @@ def calibration_warnings(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def with_found(scenario: Scenario, before: Sequence[Case], after: Sequence[Case]) -> Scenario:
-    """The scenario with what calibrations found, where all cases of a method found the same."""
+    """Return the scenario with calibrated settings for the methods whose cases all have the same ones."""
     methods = list(scenario.methods)
     for position, entry in enumerate(methods):
         pairs = [pair for pair in zip(before, after, strict=True) if pair[0].position == position]
@@ -109,7 +113,7 @@ def _asked(method: MethodEntry, target: CallTarget, manifest: PairManifest) -> A
 
 
 def _rated(asked: Asked) -> Generator[Trial, Sequence[Any], Calibrated]:
-    """`random`: its share of the scored tokens follows from the rate; nothing is recorded."""
+    """Calibrate `random`. Its share of the scored tokens follows from the rate, without recordings."""
     yield from ()
     asked.check()
     assert asked.call_pct is not None
@@ -117,7 +121,7 @@ def _rated(asked: Asked) -> Generator[Trial, Sequence[Any], Calibrated]:
 
 
 def _at(method: MethodEntry, settings: Mapping[str, Any]) -> MethodEntry:
-    """The method with these settings; what goes with another mode only is left out."""
+    """Return the method with these settings, without settings that apply to other modes only."""
     own = dict(settings)
     if isinstance(method, ThresholdSettings):
         mode = settings.get("threshold_mode", method.mode)
@@ -127,14 +131,14 @@ def _at(method: MethodEntry, settings: Mapping[str, Any]) -> MethodEntry:
 
 @dataclass(frozen=True)
 class _Search:
-    """A threshold being searched: one of the cases that want it, captions to calibrate on, and the search."""
+    """A running search: one of the cases that share it, the calibration captions, and the generator of trials."""
 
     case: Case
     captions: list[str]
     steps: Generator[Trial, Sequence[Any], Calibrated]
 
     def step(self, recordings: Sequence[Any] | None) -> Trial:
-        """The next settings to try, given the sessions at the last ones; None: there were none."""
+        """Return the next trial, given the recordings of the last one; None for the first trial."""
         with error_context("methods", self.case.position):
             return next(self.steps) if recordings is None else self.steps.send(recordings)
 
@@ -145,7 +149,7 @@ class _Search:
 
 
 def _search_key(case: Case) -> str:
-    """Equal for cases that share a search: conditions of network, cloud and load do not change tokens."""
+    """Return text that is equal for cases that share a search: network, cloud and load do not change tokens."""
     s = case.scenario
     return json.dumps(
         [case.method.model_dump(exclude={"label"}), case.decoding.model_dump(), s.seed, s.prompts.model_dump()],
@@ -156,7 +160,7 @@ def _search_key(case: Case) -> str:
 def _search_all(
     searches: Mapping[str, _Search], manifest: PairManifest, source: RecordingSource
 ) -> dict[str, Calibrated]:
-    """Runs all searches at the same time: the sessions of a round are recorded together, which batches their forward passes."""
+    """Run all searches at the same time. The sessions of a round are recorded together, which batches their forward passes."""
     found: dict[str, Calibrated] = {}
     wanted: dict[str, Trial] = {}
 

@@ -1,4 +1,4 @@
-"""Simulates the cases of a run, and records what follows where a reply is given up."""
+"""Simulation of the cases of a run, and recording of the branches that the simulation needs."""
 
 import hashlib
 import pickle
@@ -24,18 +24,18 @@ from simulator.protocol.recording import Recording
 from simulator.results.timeline import drawn
 
 TIMELINE_CASES = (
-    200  # that the timeline shows: no viewer shows more, and their parts of it are most of a result's memory
+    200  # number of cases in the timeline: viewers cannot show more, and it is most of the memory of a result
 )
 
 
 class Progress(Protocol):
-    """Called with a stage, the work done in it, and its total."""
+    """Callback with a stage, the amount of work done in it, and the total."""
 
     def __call__(self, stage: str, done: float, total: float) -> None: ...
 
 
 class Simulated(NamedTuple):
-    """A case, its result, and the recordings of sessions that gave up a reply."""
+    """A case, its result, and the branches that it used."""
 
     case: Case
     result: SimulatedCase
@@ -43,7 +43,7 @@ class Simulated(NamedTuple):
 
 
 class FailedCase(NamedTuple):
-    """A case that could not be simulated. error: what the user can mend, where it is that."""
+    """A case that could not be simulated. error: the error if the user can correct it, else None."""
 
     case: Case
     message: str
@@ -63,23 +63,23 @@ def simulate_cases(
     kept: CaseCache | None = None,
     draw: bool = True,
 ) -> tuple[list[Simulated], list[FailedCase]]:
-    """Every case simulated, and those that failed: a case that raises, needs too much memory or too long ends alone.
+    """Simulate all cases. Return the simulated and the failed ones; an exception or a limit of time or memory fails one case only.
 
-    Which replies are late is known only from the simulation, and what a device does then only from a recording: a case is
-    simulated again with the recordings it lacked until it lacks none.
+    Only the simulation shows which replies are late, and only a recording shows what a device does then. A case is therefore simulated
+    again, with the branches that were missing, until none is missing.
 
     Args:
         cases: The cases.
         costs: Compute times.
         plan: The sessions of each case.
-        recordings: Of these sessions, by key.
-        source: Of recordings that a case turns out to need.
+        recordings: Recordings of these sessions, by key.
+        source: Source of the branches that a case needs.
         progress: Called after each case.
-        jobs: Where cases are simulated; a number is that of processes, None one for each core where that pays.
-        case_timeout_s: A case that takes longer fails; None waits for ever.
-        timeline_sessions: Requests, from the first on, in the timeline; of the first `TIMELINE_CASES` cases.
-        kept: Simulated cases of earlier runs; those of this run are added as they end.
-        draw: False: results hold the spans of these requests, of all cases, in place of a part of the timeline; nothing is kept.
+        jobs: Where cases are simulated: a number of processes, or None for up to one per core.
+        case_timeout_s: A case that takes longer fails; None for no limit.
+        timeline_sessions: Number of first requests in the timeline, for the first `TIMELINE_CASES` cases.
+        kept: Cache of simulated cases, to which the cases of this run are added as they end.
+        draw: False: results have the spans of these requests, for all cases, instead of a part of the timeline. Not with `kept`.
 
     Raises:
         CiarSimError: No case could be simulated.
@@ -95,9 +95,9 @@ def simulate_cases(
         results[index] = result if index in shown else replace(result, drawn=b"")
 
     def record(missing: Sequence[tuple[int, tuple[int, int]]]) -> None:
-        """Records what devices do after the given calls of the given prompts.
+        """Record the branches after the given calls of the given prompts.
 
-        Where one chooses another way in company, each is recorded alone; a case whose session then diverges too fails.
+        If one diverges from its session when batched with others, each is recorded alone. A case whose branch diverges even then fails.
         """
         specs = [
             replace(plan.specs[plan.of_case[index][prompt]], missed_calls=(call,)) for index, (prompt, call) in missing
@@ -141,7 +141,7 @@ def simulate_cases(
                     kept.put(keys[index], content)
                 done(index, result)
             progress(stage, len(results), len(cases))
-        record(sorted(missing))  # in the order of the cases, whichever ended first
+        record(sorted(missing))  # sorted, so that the order in which cases end does not matter
     if not results:
         first = failed[min(failed)]
         raise first.error or SimulationError(first.message)
@@ -150,7 +150,7 @@ def simulate_cases(
 
 
 def key_of(case: Case, costs: CostTable, plan: Plan, timeline_sessions: int = TIMELINE_SESSIONS) -> str:
-    """The key under which the result of a case is kept."""
+    """Return the key of the result of a case in the cache."""
     return case_key(case, plan.of_case[case.index], costs.fingerprint(case), timeline_sessions)
 
 
@@ -163,15 +163,15 @@ class _Limits(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A case to simulate, as it is sent to a worker; its priced sessions travel with it.
+    """A case to simulate, in the form sent to a worker.
 
     Attributes:
         case: The case.
-        priced: Its sessions with their times; pickled where the worker is another process.
-        name: Equal for equal `priced`.
+        priced: Its priced sessions; pickled if the worker is another process.
+        name: Digest that is equal for equal `priced`.
         kv_tokens: KV positions that fit a replica of each cloud.
-        broken: (prompt, call) of the sessions in `priced` that gave a reply up.
-        limits: Time and memory that it may take, and what is wanted of its timeline.
+        broken: (prompt, call) of the sessions in `priced` that gave up a reply.
+        limits: Limits of time and memory, and options of the timeline.
     """
 
     case: Case
@@ -183,13 +183,13 @@ class Task:
 
 
 class Failure(NamedTuple):
-    """Why a case could not be simulated. error: what the user can mend, where it is that."""
+    """The reason why a case could not be simulated. error: the error if the user can correct it, else None."""
 
     message: str
     error: CiarSimError | None
 
 
-_PICKLES = 8  # priced sessions that are held at a time: cases that share them come one after another
+_PICKLES = 8  # size of the caches of priced sessions; consecutive cases share them
 
 
 def _tasks(
@@ -201,7 +201,7 @@ def _tasks(
     workers: Workers,
     limits: _Limits,
 ) -> Iterator[Task]:
-    """The tasks of cases, made one by one."""
+    """Yield the tasks of cases, which are built on demand."""
     pickles: OrderedDict[str, bytes] = OrderedDict()
     for case in cases:
         broken = branches[case.index]
@@ -219,7 +219,7 @@ def _tasks(
         yield Task(case, content, name, costs.kv_tokens(case, priced), tuple(sorted(broken)), limits)
 
 
-_opened: OrderedDict[str, Priced] = OrderedDict()  # of a worker: the sessions of the cases before
+_opened: OrderedDict[str, Priced] = OrderedDict()  # in a worker: priced sessions of earlier cases by name
 
 
 def _open(name: str, data: bytes) -> Priced:
@@ -232,7 +232,7 @@ def _open(name: str, data: bytes) -> Priced:
 
 
 def attempt(task: Task) -> bytes | Failure:
-    """The case simulated, as `KeptCase.to_bytes`, or why it could not be. Runs in any process."""
+    """Simulate a case in any process. Return the result as `KeptCase.to_bytes`, or the reason why it failed."""
     limits = task.limits
     try:
         with limited_memory(limits.free_bytes), limited_time(limits.timeout_s):
@@ -252,7 +252,7 @@ def attempt(task: Task) -> bytes | Failure:
         return Failure(str(error), error)
     except MemoryError:
         return Failure(f"needs more than the {limits.free_bytes / 1e9:.1f} GB of memory that are free", None)
-    except Exception as error:  # a fault of this program; the other cases are not its
+    except Exception as error:  # a fault of this program must not end the other cases
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         return Failure(f"{type(error).__name__}: {error} ({where})", None)

@@ -1,4 +1,4 @@
-"""Says where a part of a scenario is written, for messages."""
+"""Locations of the parts of a scenario in its file, for messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ class ScenarioSource:
 
     Attributes:
         document: The file.
-        options: Place -> the option that wrote it.
-        context: What validators are told and tell: "folder", the scenario's own; "caption_places", the places of captions in their file.
+        options: The option that set the value at a place.
+        context: Validation context: "folder", that of the scenario; "caption_places", set by validators: lines of captions in their file.
     """
 
     document: Document
@@ -25,7 +25,7 @@ class ScenarioSource:
     context: dict[str, Any] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
-        """`file:line` of a part of the scenario, or the option that put it there."""
+        """Return `file:line` of a part of the scenario, or the option that set it."""
         written: dict[Place, str] = self.context.get("caption_places", {})
         if place in written:
             return written[place]
@@ -38,7 +38,7 @@ class ScenarioSource:
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Errors inside that are about a part of the scenario say where it is written."""
+        """Prefix errors raised inside that have a place in the scenario with its location."""
         try:
             yield
         except CiarSimError as error:
@@ -47,5 +47,5 @@ class ScenarioSource:
             raise type(error)(f"{self.where(error.place)}: {error}") from None
 
     def fail(self, place: Place, message: str) -> ScenarioError:
-        """The error that a part of the scenario is wrong."""
+        """Return the error for a wrong part of the scenario."""
         return ScenarioError(f"{self.where(place)}: {subject(place)}{message}")

@@ -1,4 +1,4 @@
-"""Progress of a scenario: what of it is recorded and simulated already, for a dry run and for the report on an unfinished run."""
+"""Progress of a scenario: what is already recorded and simulated, for dry runs and reports on unfinished runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ from simulator.results.tables import CaseRecords
 
 @dataclass(frozen=True)
 class State:
-    """What of a scenario is there.
+    """Progress of a scenario.
 
     Attributes:
-        cases: Its cases, without those that `sweep.tune` chooses.
-        simulated: Those whose results are kept.
-        sessions: Different sessions that they need, as far as that is known.
-        missing: Keys of those that are not recorded.
-        more_sessions: Sessions, at most, of thresholds to be searched and of trials to be chosen.
-        more_cases: Trials to be chosen.
-        requests: Requests of the cases that are yet to be simulated, about.
+        cases: Its cases, without the trials of `sweep.tune`.
+        simulated: The cases whose results are in the cache.
+        sessions: Number of distinct sessions of the cases whose settings are known.
+        missing: Keys of the sessions that are not recorded.
+        more_sessions: Upper bound of the sessions of calibrations and trials whose settings are not known yet.
+        more_cases: Number of trials of `sweep.tune`.
+        requests: Approximate number of requests of the cases not yet simulated.
         plan: Sessions by case.
-        costs: Compute times; None where they are yet to be measured.
-        manifest: What the pair's models are.
+        costs: Compute times; None if they are not measured yet.
+        manifest: Manifest of the pair.
     """
 
     cases: list[Case]
@@ -53,7 +53,7 @@ class State:
 
 
 class _NotMeasured(Exception):
-    """Compute times of this machine are yet to be measured."""
+    """Compute times of this machine are not measured yet."""
 
 
 def state_of(
@@ -64,15 +64,15 @@ def state_of(
     profile: Callable[[], Profile],
     jobs: int | None = None,
 ) -> State:
-    """Looks up what of a scenario is recorded and simulated; makes and writes nothing.
+    """Look up what is already recorded and simulated. Nothing is computed or written.
 
     Args:
         scenario: The scenario.
         recordings: The cache of recordings.
         kept: The cache of simulated cases.
-        scenes: Captions of the scene grammar by (seed, count).
-        profile: Compute times measured on this machine; raises ComputeError where there are none yet.
-        jobs: Cases to be simulated at the same time; None asks for no memory of this machine.
+        scenes: Captions of the pair's subject by (seed, count).
+        profile: Returns the compute times measured on this machine; raises ComputeError if there are none yet.
+        jobs: Number of cases simulated at the same time, for the check of memory; None skips the check.
 
     Raises:
         CiarSimError: The scenario cannot be run.
@@ -87,7 +87,7 @@ def state_of(
     try:
         cases, _ = search_thresholds(cases, manifest, scenes, CachedSource(recordings))
         known = cases
-    except UnrecordedError:  # thresholds are yet to be searched
+    except UnrecordedError:  # calibration is not finished
         targets = {case.method.label: case.method.target for case in cases if case.method.target is not None}
         searched = sum((ROUNDS + 1) * (target.prompts or PROMPTS) for target in targets.values())
         known = [case for case in cases if case.method.target is None]
@@ -125,7 +125,7 @@ def state_of(
 def finished_records(
     state: State, recordings: RecordingCache, kept: CaseCache, scorer: ImageScorer | None
 ) -> list[CaseRecords]:
-    """The records of the cases that are simulated and whose sessions are all recorded."""
+    """Return the records of the cases that are simulated and whose sessions are all recorded."""
     missing = set(state.missing)
     ready = [
         case

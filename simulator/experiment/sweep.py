@@ -1,4 +1,4 @@
-"""The cases of a scenario: for each method the grid of the axes that concern it."""
+"""The cases of a scenario: for each method the grid of the axes that apply to it."""
 
 import itertools
 import math
@@ -25,12 +25,13 @@ MOST_CASES = 1_000_000
 
 @looking_once()
 def expand(scenario: Scenario) -> list[Case]:
-    """The cases of a scenario: for each method, in order, the grid of the axes that concern it (the last changes fastest).
+    """Return the cases of a scenario: for each method in order, the grid of the axes that apply to it. The last axis changes fastest.
 
-    An axis on another method's setting does not multiply this method's cases. Values of paths that move together are one axis.
-    Where `sweep.tune` chooses settings of a method, it has no case here: see `simulator.experiment.tuning`.
+    An axis on another method's setting does not multiply this method's cases. Zipped paths form one axis. A method whose settings
+    `sweep.tune` chooses has no cases here: see `simulator.experiment.tuning`.
 
-    Raises ScenarioError where values that are allowed one by one do not go together.
+    Raises:
+        ScenarioError: Values are not valid in combination, two methods have the same name, or there are too many cases.
     """
     tuned = tuned_positions(scenario)
     grids = {
@@ -51,9 +52,9 @@ def expand(scenario: Scenario) -> list[Case]:
 
 
 def _check_names(cases: Sequence[Case]) -> None:
-    """Raises ScenarioError where a method with swept settings of its own is named as another method is.
+    """Raise ScenarioError if a method with swept settings has the same name as another method.
 
-    Two lines of a plot, two rows of a table and two images of one name could not be told apart.
+    Lines of a plot, rows of a table and images would be ambiguous.
     """
     labels = {case.position: case.method.label for case in cases}
     owners: dict[str, int] = {}
@@ -70,7 +71,7 @@ def _check_names(cases: Sequence[Case]) -> None:
 
 
 def _check_names_of_trials(scenario: Scenario, tuned: Mapping[int, Sequence[str]]) -> None:
-    """Raises ScenarioError where a label is the name that a trial of another method may have; which values are tried is not known yet."""
+    """Raise ScenarioError if a label may be the name of another method's trial, whose values are not known yet."""
     for position, paths in tuned.items():
         label = scenario.methods[position].label
         words = "".join(rf"( {re.escape(path.rpartition('.')[2])}=\S+)?" for path in paths)
@@ -82,11 +83,11 @@ def _check_names_of_trials(scenario: Scenario, tuned: Mapping[int, Sequence[str]
                     )
 
 
-Grid = list[tuple[tuple[str, ...], list[tuple[Any, ...]]]]  # paths that move together, and rows of their values
+Grid = list[tuple[tuple[str, ...], list[tuple[Any, ...]]]]  # zipped paths, and rows of their values
 
 
 def grid_of(scenario: Scenario, position: int, conditions_only: bool = False) -> Grid:
-    """The axes that concern a method. conditions_only: without settings of methods."""
+    """Return the axes that apply to a method. conditions_only: without settings of methods."""
     grid: Grid = []
     for group in grouped(scenario.sweep):
         mine = []
@@ -102,7 +103,7 @@ def grid_of(scenario: Scenario, position: int, conditions_only: bool = False) ->
 
 
 def tuned_positions(scenario: Scenario) -> dict[int, list[str]]:
-    """Positions of the methods whose settings `sweep.tune` chooses, and the paths of those settings."""
+    """Return the paths that `sweep.tune` chooses, by position of the method."""
     found: dict[int, list[str]] = {}
     if scenario.sweep.tune is not None:
         for path in scenario.sweep.axes:
@@ -113,9 +114,10 @@ def tuned_positions(scenario: Scenario) -> dict[int, list[str]]:
 
 
 def case_at(scenario: Scenario, position: int, chosen: dict[str, Any], index: int) -> Case:
-    """The case of a method under chosen values, by dotted path.
+    """Return the case of a method with chosen values by dotted path.
 
-    Raises ScenarioError where they do not go together.
+    Raises:
+        ScenarioError: The values are not valid in combination.
     """
     data: Any = scenario.model_dump(by_alias=True, exclude={"sweep", "methods"})
     data.update(sweep={}, methods=[scenario.methods[position].model_dump(by_alias=True)])
@@ -147,14 +149,14 @@ _NO_SWEEP = Sweep()
 
 
 def _sharing(resolved: Scenario, scenario: Scenario, position: int) -> Scenario:
-    """The scenario of a case with the parts of the whole one wherever they are equal, so that thousands of cases hold them once."""
+    """Replace parts that equal those of the whole scenario by the same objects, so that thousands of cases share their memory."""
     parts = {name: getattr(scenario, name) for name in Scenario.model_fields}
     parts |= {"sweep": _NO_SWEEP, "methods": (scenario.methods[position],)}
     return resolved.model_copy(update={name: part for name, part in parts.items() if part == getattr(resolved, name)})
 
 
 def check_methods(cases: Sequence[Case], manifest: PairManifest) -> None:
-    """Raises ScenarioError where a method cannot be run on the pair, or no method of the scenario can follow the fallback policy."""
+    """Raise ScenarioError if a method cannot run on the pair, or no method of the scenario supports the fallback policy."""
     for case in cases:
         with error_context("methods", case.position):
             check_scales(case.method.name, manifest)

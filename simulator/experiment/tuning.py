@@ -1,7 +1,7 @@
-"""`sweep.tune`: settings of methods chosen by trial, for low latency and good quality at once.
+"""`sweep.tune`: a search for settings of methods with low latency and high quality.
 
 The sampler is Optuna's multi-objective TPE (Ozaki et al. 2022, "Multiobjective Tree-Structured Parzen Estimator"). It is seeded, and
-trials are asked for and told in rounds of a fixed size, so that neither the number of workers nor a stop changes what is tried.
+trials are sampled and evaluated in rounds of a fixed size. The trials therefore do not depend on the number of workers or on interruptions.
 """
 
 import itertools
@@ -25,12 +25,12 @@ from simulator.experiment.sweep import case_at, grid_of, tuned_positions
 from simulator.results.columns import BETTER
 
 ROUND = 8  # trials of a study that are recorded and simulated together
-Objectives = Mapping[int, tuple[float, float]]  # latency and quality by index of the case
+Objectives = Mapping[int, tuple[float, float]]  # latency (s) and quality by index of the case
 
 
 @dataclass
 class _Study:
-    """The search for one method under one condition. tried: case by its chosen values as text."""
+    """The search for one method under one condition. tried: cases by their chosen values as JSON."""
 
     position: int
     condition: dict[str, Any]
@@ -39,9 +39,9 @@ class _Study:
 
 
 def trial_cases(scenario: Scenario) -> list[Case]:
-    """A case for every trial of the searches, at the lowest or first values; empty without `sweep.tune`.
+    """Return one case per trial of the searches, all with the lowest or first values; empty without `sweep.tune`.
 
-    They stand for the trials where only the size and the kind of the work matter.
+    They represent the trials when only the amount and kind of work matter.
     """
     if scenario.sweep.tune is None:
         return []
@@ -55,15 +55,15 @@ def trial_cases(scenario: Scenario) -> list[Case]:
 
 
 def tuned_cases(scenario: Scenario, quality: str, objectives: Callable[[Sequence[Case]], Objectives]) -> list[Case]:
-    """The cases that the searches have tried, by method and condition, in the order of the trials; each once.
+    """Run the searches. Return the distinct cases tried, by method and condition, in the order of the trials.
 
     Args:
-        scenario: With `sweep.tune`.
-        quality: The second objective.
-        objectives: Latency and quality of cases.
+        scenario: A scenario with `sweep.tune`.
+        quality: The quality column, the second objective.
+        objectives: Returns the latency and quality of cases.
 
     Raises:
-        ScenarioError: The quality of no trial is known.
+        ScenarioError: The quality of all trials is unknown (NaN).
     """
     import optuna
 
@@ -110,7 +110,7 @@ def tuned_cases(scenario: Scenario, quality: str, objectives: Callable[[Sequence
 
 
 def _conditions(scenario: Scenario) -> list[tuple[int, dict[str, Any]]]:
-    """Position of a method that is tuned, and the values of the other axes."""
+    """Return, for each study, the position of its method and the values of the axes that are not tuned."""
     found = []
     for position in tuned_positions(scenario):
         grid = grid_of(scenario, position, conditions_only=True)
@@ -133,19 +133,19 @@ def _suggested(scenario: Scenario, position: int, trial: Any) -> dict[str, Any]:
 
 
 def _read(scenario: Scenario, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the settings read them: whole numbers where they take these only."""
+    """Return the values as validated by the settings, rounded for settings that take whole numbers only."""
     whole = {**scenario.model_dump(by_alias=True), "sweep": {}}
     read: dict[str, Any] = {}
     for path, value in chosen.items():
         ranged = isinstance(scenario.sweep.axes[path], Range)
-        with suppress(ValidationError):  # two settings that do not go together, which the case refuses
+        with suppress(ValidationError):  # invalid in combination: `case_at` raises the error
             value = read_value(whole, axis_place(scenario, path), value, ranged)
         read[path] = value
     return read
 
 
 def pareto_rows(summary: pd.DataFrame, swept: Iterable[str], quality: str) -> pd.DataFrame:
-    """Rows of a summary that no other row of the same condition beats in latency and quality, all methods together."""
+    """Return the rows of a summary on the Pareto front of latency and quality of their condition, over all methods."""
     conditions = [path for path in swept if not path.startswith("methods.") and path in summary]
     known = summary.dropna(subset=["latency_mean_s", quality])
     groups = [group for _, group in known.groupby(conditions, sort=False)] if conditions else [known]

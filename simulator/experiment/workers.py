@@ -1,4 +1,4 @@
-"""Where work runs: here, in processes of this machine (loky), or on a Dask cluster. Results come as they end, in any order."""
+"""Parallel execution: in this process, in processes of this machine (loky), or on a Dask cluster. Results come in any order."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -14,21 +14,21 @@ from simulator.experiment.scenario import Case
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
-_WAITING = 4  # tasks per worker that are sent ahead, so that none waits for the next; bounds the memory of this process
-_IDLE_S = 300  # for which a worker process waits for more work
-# Of a process by default: some seconds of work, for it loads the program first, which takes a second or two.
+_WAITING = 4  # queued tasks per worker, so that no worker idles; it bounds the memory of this process
+_IDLE_S = 300  # time for which an idle worker process is kept
+# Least requests per process by default: some seconds of work, because a process needs a second or two to load the program.
 _LEAST_REQUESTS = 500
-_SPARE = 4.0  # times the memory that a case is estimated to need at least
+_SPARE = 4.0  # memory per process, as a multiple of the (low) estimate for a case
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where the cases of a run are simulated; it changes no result.
+    """Where the cases of a run are simulated. It does not affect results.
 
     Attributes:
-        jobs: Processes of this machine; 1 is this process; None: one for each core where that pays (`settled`).
-        scheduler: Address of a Dask scheduler, in place of processes.
-        local: Worker processes of a Dask cluster that is started for the run, in place of an address.
+        jobs: Number of processes on this machine; 1 is this process; None: up to one per core (see `settled`).
+        scheduler: Address of a Dask scheduler to use instead of processes.
+        local: Number of worker processes of a Dask cluster started for the run, instead of an address.
     """
 
     jobs: int | None = 1
@@ -37,21 +37,21 @@ class Workers:
 
     @property
     def remote(self) -> bool:
-        """Whether memory and time of this process say nothing about those of the workers."""
+        """Whether Dask runs the workers, so that the free memory of this process does not limit them."""
         return self.scheduler is not None or self.local is not None
 
     @property
     def apart(self) -> bool:
-        """Whether the work runs in other processes."""
+        """Whether tasks run in other processes."""
         return self.remote or self.most > 1
 
     @property
     def most(self) -> int:
-        """Cases of this machine that are simulated at once."""
+        """Number of cases simulated on this machine at once."""
         return self.jobs or 1
 
     def settled(self, cases: Sequence[Case]) -> "Workers":
-        """With a number of processes for these cases: at most one for each core, with enough work and enough memory for each."""
+        """Choose the number of processes if `jobs` is None: at most one per core, each with enough work and memory."""
         if self.jobs is not None or self.remote or not cases:
             return self
         sizes = [size_of(case.scenario) for case in cases]
@@ -61,12 +61,12 @@ class Workers:
         return replace(self, jobs=max(1, int(min(cores(), len(cases), by_work, by_memory))))
 
     def run(self, work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, ResultT]]:
-        """Each task with its result, as they end.
+        """Yield each task with its result, in the order of completion.
 
-        Tasks are taken from the iterable as workers get free. An error of `work` ends the iteration.
+        Tasks are taken from the iterable when workers are free. An error in `work` ends the iteration.
 
         Raises:
-            SimulationError: A worker process ended before its time.
+            SimulationError: A worker process was killed.
             CiarSimError: The cluster cannot be used.
         """
         if self.remote:
@@ -77,7 +77,7 @@ class Workers:
 
 
 def cores() -> int:
-    """Cores that this process may use, as far as the system tells."""
+    """Return the number of cores that this process may use, as reported by the system."""
     from joblib import cpu_count
 
     return int(cpu_count())
@@ -86,7 +86,7 @@ def cores() -> int:
 def _pool(jobs: int) -> Any:
     from joblib.externals.loky import get_reusable_executor
 
-    # loky warns where a worker times out just as new work arrives.
+    # A short timeout causes warnings of loky when a worker times out while new work arrives.
     return get_reusable_executor(max_workers=jobs, timeout=_IDLE_S)
 
 
@@ -112,7 +112,7 @@ def _in_processes(
 def _on_cluster(
     work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: Workers
 ) -> Iterator[tuple[TaskT, ResultT]]:
-    """A task of a worker that dies runs again on another one."""
+    """Run tasks on a Dask cluster, which repeats the tasks of a dead worker on another one."""
     try:
         import distributed
     except ImportError:
@@ -155,7 +155,7 @@ def _windowed(
     tasks: Iterable[TaskT],
     most: int,
 ) -> Iterator[tuple[TaskT, Any]]:
-    """Keeps up to `most` tasks under way."""
+    """Run tasks with at most `most` of them submitted at a time."""
     left = iter(tasks)
     pending = {submit(task): task for task in islice(left, most)}
     try:

@@ -1,1 +1,1 @@
-"""The sections of a scenario, a file each: what may stand there, in the units of the YAML. `scenario.py` puts them together."""
+"""The sections of a scenario, one per file: their keys and valid values, in the units of the YAML. `scenario.py` combines them."""

@@ -180,7 +180,7 @@ class Cloud(Serving):
 
 
 def check_tier(name: str, tiers: dict[str, Tier], *at: str | int) -> None:
-    """Refuse a tier that is not there. at: where it is named."""
+    """Refuse an unknown tier. at: the place that names it."""
     if not tiers:
         refuse("needs cloud.tiers, which are missing", *at)
     if name not in tiers:

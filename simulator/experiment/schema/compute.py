@@ -20,7 +20,7 @@ SideT = TypeVar("SideT", "DeviceCompute", "CloudCompute")
 
 
 def _read(profile: str | None, info: ValidationInfo) -> str | None:
-    """Relative to the scenario's folder; read when the scenario is loaded, so that a damaged one is told of at once."""
+    """Resolve a path relative to the scenario's folder and read the file, so that a damaged one is refused when the scenario is loaded."""
     if profile is None or info.context is None:
         return profile
     path = path_of(profile, info)
@@ -74,14 +74,14 @@ class ThermalThrottling(Part):
 
 
 def _one_word(side: Any) -> Any:
-    """The name of hardware stands for `{hardware: NAME}`."""
+    """Accept the name of hardware as `{hardware: NAME}`."""
     return {"hardware": side} if isinstance(side, str) else side
 
 
 def _file(key: str, form: type[Part]) -> BeforeValidator:
-    """The figures of a YAML file, named relative to the scenario's folder; its name is the title where it gives none.
+    """Read the figures of a YAML file, named relative to the scenario's folder. The default title is its name.
 
-    What the file holds is checked against its form here, so that a mistake is told by its file and line.
+    The content is validated here, so that errors name its file and line.
     """
 
     def read(given: Any, info: ValidationInfo) -> Any:
@@ -195,7 +195,7 @@ def _choose_hardware(side: SideT, default: str) -> SideT:
 
 
 def at_own_shape(compute: Any) -> Any:
-    """`compute` as it is written, where neither side names a model: both at the pair's own shape, on the hardware that they would have."""
+    """Return the plain data of `compute` with both models set to the pair's own, on the default hardware, if neither side names a model."""
     if not isinstance(compute, dict):
         return compute
     sides = {name: _one_word(compute.get(name, {})) for name in USUAL_HARDWARE}
@@ -206,7 +206,7 @@ def at_own_shape(compute: Any) -> Any:
 
 
 def catalogued(hardware: str, *more: str) -> str:
-    """The catalogue's name of an accelerator. more: names that are allowed beside."""
+    """Return the canonical name of an accelerator. Refuse one that is not in the catalogue. more: names to suggest in addition."""
     name = catalogue.canonical("hardware", hardware)
     known: tuple[str, ...] = catalogue.names("hardware")
     if name not in known:

@@ -1,4 +1,4 @@
-"""Descriptions of keys for editors: what the docstring of a section says of its attributes."""
+"""Descriptions of keys for editors, from the docstrings of sections."""
 
 import inspect
 import re
@@ -14,9 +14,9 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def describe(schema: dict[str, Any]) -> None:
-    """Gives each key of a JSON Schema that has no description what the docstring of its class, or of one above it, says of it.
+    """Add descriptions to the keys of a JSON Schema that have none, from the docstring of their class or its base classes.
 
-    The description of a class is what its docstring says before that.
+    The description of a class is its docstring before `Attributes:`.
     """
     sections: list[type[BaseModel]] = [Sweep, *_subclasses(Settings)]
     classes = {one.__name__: one for one in sections}
@@ -35,7 +35,7 @@ def describe(schema: dict[str, Any]) -> None:
 
 
 def attributes(of: type) -> dict[str, str]:
-    """The entries of the section `Attributes:` of a class's own docstring, each on one line."""
+    """Return the entries of the section `Attributes:` of a class's own docstring, each as one line."""
     text = inspect.cleandoc(of.__doc__ or "").partition("Attributes:\n")[2]
     return {name: " ".join(said.split()) for name, said in _ATTRIBUTE.findall(text)}
 

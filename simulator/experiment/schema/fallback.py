@@ -35,7 +35,7 @@ class FallbackPolicy(Part):
         return self
 
     def rule(self) -> Fallback | None:
-        """In seconds; None for waiting."""
+        """Return the policy in seconds, or None for waiting."""
         if self.policy == "wait":
             return None
         assert self.deadline_ms is not None

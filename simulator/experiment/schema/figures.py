@@ -1,4 +1,4 @@
-"""A link in base units: what every form of `network:` comes to."""
+"""A link in base units, to which every form of `network:` is converted."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,6 +68,6 @@ class LinkFigures:
     way_s: float = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """The fields as plain data."""
+        """Return the fields as plain data."""
         gaps = None if self.gaps is None else self.gaps.model_dump()
         return {**asdict(self), "gaps": gaps, "also": [one.plain() for one in self.also]}

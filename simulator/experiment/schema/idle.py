@@ -1,6 +1,6 @@
-"""Settings that do nothing without another one: refused where that one is neither given nor swept, so that none is ignored in silence.
+"""Settings that have no effect without another one. They are refused, not silently ignored, if the other is neither given nor swept.
 
-Most are refused where they are defined. Those here may have their other half in the sweep, which only the whole scenario knows.
+Most such settings are checked where they are defined. The ones here may depend on the sweep, which only the whole scenario knows.
 """
 
 from collections.abc import Container, Mapping
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import Place
 
-# A setting, and the one without which it does nothing.
+# A setting, and the one without which it has no effect.
 OF_A_LINE = {
     "loss_burst_packets": "loss_pct",
     "jitter_distribution": "jitter_ms",
@@ -20,12 +20,12 @@ OF_A_CLOUD = {"kv_full": "kv_memory_gb"}
 
 
 def refuse_idle(part: BaseModel, needs: Mapping[str, str], at: Place, swept: Container[str]) -> None:
-    """Refuses a setting that is not at its default while what it needs is not written.
+    """Refuse a setting that is not at its default if the setting that it needs is not given.
 
     Args:
         part: The network or cloud.
-        needs: Its settings and what each needs.
-        at: Where it stands.
+        needs: Its settings, and the setting that each needs.
+        at: Its place in the scenario.
         swept: Dotted paths of the axes.
     """
     for key, other in needs.items():

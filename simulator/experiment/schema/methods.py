@@ -67,18 +67,18 @@ class MethodEntry(Part, MethodSettings):
 
     @property
     def target(self) -> CallTarget | None:
-        """The call rate that a setting is to be calibrated to; None where every setting is known."""
+        """The target of the calibration; None if all settings are known."""
         threshold = getattr(self, "threshold", None)
         return threshold if isinstance(threshold, CallTarget) else None
 
     @property
     def settings(self) -> MethodSettings:
-        """The method's settings. Not for an uncalibrated method, which has none until its threshold is found."""
+        """The method's settings. Not available before calibration of a method that needs it."""
         assert self.target is None
         return METHODS[self.name].settings.model_validate(self._given())
 
     def at(self, **found: Any) -> "MethodEntry":
-        """The method with the settings that a calibration found."""
+        """Return the method with calibrated settings."""
         return self.model_copy(update=found)
 
     def _given(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class MethodEntry(Part, MethodSettings):
 
 
 class _Thresholded(Settings):
-    """What an entry does whose settings are `ThresholdSettings`: calibrated unless its threshold is a number."""
+    """Mixin for entries with `ThresholdSettings`, which are calibrated unless the threshold is a number."""
 
     if TYPE_CHECKING:  # fields of the entry
         name: str
@@ -123,7 +123,7 @@ class _Thresholded(Settings):
 
 
 class _Rated(Settings):
-    """What an entry of `random` does: its rate follows from the wanted calls, unless it is given."""
+    """Mixin for entries of `random`, whose rate follows from the target of cloud calls unless it is given."""
 
     if TYPE_CHECKING:  # fields of the entry
         threshold: CallTarget | None
@@ -184,12 +184,12 @@ ENTRIES: dict[str, type[MethodEntry]] = {name: _entry_class(name, kind.settings)
 
 
 def settings_of(name: str) -> list[str]:
-    """The keys of a method's entry but for its name and label."""
+    """Return the keys of a method's entry without name and label."""
     return [key for key in ENTRIES[name].model_fields if key not in ("name", "label")]
 
 
 def _entry(data: Any) -> Any:
-    """A method's name, or a mapping with `name` whose other keys are settings of that method."""
+    """Parse a method's name, or a mapping of `name` and settings of that method."""
     if isinstance(data, str):
         data = {"name": data}
     if isinstance(data, MethodEntry):
@@ -223,7 +223,7 @@ class AnyEntry:
 
 
 def labelled_entries(methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
-    """Fills in labels: the name, with the settings that were given where a method stands more than once."""
+    """Set default labels: the name, with the given settings if a method occurs more than once."""
     names = [entry.name for entry in methods]
     labelled: list[MethodEntry] = []
     for index, entry in enumerate(methods):

@@ -11,7 +11,7 @@ from simulator.experiment.schema.queue import Queue
 from simulator.network.radio import RadioFigures
 from simulator.pricing import catalogue
 
-# The least ones are far below a symbol of any radio (18 us in NR at 60 kHz), and above what the clock of a long run tells apart.
+# The least values are far below a symbol of any radio (18 us in NR at 60 kHz) and above the resolution of the clock in a long run.
 GapMs = Annotated[float, Field(ge=1e-3, le=60_000)]
 PeriodMs = Annotated[float, Field(ge=1e-3, le=10_000)]
 
@@ -70,7 +70,7 @@ class Uplink(Part):
 
 
 def _whole_slots(period_ms: float | None, slot_ms: float, rule: str, found_ms: float | None, *at: str) -> None:
-    """Refuse what was found where a period is no whole number of slots."""
+    """Refuse a period that is not a whole number of slots."""
     slots = 1.0 if period_ms is None else period_ms / slot_ms
     if abs(slots - round(slots)) > 1e-9 or round(slots) == 0:
         refuse(f"{rule}, got {found_ms:g}", *at)
@@ -119,7 +119,7 @@ class Mobile(Queue):
     fading_snr_db: float | None = Field(default=None, ge=-20, le=60)
 
     def radio_row(self) -> catalogue.RadioPreset | None:
-        """The radio of the catalogue; None for none."""
+        """The radio of the catalogue, or None."""
         raise NotImplementedError
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class Mobile(Queue):
             )
 
     def _handovers(self, row: catalogue.RadioPreset | None) -> tuple[float, float]:
-        """Mean time between handovers, and mean length, in seconds."""
+        """Return the mean time between handovers and their mean length, in seconds."""
         given = self.handover
         assert given is not None
         gap_ms, every_s = given.gap_ms, given.every_s
@@ -217,14 +217,14 @@ class Mobile(Queue):
 
     @property
     def usual_access_s(self) -> float:
-        """Mean wait for the uplink that is inside a measured round trip."""
+        """Mean wait for the uplink that a measured round trip includes, in seconds."""
         row = self.radio_row()
         if row is None or row.sr_period_ms is None:
             return 0.0
         return RadioFigures(sr_period_s=row.sr_period_ms * 1e-3, sr_grant_s=row.sr_grant_ms * 1e-3).mean_access_s
 
     def cell(self) -> dict[str, Any]:
-        """The fields of `LinkFigures`."""
+        """Return the fields of `LinkFigures`."""
         row = self.radio_row()
         return {
             "handover": None if self.handover is None else self._handovers(row),
@@ -247,7 +247,7 @@ class Mobile(Queue):
     def _timers(
         self, row: catalogue.RadioPreset | None
     ) -> tuple[tuple[float, float | None, float | None, float | None], ...]:
-        """Share, inactivity timer, and DRX timer and cycle of each operator in seconds; None: the radio's."""
+        """Return the share of each operator, and its inactivity timer, DRX timer and DRX cycle in seconds; None: the radio's."""
         if self.operators is None or row is None:
             return ()
         given: Sequence[catalogue.RadioTimers] = row.operators if isinstance(self.operators, str) else self.operators

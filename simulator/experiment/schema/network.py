@@ -24,8 +24,8 @@ from simulator.traces.choice import TraceChoice
 from simulator.traces.trace import Trace
 from simulator.traces.units import Way, told
 
-PRESET_KM = 500.0  # to the cloud that a preset stands for
-MS_PER_1000_KM = 22.0  # of round trip; light in fibre alone takes 9.8: see `catalogue/networks.yaml`
+PRESET_KM = 500.0  # distance to the cloud in the round trip of a preset
+MS_PER_1000_KM = 22.0  # round trip per distance; light in fibre takes 9.8: see `catalogue/networks.yaml`
 TransportName = Literal["ideal", "tcp", "grpc", "quic", "sctp"]
 Distribution = Literal["normal", "lognormal", "gamma", "pareto"]
 
@@ -92,7 +92,7 @@ class PresetNetwork(Mobile):
 
     @model_validator(mode="after")
     def _acts(self) -> Self:
-        """Refuses figures that do not go together, and those without effect."""
+        """Refuse figures that conflict or have no effect."""
         preset = catalogue.network(self.preset)
         if self.jitter_distribution is not None and self.jitter_ms is None and not preset.jitter_ms:
             refuse(f"has no effect: {self.preset} has no jitter; give jitter_ms, too", "jitter_distribution")
@@ -111,7 +111,7 @@ class PresetNetwork(Mobile):
         return self
 
     def _own(self, key: str, preset: catalogue.NetworkPreset) -> Any:
-        """The figure given here, else the preset's."""
+        """Return the figure given here, else the preset's."""
         given = getattr(self, key)
         return getattr(preset, key) if given is None else given
 
@@ -131,7 +131,7 @@ class PresetNetwork(Mobile):
 
         radio = self._own("radio", p)
         rtt_s = self._rtt_ms(p) * 1e-3
-        if self.uplink is not None and self.rtt_ms is None:  # the preset's was measured with the usual scheduling
+        if self.uplink is not None and self.rtt_ms is None:  # the preset's round trip includes the usual scheduling
             rtt_s = max(0.0, rtt_s - self.usual_access_s)
         return LinkFigures(
             down_bps=rate("down_mbps"),
@@ -160,7 +160,7 @@ def _radio(radio: str | None) -> str | None:
 
 
 def _check_jitter(jitter_ms: float, delay_ms: float, key: str, samples_ms: tuple[float, ...] = ()) -> None:
-    """Refuse jitter that leaves no distribution of this mean one-way delay. Its mean is kept, so a delay of mean 0 cannot vary."""
+    """Refuse jitter for which no delay distribution with this mean exists. Jitter keeps the mean, so a mean of 0 cannot vary."""
     if (any(samples_ms) or jitter_ms) and not delay_ms:
         refuse("needs a delay > 0: rtt_ms is 0, or the trace says so", key)
     if jitter_ms > MAX_JITTER * delay_ms:
@@ -404,7 +404,7 @@ class TraceNetwork(_Line):
 
 
 def link_trace(choice: TraceChoice) -> Trace:
-    """Read a trace, once for as long as its files stay as they are. Raises TraceError."""
+    """Read a trace. The result is cached until a file changes. Raises TraceError."""
     try:
         states = [Path(file).stat() for file in choice.files]
     except OSError as error:
@@ -442,14 +442,14 @@ class MultipathNetwork(Part):
 
 
 def paths_of(network: "AnyNetwork") -> "tuple[PresetNetwork | TraceNetwork | ExplicitNetwork, ...]":
-    """The paths of a network, one for most."""
+    """Return the paths of a network: one, unless it is multipath."""
     return network.paths if isinstance(network, MultipathNetwork) else (network,)
 
 
 def behind(network: "AnyNetwork", way_s: float) -> LinkFigures:
-    """The link to a cloud that is a round trip of `way_s` behind the access network.
+    """Return the link to a cloud at a round trip of `way_s` behind the access network.
 
-    A preset's own round trip leads to a cloud at `PRESET_KM`, whose part of it (all of it at most) `way_s` replaces.
+    The round trip of a preset includes the distance `PRESET_KM`. `way_s` replaces that part, but at most the whole round trip.
     """
     if isinstance(network, MultipathNetwork):
         first, *others = (behind(path, way_s) for path in network.paths)

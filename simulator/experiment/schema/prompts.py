@@ -76,7 +76,7 @@ class PromptFile(Part):
 
 
 def _read_prompts(prompts: Any, info: ValidationInfo) -> Any:
-    """A file's captions as a list; `caption_places` of the context gets the place of each in the file, for errors found later."""
+    """Read the captions of a file as a list. Their places in the file are stored in `caption_places` of the context, for later errors."""
     if not isinstance(prompts, PromptFile):
         return prompts
     path = path_of(prompts.file, info, "file")

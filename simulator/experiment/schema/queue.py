@@ -7,7 +7,7 @@ from pydantic import Field, Tag, model_validator
 from simulator.core.part import Part, mapping_or
 from simulator.core.settings import refuse
 
-# Shorter turns are shorter than the packets that they consist of; no clock of a run tells turns of 1e-300 s apart.
+# Least mean length: shorter periods are shorter than a packet, and periods of 1e-300 s are below the resolution of the clock.
 TurnS = Annotated[float, Field(ge=1e-3, le=1e6)]
 
 
@@ -112,7 +112,7 @@ class Queue(Part):
         return self
 
     def queue(self) -> dict[str, Any]:
-        """The fields of `LinkFigures`."""
+        """Return the fields of `LinkFigures`."""
 
         def flow(given: str | PausingFlow | None) -> str | tuple[float, float] | None:
             return (given.busy_s, given.quiet_s) if isinstance(given, PausingFlow) else given

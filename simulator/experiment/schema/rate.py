@@ -27,7 +27,7 @@ Variation = Annotated[
 
 
 def gaps_of(rate: str | Gaps | None) -> Gaps | None:
-    """None for rates without gaps."""
+    """Return the scheduling gaps of `rate:`, or None for rates without gaps."""
     if isinstance(rate, str):
         return None if rate == CONSTANT else fitted()[rate].gaps
     return rate

@@ -21,7 +21,7 @@ from simulator.results.columns import BETTER
 
 Scalar = bool | int | Annotated[float, Field(allow_inf_nan=True)] | str
 Values = Annotated[tuple[Scalar, ...], BeforeValidator(items), Field(min_length=1)]
-DIGITS = 6  # significant ones of a value that a range gives
+DIGITS = 6  # significant digits of the values of a range
 
 
 class Range(Part):
@@ -48,7 +48,7 @@ class Range(Part):
         return self
 
     def at(self, share: float) -> float:
-        """The value at a share in [0, 1] of the way, rounded to `DIGITS`; the ends are exact."""
+        """Return the value at a share in [0, 1] of the range, rounded to `DIGITS`. The ends are exact."""
         if share in (0.0, 1.0):
             return self.max if share else self.min
         if self.scale == "log":
@@ -58,11 +58,11 @@ class Range(Part):
         return self.rounded(value)
 
     def rounded(self, value: float) -> float:
-        """A value of the range with `DIGITS` digits."""
+        """Round a value of the range to `DIGITS` significant digits."""
         return min(max(float(f"{value:.{DIGITS}g}"), self.min), self.max)
 
     def values(self) -> tuple[float, ...]:
-        """The values of a range with steps."""
+        """Return the values of a range with steps."""
         assert self.steps is not None
         return tuple(self.at(step / (self.steps - 1)) for step in range(self.steps))
 
@@ -112,13 +112,13 @@ class Sweep(BaseModel):
     @field_validator("zip", mode="before")
     @classmethod
     def _one_group(cls, groups: Any) -> Any:
-        """One list of paths stands for a list of one."""
+        """Accept one list of paths as a list with one group."""
         return [groups] if isinstance(groups, list | tuple) and any(isinstance(one, str) for one in groups) else groups
 
     @field_validator("tune", mode="before")
     @classmethod
     def _number(cls, tune: Any) -> Any:
-        """A number of trials stands for `{trials: N}`."""
+        """Accept a number of trials as `{trials: N}`."""
         return {"trials": tune} if isinstance(tune, int) and not isinstance(tune, bool) else tune
 
     @model_validator(mode="after")
@@ -145,5 +145,5 @@ class Sweep(BaseModel):
 
     @property
     def axes(self) -> "dict[str, tuple[Any, ...] | Range]":
-        """Values, or the range they are drawn from, by dotted path in the order of the file."""
+        """Values, or the range from which they are drawn, by dotted path in the order of the file."""
         return dict(self.__pydantic_extra__ or {})

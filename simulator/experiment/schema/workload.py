@@ -88,7 +88,7 @@ class TraceArrivals(Part):
         return self
 
     def times(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Times of requests [n] in seconds, and what their reader assumed. Raises ScenarioError."""
+        """Return the times of requests [n] in seconds, and the assumptions of the reader. Raises ScenarioError."""
         return read_times(Path(self.trace), self.unit, self.window_s, self.time_scale)
 
 
@@ -141,7 +141,7 @@ class SequentialWorkload(Part):
 
     arrivals: Literal["sequential"] = "sequential"
     devices: Literal[1] = 1
-    # What a fleet may have and one device has not.
+    # Defaults for settings that only a fleet has.
     fleet: ClassVar[tuple[FleetKind, ...]] = ()
     slo_s: ClassVar[float | None] = None
     warmup_s: ClassVar[float] = 0.0
