@@ -1,9 +1,9 @@
-"""Times passes of a model that predicts scale by scale, as `models.profile` times those of single tokens.
+"""Measures the passes of a model that predicts scale by scale, as `models.profile` does for models that predict token by token.
 
-A timed pass is what decoding runs: the embedding, every layer over the new positions against the cache, the head on all of them,
-guidance, and a draw at each. Rows are conditional ones and, below them, as many unconditional ones. New positions are up to a whole image
-at once, as the device's first pass after a hand-over has them; the mask that keeps its scales apart is left out. What the class sets is
-computed once an image: it is timed as the caption encoder.
+A timed pass is what decoding runs: the embedding, every layer over the new positions with the cache, the head on all of them,
+guidance, and a draw at each position. The first half of the rows is conditional, the second unconditional. A pass has at most a whole
+image of new positions, as the device's first pass after a hand-over can have; the mask between its scales is left out. The vectors that
+depend on the class are computed once per image and timed as the caption encoder.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ from simulator.pricing.catalogue import ModelShape
 from simulator.pricing.profile import PassTable, Profile
 from simulator.protocol.var import SharedVarConfig, VarConfig
 
-CPU_ROWS = 8  # most rows of a pass on a processor: a whole image of 32 takes minutes there
-CLASSES, PHIS = 1000, 4  # of the released models and tokenizer
+CPU_ROWS = 8  # most rows of a pass on a CPU, where 32 rows of a whole image take minutes
+CLASSES, PHIS = 1000, 4  # as in the released models and tokenizer
 GUIDANCE = 3.0
 
 
@@ -51,7 +51,11 @@ class TimedScales:
     def tables(
         self, sizes: Sizes, clock: Clock, torch_device: torch.device, dtype: torch.dtype, runtime: RuntimeName
     ) -> Tables:
-        """Passes of the first scale, and those of more positions, all of which are read out."""
+        """Time the passes of the first scale, and those of more positions; the head is applied to all positions.
+
+        Raises:
+            ComputeError: the runtime is not eager.
+        """
         if runtime != "eager":
             raise ComputeError(f"--runtime {runtime}: passes of whole scales are timed eager")
         config = self.model.config
@@ -60,7 +64,7 @@ class TimedScales:
         others: list[list[list[float]]] = []
         for rows in sizes.rows:
             run = self._passes(rows, cached[-1], torch_device, dtype)
-            run(1, 0)  # a warm-up of threads, kernels and memory
+            run(1, 0)  # warms up threads, kernels and memory
             first.append([[clock.typical_seconds(partial(run, 1, kv)) for kv in cached]])
             others.append([[clock.typical_seconds(partial(run, n, kv)) for kv in cached] for n in self._more()])
 
@@ -72,14 +76,14 @@ class TimedScales:
         return table((1,), first), table(self._more(), others)
 
     def _more(self) -> tuple[int, ...]:
-        """Positions of the timed passes after the first scale: of some scales, of the largest, and of the image."""
+        """Return the numbers of new positions of the other timed passes: those of some scales, of the largest, and of a whole image."""
         scales = self.model.config.scales
         return (*(side * side for side in (scales[1], scales[3], scales[6], scales[-1])), self.model.config.tokens)
 
     def _passes(
         self, rows: int, cached: int, torch_device: torch.device, dtype: torch.dtype
     ) -> Callable[[int, int], object]:
-        """Runs a pass over so many new positions with so many cached ones, at most `cached`, and draws its codes."""
+        """Return a function that runs a pass with the given numbers of new and of cached positions (at most `cached`), and draws codes."""
         model, config = self.model, self.model.config
         cache = ScaleCache(config, rows, cached + config.tokens, torch_device, dtype)
         width = model.word_embed.in_features
@@ -104,7 +108,10 @@ class TimedScales:
 
 
 def measure_scales(pair: VarPair, progress: Progress | None = None, budget_s: float = 15.0) -> Profile:
-    """As `models.profile.measure_profile`, of a pair that predicts scale by scale; one without a device runs no pass there."""
+    """Measure a pair that predicts scale by scale, as `models.profile.measure_profile` does.
+
+    Without a device model, the device's times are the cloud model's; no method uses them.
+    """
     models = {"cloud": TimedScales(pair.cloud), "device": TimedScales(pair.device or pair.cloud)}
     name, weights, where = pair.manifest.name, pair.manifest.weights_hash, pair.torch_device
     work = _work(pair.cloud, pair.tokenizer)
@@ -121,7 +128,13 @@ def measure_scale_model(
     runtime: RuntimeName = "eager",
     shape: ModelShape | None = None,
 ) -> Profile:
-    """As `models.profile.measure_model`, of a model that predicts scale by scale: it serves as the device's as well."""
+    """Measure a catalogue model that predicts scale by scale, as `models.profile.measure_model` does.
+
+    The device's times are those of the same model.
+
+    Raises:
+        ComputeError: a one-layer form is requested, or the runtime is not eager.
+    """
     shape = shape or catalogue.model(name)
     if shape.interhead:
         raise ComputeError(f"model {name}: a model of scales has no form of one layer; allowed: the model itself")
@@ -146,7 +159,7 @@ def _sizes(torch_device: torch.device, rows: tuple[int, ...]) -> Sizes:
 
 
 def _work(model: VarTransformer, tokenizer: VarTokenizer) -> dict[str, Callable[[], object]]:
-    """The work other than passes, batch 1, by kind."""
+    """Return a run of each kind of `Compute`, with batch size 1."""
     weight = model.word_embed.weight
     labels = torch.tensor([0, model.classes], device=weight.device)
     codes = torch.zeros(1, model.config.tokens, dtype=torch.long, device=weight.device)

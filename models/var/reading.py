@@ -1,4 +1,4 @@
-"""Finished images read by a model that predicts scale by scale: logits of every token given all smaller scales, in one pass.
+"""Teacher forcing of a model that predicts scale by scale: logits of every token given all smaller scales, in one pass.
 
 Letters: B images, R rows (B, or 2B with guidance), T tokens of all scales, D width, V codebook.
 """
@@ -16,12 +16,12 @@ from models.var.transformer import VarTransformer
 
 @dataclass(frozen=True)
 class ScaleReading:
-    """What one model makes of B images.
+    """One model's teacher-forced outputs for B images.
 
     Attributes:
-        logits: guided, [B, T, V].
-        plain: conditional, [B, T, V].
-        hidden: states after the last layer [B, T, D] and, with guidance, those of the unconditional row after them, [B, T, 2 D].
+        logits: guided logits, [B, T, V].
+        plain: conditional logits, [B, T, V].
+        hidden: hidden states after the last layer, [B, T, D]; with guidance, followed by those of the unconditional row, [B, T, 2 D].
     """
 
     logits: Tensor
@@ -32,7 +32,15 @@ class ScaleReading:
 def read_images(
     model: VarTransformer, tokenizer: VarTokenizer, labels: Sequence[int], codes: Tensor, guidance: float
 ) -> ScaleReading:
-    """Read images of these classes, int [B, T] codes of all scales, at a guidance that grows with the scale."""
+    """Return a model's teacher-forced outputs for images.
+
+    Args:
+        model: the model.
+        tokenizer: tokenizer of the codes.
+        labels: class of each image.
+        codes: int [B, T], codes of all scales.
+        guidance: strength at the last scale, see `VarTransformer.strengths`; 1 or less: no guidance.
+    """
     latents = tokenizer.latents(codes)
     maps = torch.cat([tokenizer.inputs(latents[scale - 1], scale) for scale in range(1, len(latents))], dim=1)
     rows = 2 if guidance > 1 else 1

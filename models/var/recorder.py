@@ -1,10 +1,11 @@
-"""The recorder of a pair that predicts scale by scale: a method decides who makes which scales, and nothing else.
+"""The recorder of a pair that predicts scale by scale. A method only determines which side decides which scales.
 
 So no programs are run. The ops of a session follow from its settings (`simulator.protocol.outline`), as those of statistical sessions at
-VAR's costs do; here the passes are made, too, for many sessions in a batch, and give tokens, image and quality. Draws are keyed by
-seed, caption, role and position, as everywhere: sessions of one prompt that differ in their first scale on the device share the cloud's.
+VAR's costs do. The passes are run here, for many sessions in a batch, and give tokens, image and quality. Draws are keyed by
+seed, caption, role and position. Sessions of one prompt that differ only in the device's first scale share the cloud's passes.
 
-Letters: B batch, R rows of a pass (B, or 2B with guidance), T tokens of all scales, n tokens of one scale, V codebook.
+Letters: B batch, R rows of a pass (B, or 2B with guidance), T tokens of all scales, n tokens of one scale, D width, V codebook,
+C width of a code.
 """
 
 import math
@@ -38,11 +39,11 @@ class VarRequest:
     """A session to record.
 
     Attributes:
-        spec: as it is asked for.
-        settings: of its method.
-        decoding: how distributions become tokens.
-        label: the class.
-        prefix: tokens that the cloud makes and the image has: all, whole scales, or none.
+        spec: the session.
+        settings: settings of its method.
+        decoding: decoding settings.
+        label: class of the image.
+        prefix: number of tokens of the image that the cloud decides: all, those of whole scales, or none.
     """
 
     spec: SessionSpec
@@ -59,15 +60,15 @@ class VarRequest:
 
 @dataclass
 class Made:
-    """What passes of one model gave: an entry for every token made, in order.
+    """Decided tokens with the values recorded about them, one entry per token, in order.
 
     Attributes:
         tokens: the codes.
-        nll: nats of each under the guided distribution at temperature 1.
-        best: the most likely code there.
-        margin: distance of the pick from another code (`models.methods.session.Decisions`).
-        entropy: of the guided distribution, divided by log V.
-        doubt: 1 - its largest probability.
+        nll: negative log-likelihood of each code in nats under the guided distribution at temperature 1.
+        best: the most likely code.
+        margin: distance of the pick to another code (`models.methods.session.Decisions`).
+        entropy: entropy of the guided distribution, divided by log V.
+        doubt: 1 minus its largest probability.
     """
 
     tokens: np.ndarray
@@ -79,11 +80,11 @@ class Made:
 
     @classmethod
     def joined(cls, parts: "Sequence[Made]") -> "Made":
-        """Entries of several, one after the other."""
+        """Return the concatenated entries of several."""
         return cls(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in _names()})
 
     def first(self, count: int) -> "Made":
-        """The first entries."""
+        """Return the first entries."""
         return Made(**{name: getattr(self, name)[:count] for name in _names()})
 
 
@@ -92,22 +93,26 @@ def _names() -> list[str]:
 
 
 class ScaleRecorder:
-    """Makes recordings with one pair. Arguments: see `models.recorder.Recorder`."""
+    """Records sessions with one pair. Arguments: see `models.recorder.Recorder`."""
 
     def __init__(self, pair: VarPair, max_batch: int = 64, progress: Progress | None = None) -> None:
         self.pair, self.max_batch = pair, max_batch
         self.progress = progress or (lambda done, sessions, decided, tokens: None)
         self.scales = pair.manifest.scales
-        self.ends = list(accumulate(side * side for side in self.scales))  # of each scale, in the sequence
+        self.ends = list(accumulate(side * side for side in self.scales))  # end of each scale in the sequence
         self.count = pair.manifest.image_tokens
 
     @torch.inference_mode()
     def record(self, specs: Sequence[SessionSpec]) -> Iterator[tuple[SessionSpec, Recording]]:
-        """Recordings, those of one prompt together.
+        """Yield recordings; those of one prompt are adjacent.
 
-        Raises PromptError for a prompt that is no class, ScenarioError for a method or settings that the pair cannot serve.
+        Raises:
+            PromptError: a prompt is not a class label.
+            ScenarioError: the pair cannot run a method or its settings.
+            WeightsError: the pair has no device model, or logits are not finite.
+            RecordingError: a call that is always waited for is to miss a deadline.
         """
-        asked = [self._ask(spec) for spec in specs]  # refuse bad requests before any work is done
+        asked = [self._ask(spec) for spec in specs]  # refuse bad sessions before any work is done
         order = [index for members in families(specs, self.count) for index in members]
         finished = 0
         for begin in range(0, len(order), self.max_batch):
@@ -142,7 +147,7 @@ class ScaleRecorder:
     # --- tokens
 
     def _tokens(self, chunk: Sequence[VarRequest], report: Callable[[int], None]) -> list[Made]:
-        """The tokens of each session: the cloud's scales once for all of one prompt, then the device's."""
+        """Decode the tokens of each session: the cloud's scales once per prompt, then the device's."""
         told = [0]
 
         def tell(count: int) -> None:
@@ -150,7 +155,7 @@ class ScaleRecorder:
             report(told[0])
 
         found: list[Made | None] = [None] * len(chunk)
-        # The session that asks for the most scales of those that begin alike, and all of them.
+        # Of the sessions with the same first tokens, by the index of one with the longest prefix, the indices of all.
         of_cloud: dict[int, list[int]] = {}
         for members in families([one.spec for one in chunk], self.count):
             if longest := max(chunk[index].prefix for index in members):
@@ -172,7 +177,15 @@ class ScaleRecorder:
     def _decode(
         self, role: str, group: Sequence[VarRequest], known: np.ndarray | None, last: int, tell: Callable[[int], None]
     ) -> list[Made]:
-        """The tokens after the known ones, int [B, first], up to position `last`, of sessions that are guided alike."""
+        """Decode the tokens after the known ones up to position `last`, for sessions that all have guidance or all have none.
+
+        Args:
+            role: cloud or device.
+            group: the B sessions.
+            known: int [B, first], tokens already decided, or None.
+            last: end of the last scale to decode.
+            tell: called with the number of tokens decided by each pass.
+        """
         model, tokenizer, batch = self._model(role), self.pair.tokenizer, len(group)
         first = 0 if known is None else known.shape[1]
         rows = 2 if group[0].guided else 1
@@ -208,17 +221,17 @@ class ScaleRecorder:
         return model
 
     def _condition(self, model: VarTransformer, group: Sequence[VarRequest]) -> Condition:
-        """Of the sessions' classes, and below them of the null class where they are guided."""
+        """Return the condition of the sessions' classes and, with guidance, of as many rows of the null class after them."""
         labels = [one.label for one in group] + [model.classes] * (len(group) if group[0].guided else 0)
         return model.condition(torch.tensor(labels, device=self.pair.torch_device))
 
     def _draws(self, role: str, one: VarRequest) -> np.ndarray:
-        """The uniform draw of each position."""
+        """Return the uniform draw of each position."""
         return draws(one.spec.seed, self.count + 1, "token", role, one.spec.prompt)
 
     @staticmethod
     def _rule(role: str, one: VarRequest) -> tuple[bool, float, int, float]:
-        """Whether a role samples, its temperature, top-k and top-p."""
+        """Return whether a role samples, its temperature, top-k and top-p."""
         d = one.decoding
         sampled, top_p = (d.cloud == "sampled", d.top_p) if role == "cloud" else d.local_sampling
         return sampled, d.temperature, d.top_k, top_p
@@ -226,7 +239,7 @@ class ScaleRecorder:
     def _guided(
         self, role: str, one: VarRequest, condition: Condition, hidden: Tensor, index: int, batch: int, begin: int
     ) -> Tensor:
-        """Guided logits [n, V] of one session of a batch, from hidden states [R, n, D] at positions `begin` on."""
+        """Return the guided logits [n, V] of one session of a batch, from hidden states [R, n, D] at the positions from `begin` on."""
         model, places = self._model(role), [index, batch + index][: 2 if one.guided else 1]
         halves = [model.logits(hidden[row : row + 1], condition, slice(row, row + 1))[0] for row in places]
         logits = halves[0]
@@ -275,7 +288,7 @@ class ScaleRecorder:
         )
 
     def _likelihood(self, one: VarRequest, codes: Tensor, latents: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """What the cloud thinks of an image, in one pass: nats of each token given all smaller scales, and its arg max there."""
+        """Return the cloud's negative log-likelihood of each token in nats, given all smaller scales, and its arg max, from one pass."""
         model = self.pair.cloud
         maps = torch.cat(
             [self.pair.tokenizer.inputs(latents[scale - 1], scale) for scale in range(1, len(self.scales))], dim=1
@@ -287,7 +300,7 @@ class ScaleRecorder:
 
 
 def _alike(asked: Sequence[tuple[VarRequest, int]]) -> list[list[int]]:
-    """Indices of sessions that share passes: guided or not, with equally many scales of the cloud."""
+    """Group the indices of sessions that can share passes: same prefix, and all with guidance or all without."""
     found: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for one, index in asked:
         found[one.prefix, one.guided].append(index)
@@ -295,7 +308,7 @@ def _alike(asked: Sequence[tuple[VarRequest, int]]) -> list[list[int]]:
 
 
 def _picked(logits: Tensor, sampled: bool, temperature: float, top_k: int, top_p: float, u: np.ndarray) -> Made:
-    """The code of every position of a scale, from guided logits [n, V] and uniform draws [n]."""
+    """Pick the code of every position of a scale, from guided logits [n, V] and uniform draws [n]."""
     if sampled:
         each = torch.ones(len(logits))
         probs = filter_probs(logits, temperature * each, top_k * each.long(), top_p * each)
@@ -316,5 +329,5 @@ def _picked(logits: Tensor, sampled: bool, temperature: float, top_k: int, top_p
 
 
 def _nats(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Nats [n] of tokens int [n] under logits [n, V]."""
+    """Return the negative log-likelihood in nats, [n], of tokens int [n] under logits [n, V]."""
     return logits.logsumexp(-1) - logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -1,6 +1,6 @@
-"""VAR's image tokenizer: codes of several scales whose maps add up to one latent, and the decoder of the latent.
+"""VAR's image tokenizer: token maps of several scales whose contributions add up to one latent, and the decoder of the latent.
 
-Source: VAR, `vae_ch160v4096z32.pth` (keys and arithmetic); the decoder is VQGAN's, see `models.vq`.
+Source: VAR, `vae_ch160v4096z32.pth` (keys and arithmetic). The decoder is VQGAN's, see `models.vq`.
 Letters: B batch, T tokens of all scales, C width of a code, g side of the latent, S scales.
 """
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from models.vq import Decoder, VQConfig, to_uint8
 
-PHI_SHARE = 0.5  # of a map's convolution in what is added to the latent; the map itself has the rest
-OFFSET = 127.5  # (x + 1) / 2 * 255, truncated
+PHI_SHARE = 0.5  # weight of a map's convolution in the sum added to the latent; the map itself has the rest
+OFFSET = 127.5  # for bytes: (x + 1) / 2 * 255, truncated
 
 
 class ScaleQuantizer(nn.Module):
-    """The codebook, and the convolutions phi, each of which serves neighbouring scales."""
+    """The codebook and the convolutions phi; neighbouring scales share a convolution."""
 
     def __init__(self, codes: int, code_dim: int, phis: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ScaleQuantizer(nn.Module):
 
     @property
     def phis(self) -> nn.ModuleList:
-        """The convolutions, that of the smallest scales first."""
+        """The convolutions, the one for the smallest scales first."""
         found = self.quant_resi["qresi_ls"]
         assert isinstance(found, nn.ModuleList)
         return found
@@ -36,9 +36,9 @@ class VarTokenizer(nn.Module):
     """Codebook, phi and image decoder.
 
     Args:
-        config: of the decoder; its codes are the codebook's.
-        scales: sides of the maps, the smallest first; the last is the latent's.
-        phis: convolutions.
+        config: shape of codebook and decoder.
+        scales: sides of the token maps, the smallest first; the last is the side of the latent.
+        phis: number of convolutions.
     """
 
     def __init__(self, config: VQConfig, scales: tuple[int, ...], phis: int) -> None:
@@ -49,9 +49,9 @@ class VarTokenizer(nn.Module):
         self.decoder = Decoder(config)
 
     def phi_of(self, scale: int) -> int:
-        """The convolution nearest to a scale, both spread over [0, 1].
+        """Return the index of the convolution nearest to a scale, both spread over [0, 1].
 
-        In VAR's arithmetic to the bit: with four convolutions and ten scales two of the scales lie halfway.
+        The arithmetic is VAR's to the bit, because with four convolutions and ten scales two of the scales lie halfway.
         """
         count = len(self.quantize.phis)
         margin = 1 / 3 / count if count == 4 else 1 / 2 / count
@@ -59,12 +59,12 @@ class VarTokenizer(nn.Module):
         return int(np.argmin(np.abs(ticks - scale / (len(self.scales) - 1))))
 
     def empty(self, batch: int) -> Tensor:
-        """The latent before the first map, [B, C, g, g]."""
+        """Return the latent before the first map, zeros [B, C, g, g]."""
         table, side = self.quantize.embedding.weight, self.scales[-1]
         return torch.zeros(batch, table.shape[1], side, side, device=table.device, dtype=table.dtype)
 
     def residual(self, codes: Tensor, scale: int) -> Tensor:
-        """What a map adds to the latent, [B, C, g, g]. codes: int [B, side * side]."""
+        """Return what the map of a scale adds to the latent, [B, C, g, g]. codes: int [B, side * side]."""
         side = self.scales[scale]
         x = self.quantize.embedding(codes).transpose(1, 2).unflatten(2, (side, side))  # [B, C, side, side]
         if side != self.scales[-1]:
@@ -73,11 +73,11 @@ class VarTokenizer(nn.Module):
         return y
 
     def inputs(self, latent: Tensor, scale: int) -> Tensor:
-        """The transformer's inputs of a scale, [B, side * side, C], from the latent of all maps before it."""
+        """Return the transformer's inputs of a scale, [B, side * side, C], from the latent of all smaller maps."""
         return F.interpolate(latent, size=(self.scales[scale],) * 2, mode="area").flatten(2).transpose(1, 2)
 
     def latents(self, codes: Tensor) -> list[Tensor]:
-        """The latent after each map. codes: int [B, n], whole scales from the first on."""
+        """Return the latent after each map. codes: int [B, n], whole scales from the first on."""
         found, latent, start = [], self.empty(len(codes)), 0
         for scale, side in enumerate(self.scales):
             if start == codes.shape[1]:
@@ -88,9 +88,9 @@ class VarTokenizer(nn.Module):
         return found
 
     def decode(self, latent: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] of a latent [B, C, g, g]."""
+        """Return the images uint8 [B, H, W, 3] of a latent [B, C, g, g]."""
         return to_uint8(self.decoder(self.post_quant_conv(latent)), OFFSET)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] of codes int [B, T] of all scales."""
+        """Return the images uint8 [B, H, W, 3] of codes int [B, T] of all scales."""
         return self.decode(self.latents(codes)[-1])

@@ -1,10 +1,11 @@
-"""VAR's transformer: every pass predicts a whole token map from the sum of all smaller ones.
+"""VAR's transformer: each pass predicts a whole token map from the sum of all smaller ones.
 
 Source: Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (VAR), architecture and
 checkpoint key names of its models (`var_d16.pth` to `var_d36.pth`).
 
-One sequence is the maps of all scales, the smallest first, each in raster order. The first position holds the class; those of every
-later scale hold the sum of all maps before it, at that scale's side (`models.var.tokenizer`). A position sees its own scale and all before.
+One sequence is the maps of all scales, the smallest first, each in raster order. The input of the first position is the class. The inputs
+of a later scale are the sum of all maps before it, resized to its side (`models.var.tokenizer`). A position attends to its own scale and
+all smaller ones.
 
 Letters: B batch, R rows of one pass (B, or 2B with guidance), T tokens of all scales, n new positions, K keys read, D width, H heads,
 hd = D / H, V codebook, C width of a code.
@@ -20,17 +21,17 @@ from torch import Tensor, nn
 from models.attention import at_least_float32
 from simulator.protocol.var import MODULATION, SharedVarConfig, VarConfig
 
-LARGEST_SCALE = math.log(100.0)  # of a head's learned logit scale
+LARGEST_SCALE = math.log(100.0)  # upper bound of a head's learned scale of attention scores, as a logarithm
 NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the class of every row sets in all passes of an image.
+    """The vectors that depend on the class of each row, the same in all passes of an image.
 
     Attributes:
-        start: [R, D], input of the first position.
-        layers: per layer [R, 6, 1, D]: gain of attention and feed-forward part, then scale and shift of the norm before each.
+        start: [R, 1, D], input of the first position.
+        layers: per layer [R, 6, 1, D]: the gains of attention and feed-forward part, the scales of the norms before them, their shifts.
         head: [R, 2, 1, D], scale and shift of the norm before the head.
     """
 
@@ -40,26 +41,26 @@ class Condition:
 
 
 class ScaleCache:
-    """Keys and values of an image's first positions, each [L, R, H, T, hd]; all rows are equally long."""
+    """Keys and values of an image's first positions, each [L, R, H, length, hd]; all rows have the same length."""
 
     def __init__(self, config: VarConfig, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> None:
         shape = (config.n_layer, rows, config.n_head, length, config.head_dim)
         self.k, self.v = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
 
     def extend(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put keys and values [R, H, n, hd] at positions `start` on; all up to there."""
+        """Write keys and values [R, H, n, hd] at the positions from `start` on, and return all keys and values up to their end."""
         end = start + k.shape[2]
         self.k[layer, :, :, start:end], self.v[layer, :, :, start:end] = k, v
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
 class ScaleAttention(nn.Module):
-    """Attention over unit queries and keys, with a learned scale for every head; keys have no bias."""
+    """Attention with l2-normalised queries and keys and a learned scale per head; keys have no bias."""
 
     def __init__(self, config: VarConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.scale_mul_1H11 = nn.Parameter(torch.zeros(1, config.n_head, 1, 1))  # a logarithm
+        self.scale_mul_1H11 = nn.Parameter(torch.zeros(1, config.n_head, 1, 1))  # logarithm of the scale
         self.mat_qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(config.dim)) for _ in range(2))
         self.proj = nn.Linear(config.dim, config.dim)
@@ -78,7 +79,7 @@ class ScaleAttention(nn.Module):
 
 
 class PlainFeedForward(nn.Module):
-    """fc2(gelu_tanh(fc1 x))."""
+    """Feed-forward part: fc2(gelu_tanh(fc1 x))."""
 
     def __init__(self, config: VarConfig) -> None:
         super().__init__()
@@ -91,18 +92,18 @@ class PlainFeedForward(nn.Module):
 
 
 def class_projection(dim: int, vectors: int) -> nn.Sequential:
-    """What gives vectors of width D from a class."""
+    """Return the projection of a class embedding to a number of vectors of width D."""
     return nn.Sequential(nn.SiLU(), nn.Linear(dim, vectors * dim))
 
 
 def projected(projection: nn.Module, embedded: Tensor) -> Tensor:
-    """[R, vectors, 1, D] of class embeddings [R, D]."""
+    """Return the vectors [R, vectors, 1, D] that a projection computes from class embeddings [R, D]."""
     found: Tensor = projection(embedded)
     return found.view(len(embedded), -1, 1, embedded.shape[1])
 
 
 class HeadNorm(nn.Module):
-    """The norm before the head, set by the class."""
+    """The projection of the class to scale and shift of the norm before the head."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -110,8 +111,11 @@ class HeadNorm(nn.Module):
 
 
 class ScaleBlock(nn.Module):
-    """h = x + g1 Attention(N1(x)); y = h + g2 FFN(N2(h)), gains and norms set by the class: by a projection of the layer's own, or by one
-    that all layers share, to which each adds vectors of its own."""
+    """h = x + g1 Attention(N1(x)); y = h + g2 FFN(N2(h)).
+
+    Gains and norms depend on the class: through the layer's own projection, or through a projection that all layers share, to which
+    each layer adds its own vectors.
+    """
 
     def __init__(self, config: VarConfig) -> None:
         super().__init__()
@@ -123,7 +127,12 @@ class ScaleBlock(nn.Module):
             self.ada_lin = class_projection(config.dim, MODULATION)
 
     def vectors_of(self, embedded: Tensor, shared: Tensor | None) -> Tensor:
-        """[R, 6, 1, D] of class embeddings [R, D]. shared: [R, 6, 1, D] of the projection for all layers, None where there is none."""
+        """Return the layer's vectors [R, 6, 1, D] (`Condition.layers`).
+
+        Args:
+            embedded: class embeddings [R, D].
+            shared: [R, 6, 1, D] from the shared projection; None if each layer has its own.
+        """
         if shared is None:
             return projected(self.ada_lin, embedded)
         return shared + self.ada_gss.transpose(1, 2)
@@ -138,7 +147,7 @@ class ScaleBlock(nn.Module):
 
 
 def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Layer norm of x [R, n, D], then (1 + scale) and shift, each [R, 1, D]."""
+    """Return layer_norm(x) * (1 + scale) + shift for x [R, n, D]; scale and shift: [R, 1, D]."""
     return F.layer_norm(at_least_float32(x), (x.shape[-1],), eps=NORM_EPS).to(x.dtype) * (1 + scale) + shift
 
 
@@ -147,7 +156,7 @@ class VarTransformer(nn.Module):
 
     Args:
         config: its shape.
-        classes: without the null class, which is the last.
+        classes: number of classes without the null class, which is the last.
         code_dim: C.
     """
 
@@ -166,16 +175,19 @@ class VarTransformer(nn.Module):
         self.head = nn.Linear(config.dim, config.vocab_size)
 
     def levels(self) -> Tensor:
-        """int [T], the scale of every position."""
+        """Return the scale index of every position, int [T]."""
         sizes = torch.tensor([side * side for side in self.config.scales])
         return torch.arange(len(sizes)).repeat_interleave(sizes).to(self.pos_1LC.device)
 
     def strengths(self, guidance: float) -> Tensor:
-        """Scale s of `models.sampling.guide` at every position, float64 [T]: 1 + guidance * k / (S - 1) in the k-th of S maps."""
+        """Return the scale s of `models.sampling.guide` at every position, float64 [T].
+
+        It is 1 + guidance * k / (S - 1) in map k = 0 .. S - 1, as in VAR.
+        """
         return 1 + guidance * self.levels().double() / (len(self.config.scales) - 1)
 
     def condition(self, labels: Tensor) -> Condition:
-        """Of classes int [R]; `classes` itself is the null class."""
+        """Return the condition of class labels int [R]; the label `classes` is the null class."""
         embedded = self.class_emb(labels)  # [R, D]
         shared = projected(self.shared_ada_lin, embedded) if isinstance(self.config, SharedVarConfig) else None
         vectors = [block.vectors_of(embedded, shared) for block in self.blocks if isinstance(block, ScaleBlock)]
@@ -185,10 +197,10 @@ class VarTransformer(nn.Module):
         """Continue R sequences of `start` positions by whole scales, in one pass.
 
         Args:
-            condition: of their classes.
-            maps: [R, m, C], inputs of the new positions; that of the first one, which the class gives, is left out.
+            condition: condition of the rows' classes.
+            maps: [R, m, C], inputs of the new positions without the first position of the sequence, whose input is the class.
             start: positions in the cache.
-            cache: of those, and of the new ones afterwards; None: there are none, and none are kept.
+            cache: keys and values of these positions; the new ones are added. None: start is 0, and no keys and values are stored.
 
         Returns:
             Hidden states after the last layer at the new positions, [R, n, D].
@@ -200,7 +212,7 @@ class VarTransformer(nn.Module):
         levels = self.levels()[:end]
         new = levels[start:]
         x = x + self.lvl_embed(new) + self.pos_1LC[:, start:end]
-        alone = bool(new[0] == new[-1])  # one scale sees all there is
+        alone = bool(new[0] == new[-1])  # the positions of a single new scale attend to all positions
         mask = None if alone else new.unsqueeze(1) >= levels  # [n, K]
         hidden: Tensor = x
         for layer, (block, vectors) in enumerate(zip(self.blocks, condition.layers, strict=True)):
@@ -208,6 +220,6 @@ class VarTransformer(nn.Module):
         return hidden
 
     def logits(self, hidden: Tensor, condition: Condition, rows: slice) -> Tensor:
-        """[r, n, V], float32 or wider, of hidden states [r, n, D] of some rows of the condition."""
+        """Return the logits [r, n, V], float32 or wider, of hidden states [r, n, D]. rows: their rows of the condition."""
         scale, shift = condition.head[rows].unbind(1)  # each [r, 1, D]
         return at_least_float32(self.head(modulated(hidden, scale, shift)))
