@@ -1,7 +1,7 @@
-"""An upper bound for uncertainty scores: a small network trained to predict the events themselves, on other prompts than it is judged on.
+"""Empirical upper bound for uncertainty scores: a small network trained to predict the events, tested on other prompts.
 
-It reads the device's hidden states and its most likely tokens' log-probabilities, nothing from the cloud. No method decides by it:
-it bounds what any score of the same device can be expected to tell.
+Its inputs are the device's hidden states and largest log-probabilities, and nothing from the cloud. No method uses it:
+it estimates how well any score of the same device can predict the events.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from simulator.core.rng import stream
 
 CEILING = "ceiling"
-TOP = 32  # log-probabilities read
+TOP = 32  # largest log-probabilities in the input
 WIDTH = 256
 BATCH = 512
 STEPS = 1200
@@ -22,7 +22,7 @@ CHECK_EVERY = 100
 
 
 class Ceiling:
-    """A network with one output per event, `differs`, `tv`, `nll` in this order. Build it with `train`."""
+    """A network with one output per event: `differs`, `tv`, `nll`. Build it with `train`."""
 
     names = ("differs", "tv", "nll")
 
@@ -31,7 +31,10 @@ class Ceiling:
 
     @staticmethod
     def inputs(hidden: Tensor, logits: Tensor) -> Tensor:
-        """float32 [..., F]: hidden states [..., H], and the largest log-probabilities of guided logits [..., V] with their entropy."""
+        """Return the network's inputs float32 [..., F], from hidden states [..., H] and guided logits [..., V].
+
+        They are the hidden states, the `TOP` largest log-probabilities, the largest probability and the entropy in nats.
+        """
         log_p = logits.float().log_softmax(-1)
         top = log_p.topk(min(TOP, log_p.shape[-1]), dim=-1).values
         nats = torch.special.entr(log_p.exp()).sum(-1, keepdim=True)
@@ -41,9 +44,15 @@ class Ceiling:
     def train(
         cls, data: Sequence[tuple[np.ndarray, ...]], seed: int, progress: Callable[[str, int, int], None]
     ) -> "Ceiling":
-        """Trains on prompts' (inputs [T, F], differs, tv, nll [T] each); one prompt in eight decides when to stop.
+        """Train on rows (inputs [T, F], differs, tv, nll [T] each), one per prompt.
 
-        tv and nll become events by their medians over these prompts.
+        tv and nll become events by their medians over these prompts. The weights kept are those with the lowest loss on
+        one prompt in eight, which is not trained on.
+
+        Args:
+            data: one row per prompt.
+            seed: keys initial weights and batches.
+            progress: called with (text, step, steps).
         """
         inputs = torch.from_numpy(np.stack([row[0] for row in data]))  # [G, T, F]
         values = torch.from_numpy(np.stack([np.stack(row[1:], axis=-1) for row in data]))  # [G, T, 3]
@@ -87,7 +96,7 @@ class Ceiling:
         return cls(network.eval(), mean, std)
 
     def scores(self, hidden: Tensor, logits: Tensor) -> dict[str, np.ndarray]:
-        """Its log-odds of each event, float [B, T], under `ceiling.<event>`."""
+        """Return the log-odds of each event, float [B, T], by name `ceiling.<event>`."""
         inputs = (self.inputs(hidden, logits).cpu() - self.mean) / self.std
         found = self.network(inputs)  # [B, T, 3]
         return {f"{CEILING}.{name}": found[..., index].detach().numpy() for index, name in enumerate(self.names)}

@@ -1,4 +1,4 @@
-"""Regions of images on plain white ground, told from their tokens."""
+"""Regions of images with a plain white background, from their tokens."""
 
 import math
 
@@ -11,16 +11,17 @@ REGIONS = ("background", "object", "border")
 
 
 def white_codes(tokenizer: VQModel, image_size: int) -> np.ndarray:
-    """The codes of a white image, int64 [n]."""
+    """Return the codes that occur in a white image, int64 [n]."""
     with torch.inference_mode():
         white = torch.ones(1, 3, image_size, image_size).to(next(tokenizer.parameters()))
         return np.unique(tokenizer.encode_codes(white).cpu().numpy())
 
 
 def regions_of(tokens: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """Index into `REGIONS` of each token, int64 [N, T]; tokens int [N, T].
+    """Return the index into `REGIONS` of each token, int64 [N, T], for tokens int [N, T].
 
-    Background are the white codes; border are other tokens with background, or the image's edge, among their eight neighbours.
+    Background tokens have a white code. Border tokens are other tokens with a background token, or the image's edge, among their eight
+    neighbours.
     """
     grid = math.isqrt(tokens.shape[1])
     background = np.isin(tokens, white).reshape(-1, grid, grid)

@@ -1,4 +1,4 @@
-"""Metrics of published papers over a scenario's images, by networks that the user names (`models/quality/foreign.py`)."""
+"""Published quality metrics of a scenario's images, computed by networks that the user names (`models/quality/foreign.py`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from simulator.protocol.pairs import PairSpec, pair_manifest
 from simulator.results.columns import with_ends
 from simulator.results.statistics import student_interval
 
-FEWEST = 10  # images of either kind: with fewer, halves of them have no third neighbour
+FEWEST = 10  # generated or real images; the interval of f1 needs halves of more than three images
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Files and folders of the networks; None leaves its metric out."""
+    """Files and folders of the networks; None omits the metric."""
 
     inception: Path | None = None
     vgg: Path | None = None
@@ -48,21 +48,20 @@ def score_images(
     torch_device: str,
     progress: Callable[[str, int, int], None],
 ) -> pd.DataFrame:
-    """A row per case whose images differ: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
+    """Return one row per distinct set of images: method, swept settings, images, and `fid`, `f1`, `clip`, `hpsv2` with `_lo` and `_hi`.
 
     Args:
-        scenario: whose images are scored.
-        source: gives recordings of sessions.
-        captions: that the pair's prompts are drawn from, by (seed, count).
+        scenario: scenario whose images are scored.
+        source: source of the sessions' recordings.
+        captions: the pair's captions by (seed, count), from which prompts are drawn.
         networks: files of the metrics' networks.
-        real: folder of images that fid and f1 compare with; None: renders of scenes.
-        prefix: put before captions for clip.
-        torch_device: where the networks run.
-        progress: told stage, done, total.
+        real: folder of real images for fid and f1; None: renders of scenes.
+        prefix: text before each caption for clip.
+        torch_device: torch device that the networks run on.
+        progress: called with (stage, done, total).
 
     Raises:
-        CiarSimError: a network or a folder is something else; or the scenario's images cannot be scored by it, which is told before any
-            is made.
+        CiarSimError: a network or folder is invalid, or it cannot score the scenario's images; both are checked before an image is made.
     """
     pair, manifest = scenario.pair, pair_manifest(scenario.pair)
     if not any((networks.inception, networks.vgg, networks.clip, networks.hpsv2)):
@@ -92,7 +91,7 @@ def score_images(
     specs = {key: plan.specs[key] for case in cases for key in plan.of_case[case.index]}
     with caption_context(plan.prompts):
         recordings = dict(zip(specs, source.recordings(list(specs.values())), strict=True))
-    different = {tuple(plan.of_case[case.index]): case for case in reversed(cases)}  # the first of equal ones stays
+    different = {tuple(plan.of_case[case.index]): case for case in reversed(cases)}  # keeps the first of equal cases
     rows = []
     for done, (keys, case) in enumerate(reversed(different.items())):
         progress("scoring images", done, len(different))
@@ -113,14 +112,14 @@ def score_images(
 
 
 def _refuse_few(cases: Sequence[Case], captions: Callable[[int, int], list[str]]) -> None:
-    """Raises CiarSimError where a case has too few prompts for metrics of sets of images."""
+    """Raise CiarSimError if a case has too few prompts for fid and f1."""
     for case in cases:
         if (count := len(captions_of(case.scenario, captions))) < FEWEST:
             raise CiarSimError(f"{case.method.label}: fid and f1 need at least {FEWEST} images, prompts are {count}")
 
 
 def _real_images(folder: Path) -> list[np.ndarray]:
-    """uint8 [H, W, 3], all of one size, in order of their names."""
+    """Return the images of a folder in order of their names, each uint8 [H, W, 3], all of one size."""
     found = []
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES):
         try:

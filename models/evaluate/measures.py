@@ -1,4 +1,4 @@
-"""The uncertainty scores that the evaluation compares, and how one is asked outside a session."""
+"""Uncertainty scores that the evaluation compares, and their computation outside a session."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Measure:
 
     Attributes:
         name: column and row name.
-        method: gated method that decides by it, empty if none.
+        method: gated method that uses it, empty if none.
         label: name in plots and tables.
         make: builds the score for a session.
-        bounds: radius matrix that it reads.
-        sampled: expensive, so computed at some positions only.
+        bounds: name of the radius matrix that it uses.
+        sampled: whether it is expensive and therefore computed at some positions only.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Measure:
 
 
 def measures(bounds: Sequence[str]) -> list[Measure]:
-    """Every measure for a device with these radius matrices, the default one first; without any, those that need no interval."""
+    """Return all measures for a device with these radius matrices, the default first; without any, those that need no interval."""
 
     def of(method: str, **settings: Any) -> Callable[[DeviceState], Score]:
         parsed = METHODS[method].settings.model_validate(settings)
@@ -76,7 +76,7 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
 
 
 def answered(score: Score, step: Step, position: int) -> float:
-    """A score's value; the computations that it yields are done as the backend does them."""
+    """Return a score's value, doing the computations that it yields in the same way as the backend."""
     program, answer = score.of(step, position), None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Effect of a token in pixels: how much an image changes where another token stands at one position of it."""
+"""Effect of a token in pixels: how much an image changes if one of its tokens is replaced."""
 
 import numpy as np
 import torch
@@ -7,22 +7,23 @@ from torch import Tensor
 from models.vq import VQModel
 
 WINDOW_PX = 8  # side of the square around a token in which a change is measured
-SMALL_RMS = 8.0  # of 255: a change below it is called small
+SMALL_RMS = 8.0  # a change below this RMS of 8-bit values counts as small
 BATCH = 32  # images decoded at once
 
 
 @torch.inference_mode()
 def pixel_changes(tokenizer: VQModel, tokens: Tensor, positions: np.ndarray, one: Tensor, other: Tensor) -> np.ndarray:
-    """float64 [P]: root mean square difference, of 255, of the images of a sequence with either token at each position.
+    """Return the RMS difference of 8-bit values between two images of a sequence that differ in the token at one position, float64 [P].
 
-    The difference is taken over the `WINDOW_PX` pixels a side around the token's own square (the square itself where that is as large);
-    0 where both tokens are the same.
+    The difference is taken over a square of `WINDOW_PX` pixels per side centred on the token's own square, or over that square if it is as
+    large. It is 0 where both tokens are equal.
 
     Args:
+        tokenizer: decodes the tokens.
         tokens: int [T], the sequence.
-        positions: int [P].
-        one: int [P], the tokens to put there.
-        other: int [P], those to put there instead.
+        positions: int [P], the compared positions.
+        one: int [P], tokens at these positions in the first image.
+        other: int [P], tokens at these positions in the second image.
     """
     grid, side = round(len(tokens) ** 0.5), tokenizer.config.downsample
     margin = max(0, (WINDOW_PX - side) // 2)

@@ -1,25 +1,25 @@
-"""How well a score ranks tokens by an event: AUROC with an interval over prompts, risk and coverage, calibration. Numpy only.
+"""Ranking of tokens by a score for an event: AUROC with an interval over prompts, risk and coverage, calibration. Numpy only.
 
-Tokens of one image depend on each other, so intervals come from drawing whole prompts (a cluster bootstrap).
-Letters: n tokens, G prompts. A score is high where the event is expected; ties count half.
+Tokens of one image are dependent, so intervals come from resampling whole prompts (a cluster bootstrap).
+Letters: n tokens, G prompts. A higher score predicts the event; ties count half.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-BINS = 10  # of a calibration, by quantiles of the score
+BINS = 10  # bins of a calibration, by quantiles of the score
 
 
 @dataclass(frozen=True)
 class PairCounts:
-    """What every AUROC of a score over drawn prompts needs.
+    """Counts from which the AUROC of a score follows for any sample of prompts.
 
     Attributes:
-        wins: float64 [G, G]; entry (g, h): pairs of an event of prompt g and a non-event of prompt h where the event's score is higher,
-            ties counting half.
+        wins: float64 [G, G]; entry (g, h) is the number of pairs of an event of prompt g and a non-event of prompt h in which the
+            event's score is higher, ties counting half.
         events: float64 [G], tokens of each prompt with the event.
-        others: float64 [G], those without.
+        others: float64 [G], tokens of each prompt without it.
     """
 
     wins: np.ndarray
@@ -27,14 +27,14 @@ class PairCounts:
     others: np.ndarray
 
     def auroc(self, weights: np.ndarray) -> np.ndarray:
-        """AUROC with prompt g counted weights[..., g] times: [..., G] -> [...]; NaN where there is no event or nothing else."""
+        """Return the AUROC with prompt g counted weights[..., g] times, [..., G] -> [...]; NaN without events or without non-events."""
         won = np.einsum("...g,gh,...h->...", weights, self.wins, weights, optimize=True)
         pairs = (weights @ self.events) * (weights @ self.others)
         return np.asarray(np.divide(won, pairs, out=np.full(np.shape(won), np.nan), where=pairs > 0))
 
 
 def count_pairs(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, prompts: int) -> PairCounts:
-    """Counts for `score` float [n] and `event` bool [n] of tokens whose prompt is `prompt` int [n] in 0 .. prompts-1."""
+    """Return the counts for `score` float [n] and `event` bool [n] of tokens with prompt `prompt` int [n] in 0 .. prompts-1."""
     wins = np.zeros((prompts, prompts))
     owner, scores = prompt[event], score[event]
     for g in range(prompts):
@@ -49,18 +49,20 @@ def count_pairs(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, prompt
 
 
 def auroc(score: np.ndarray, event: np.ndarray) -> float:
-    """AUROC of `score` float [n] for `event` bool [n]: the probability that the score of a random event is above that of a
-    random non-event, ties counting half; NaN if there is no event or nothing else."""
+    """Return the AUROC of `score` float [n] for `event` bool [n]; NaN without events or without non-events.
+
+    It is the probability that the score of a random event is above that of a random non-event, ties counting half.
+    """
     return float(count_pairs(score, event, np.zeros(len(score), np.int64), 1).auroc(np.ones(1)))
 
 
 def bootstrap_weights(rng: np.random.Generator, prompts: int, draws: int) -> np.ndarray:
-    """float64 [draws, prompts]: how often each prompt is in a sample of as many prompts with replacement."""
+    """Return how often each prompt occurs in a sample of `prompts` prompts with replacement, float64 [draws, prompts]."""
     return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws).astype(float)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """2.5th and 97.5th percentile of values without NaN; NaN if there are none."""
+    """Return the 2.5th and 97.5th percentile of the finite values; NaN if there are none."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return float("nan"), float("nan")
@@ -69,7 +71,10 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def risk_coverage(score: np.ndarray, event: np.ndarray) -> np.ndarray:
-    """Share of events among the k tokens with the lowest scores, k = 1 .. n: float64 [n]. Tied tokens enter in the mean of all orders."""
+    """Return the share of events among the k tokens with the lowest scores, k = 1 .. n, float64 [n].
+
+    Tied tokens count with the mean over all their orders.
+    """
     order = np.argsort(score, kind="stable")
     _, group, size = np.unique(score[order], return_inverse=True, return_counts=True)
     mean = np.bincount(group, event[order]) / size
@@ -77,7 +82,9 @@ def risk_coverage(score: np.ndarray, event: np.ndarray) -> np.ndarray:
 
 
 def area_under_risk(score: np.ndarray, event: np.ndarray) -> float:
-    """Mean risk over all coverages k / n. Of a perfect score, with event rate p and many tokens, p + (1 - p) ln(1 - p); of no score, p.
+    """Return the mean risk over all coverages k / n.
+
+    With event rate p and many tokens it is p + (1 - p) ln(1 - p) for a perfect score and p for an uninformative one.
 
     Source: Geifman & El-Yaniv, "Selective Classification for Deep Neural Networks" (risk-coverage curve).
     """
@@ -86,7 +93,7 @@ def area_under_risk(score: np.ndarray, event: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """Tokens of one range of score quantiles: mean score, share of events with its 95 % interval over prompts, tokens."""
+    """A bin of score quantiles: mean score, share of events with its 95 % interval over prompts, number of tokens."""
 
     score: float
     share: float
@@ -96,9 +103,13 @@ class Bin:
 
 
 def calibration(score: np.ndarray, event: np.ndarray, prompt: np.ndarray, weights: np.ndarray) -> list[Bin]:
-    """Share of events by quantile of the score, lowest first. Equal scores share a bin, so there may be fewer.
+    """Return the share of events by quantile of the score, lowest first. Equal scores share a bin, so there may be fewer than `BINS`.
 
-    weights: [draws, G], see `bootstrap_weights`.
+    Args:
+        score: float [n].
+        event: bool [n].
+        prompt: int [n], prompt of each token.
+        weights: [draws, G], see `bootstrap_weights`.
     """
     edges = np.unique(np.quantile(score, np.linspace(0, 1, BINS + 1)[1:-1]))
     at = np.searchsorted(edges, score, "left")

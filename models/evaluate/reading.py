@@ -1,4 +1,4 @@
-"""Teacher-forced readings of both models: logits, events and every score at every position, and the table of them."""
+"""Teacher-forced outputs of both models: logits, events and scores at every position, and a table of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,20 +39,20 @@ EVENTS = {
 }
 REGIONS = {scenes.BACKGROUND: "background", scenes.OBJECT: "object", scenes.BORDER: "border"}
 PIXEL_TOKENS = 8  # positions of a prompt at which tokens are compared in pixels; each costs up to four decoded images
-_CHUNK = 4  # prompts read at once: bounds memory at a few [4, T, V] float32
+_CHUNK = 4  # prompts per pass: limits memory to a few [4, T, V] float32
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """Settings of the evaluation.
 
     Attributes:
-        prompts: how many.
-        seed: of prompts and draws.
-        on: which sequences are read.
-        guidance: of both models; None: as a scenario decodes by default.
+        prompts: number of prompts.
+        seed: seed of prompts and draws.
+        on: source of the sequences, see `models.evaluate.uncertainty`.
+        guidance: guidance scale of both models; None: the default of scenarios.
         sampled_tokens: positions per prompt at which the discrete scores are computed; each costs k rows of V.
-        ceiling: whether a head is trained for the events, too.
+        ceiling: whether the ceiling (`models.evaluate.ceiling`) is trained and evaluated.
         timing: whether the scores are timed.
         max_batch: sequences that the cloud decodes at once.
     """
@@ -67,7 +67,7 @@ class Settings:
     max_batch: int = 64
 
     def decoding(self, pair: Models) -> Decoding:
-        """As scenarios decode by default, unless a guidance is given."""
+        """Return the decoding settings: scenarios' defaults, and `guidance` if it is set."""
         return Decoding.model_validate({"guidance": pair.manifest.guidance if self.guidance is None else self.guidance})
 
 
@@ -77,7 +77,7 @@ class Prompts:
 
     Attributes:
         captions: the captions.
-        scenes: index of each caption's scene; empty where they are not of scenes.
+        scenes: index of each caption's scene; empty if they are not captions of scenes.
     """
 
     captions: list[str]
@@ -89,11 +89,11 @@ class Reading:
     """Outputs of both models for B sequences.
 
     Attributes:
-        cloud: its guided logits [B, T, V].
-        plain: its conditional logits [B, T, V].
-        device: guided logits [B, T, V].
-        hidden: the device's states [B, T, D] and, with guidance, the unconditional row's after them, [B, T, 2 D].
-        radius: [B, T, V] per kind of bounds.
+        cloud: guided logits of the cloud [B, T, V].
+        plain: conditional logits of the cloud [B, T, V].
+        device: guided logits of the device [B, T, V].
+        hidden: conditional hidden states of the device [B, T, D]; with guidance, concatenated with the unconditional ones, [B, T, 2 D].
+        radius: radius of the interval [B, T, V] by name of the radius matrix.
     """
 
     cloud: Tensor
@@ -106,7 +106,7 @@ class Reading:
 def read(pair: Models, captions: Sequence[str], tokens: Tensor, scale: float) -> Reading:
     """Teacher-force tokens int [B, T] through cloud and device, at guidance `scale`."""
     if isinstance(pair, VarPair):
-        assert pair.device is not None  # as whoever evaluates it has looked
+        assert pair.device is not None  # checked by the caller
         labels = [int(pair.text.encode(caption)[0, 0]) for caption in captions]
         codes = tokens.to(pair.torch_device)
         cloud, device = (
@@ -122,7 +122,7 @@ def read(pair: Models, captions: Sequence[str], tokens: Tensor, scale: float) ->
 def read_rows(
     cloud: Transformer, device: DeviceModel, tokens: Tensor, rows: Tensor, mask: Tensor, scale: float
 ) -> Reading:
-    """`read` for caption rows [B, caption_slots, caption_dim] and their mask bool [B, caption_slots]."""
+    """Do the same as `read`, for caption rows [B, caption_slots, caption_dim] and their mask bool [B, caption_slots]."""
     guided, states, plain = [], [], []
     for model in (cloud, device.transformer):
         logits, hidden = model(tokens[:, :-1], rows, mask)
@@ -132,13 +132,13 @@ def read_rows(
             logits, hidden = guide(logits, other, scale), torch.cat([hidden, other_hidden], dim=-1)
         guided.append(logits)
         states.append(hidden)
-    conditional = states[1][..., : device.config.dim]  # the radius is that of the conditional row (assumption A5)
+    conditional = states[1][..., : device.config.dim]  # the radius follows from the conditional row (assumption A5)
     radius = {bounds: device.radius(conditional, bounds) for bounds in device.radii}
     return Reading(guided[0], plain[0], guided[1], states[1], radius)
 
 
 def events(reading: Reading) -> dict[str, np.ndarray]:
-    """Per token [B, T]: differs, tv, nll (nats), and the cloud's entropies (nats), guided and not."""
+    """Return per token [B, T]: both arg maxes, differs, tv, nll (nats), and the cloud's guided and unguided entropy (nats)."""
     p, q = reading.cloud.log_softmax(-1), reading.device.softmax(-1)
     token, best = greedy(reading.device), greedy(reading.cloud)
     columns = {
@@ -156,13 +156,13 @@ def events(reading: Reading) -> dict[str, np.ndarray]:
 def token_scores(
     reading: Reading, index: int, state: DeviceState, found: Sequence[Measure], sampled: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every measure at every position of sequence `index`, float64 [T]; NaN where an expensive one is not computed.
+    """Return the values of all measures for sequence `index`, float64 [T] each.
 
-    sampled: int positions at which measures that sample are asked.
+    Expensive measures (`Measure.sampled`) are computed at the positions `sampled` only and are NaN elsewhere.
     """
     logits, hidden = reading.device[index], reading.hidden[index]
     steps: dict[str, list[Step]] = {}
-    # Without an Inter-Head, scores that need no interval alone are asked: any interval serves.
+    # Without an Inter-Head no measure reads the interval, so a radius of zero serves as a placeholder.
     for bounds, radius in (reading.radius or {"": torch.zeros_like(reading.device)}).items():
         lower, upper = inter_fuse(logits, radius[index])
         rows = all_scores(logits, lower, upper).cpu().numpy()
@@ -182,14 +182,14 @@ def token_scores(
 def _readings(
     pair: Models, settings: Settings, prompts: Prompts, on: On, progress: Progress
 ) -> Iterator[tuple[int, list[str], Tensor, Reading]]:
-    """Readings of a few prompts at a time, with the place of their first, their captions and their tokens."""
+    """Yield (index of the first prompt, captions, tokens, reading) for a few prompts at a time."""
     captions, decoding = prompts.captions, settings.decoding(pair)
     if on == "generated":
         tokens = generated(pair, settings.seed, captions, decoding, progress, settings.max_batch)
     else:
         for caption in captions:
             pair.text.encode(caption)  # refuse bad captions before any work is done
-        assert isinstance(pair, Pair)  # the only ones of scenes
+        assert isinstance(pair, Pair)  # only these pairs have scenes
         tokens = encoded(pair, settings.seed, prompts.scenes)
     for first in range(0, len(captions), _CHUNK):
         texts, some = captions[first : first + _CHUNK], tokens[first : first + _CHUNK]
@@ -206,17 +206,17 @@ def token_table(
     head: Ceiling | None,
     progress: Progress,
 ) -> pd.DataFrame:
-    """A row per token, in order of prompts and positions: what happened there, and every score.
+    """Return one row per token, in order of prompts and positions, with its events and scores.
 
-    Discrete scores are asked on `settings.on` alone; there, too, at `PIXEL_TOKENS` positions of each prompt at most, what the device's
-    token changes in the image against the cloud's (`pixel_rms`), and what one draw of the cloud changes against another
-    (`pixel_rms_draws`).
+    Some columns are computed only if `on` equals `settings.on`: the discrete scores, `pixel_rms` (difference in pixels between the device's
+    and the cloud's token) and `pixel_rms_draws` (difference between two samples of the cloud). The last two are known at up to
+    `PIXEL_TOKENS` positions of each prompt.
     """
     count = pair.manifest.image_tokens
     asked = min(settings.sampled_tokens, count) if on == settings.on else 0
     chosen = [measure for measure in found if asked or not measure.sampled]
     parts: list[pd.DataFrame] = []
-    photos = pair.manifest.subject == "photos"  # on white ground
+    photos = pair.manifest.subject == "photos"  # these have a white background
     white = white_codes(pair.tokenizer, pair.manifest.image_size) if photos and isinstance(pair, Pair) else None
     decoding = settings.decoding(pair)
     for first, texts, tokens, reading in _readings(pair, settings, prompts, on, progress):
@@ -235,7 +235,7 @@ def token_table(
                 region = [REGIONS[int(r)] for r in of]
             elif white is not None:
                 region = [ground.REGIONS[r] for r in regions_of(tokens[offset : offset + 1].numpy(), white)[0]]
-            else:  # a generated image of a scene need not hold its objects where the scene has them
+            else:  # objects in a generated image of a scene may be at other places than in the scene
                 region = [""] * count
             values: dict[str, Any] = {
                 "prompt": place,
@@ -264,7 +264,7 @@ def _pixels(
     offset: int,
     order: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """`pixel_rms` and `pixel_rms_draws`, float64 [T], NaN at positions that are not asked: all but the first `PIXEL_TOKENS` of `order`."""
+    """Return `pixel_rms` and `pixel_rms_draws`, float64 [T], NaN except at the first `PIXEL_TOKENS` positions of `order`."""
     at = order[:PIXEL_TOKENS]
     if not len(at) or isinstance(pair, VarPair):  # a token of a small scale changes the whole image
         return {}
@@ -284,7 +284,7 @@ def _pixels(
 def ceiling_data(
     pair: Models, settings: Settings, prompts: Prompts, progress: Progress
 ) -> list[tuple[np.ndarray, ...]]:
-    """Per prompt: what the head reads, float32 [T, F], and its three targets as floats [T] each."""
+    """Return for each prompt the ceiling's inputs float32 [T, F] and its three targets as float32 [T]."""
     rows: list[tuple[np.ndarray, ...]] = []
     for _, texts, _, reading in _readings(pair, settings, prompts, settings.on, progress):
         inputs, columns = Ceiling.inputs(reading.hidden, reading.device).cpu().numpy(), events(reading)

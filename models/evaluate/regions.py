@@ -1,8 +1,8 @@
-"""Where device and cloud agree, teacher-forced: agreement, entropy and calls by region of an image on plain white ground, and how well
-each score ranks the tokens that the cloud would decide otherwise.
+"""Agreement of device and cloud, teacher-forced: agreement, entropy, calls and AUROC of each score, by region of the image.
 
-Two events, one per way of picking local tokens: `differs`, the arg maxes of both models are not equal (greedy), and `rejected`, a token
-drawn from the device fails speculative decoding's test against the cloud (sampled); its mean is the total variation between both.
+There is one event for each way of picking local tokens. `differs` (greedy): the arg maxes of both models are not equal. `rejected`
+(sampled): a token drawn from the device fails speculative decoding's test against the cloud; its mean is the total variation between the
+two distributions.
 """
 
 import math
@@ -25,9 +25,9 @@ from models.sampling import sample
 from models.transformer import Transformer
 from simulator.core.rng import stream
 
-CALL_PCT = 30.0  # share of tokens above the threshold in `calls_pct`
-CHUNK = 4  # sequences read at once: bounds memory at a few [4, T, V] float32
-CEILING_SEQUENCES = 128  # that the ceiling is trained on
+CALL_PCT = 30.0  # share of all tokens above the threshold in `calls_pct`
+CHUNK = 4  # sequences per pass: limits memory to a few [4, T, V] float32
+CEILING_SEQUENCES = 128  # training sequences of the ceiling
 
 Columns = dict[str, np.ndarray]  # per token: [N, T]
 # Tokens int64 [B, T], caption rows [B, slots, caption_dim], their mask bool [B, slots].
@@ -42,16 +42,16 @@ def columns_of(
     guidance: float = 1.0,
     ceiling: Ceiling | None = None,
 ) -> Columns:
-    """What both models say of every token, and every score of the device, over all sequences.
+    """Return events, likelihoods and scores of every token of all sequences.
 
     Args:
-        device: in `eval()` mode.
-        cloud: likewise.
-        rows: the sequences, a few at a time.
-        guidance: of both models.
-        ceiling: a network whose log-odds of `differs` are one more score.
+        device: device model in `eval()` mode.
+        cloud: cloud model in `eval()` mode.
+        rows: the sequences, a few per element.
+        guidance: guidance scale of both models.
+        ceiling: a network whose log-odds of `differs` are an additional score.
     """
-    # Filled in place: small arrays kept from each pass would leave holes between its large ones that no later pass fits into.
+    # Filled in place: small arrays kept from each pass would fragment the memory between its large ones.
     table: Columns = {}
     count, first = sum(len(tokens) for tokens, _, _ in rows), 0
     for index, (tokens, captions, mask) in enumerate(rows):
@@ -73,7 +73,7 @@ def columns_of(
 
 
 def _more(device: DeviceModel, reading: Reading, tokens: Tensor) -> Columns:
-    """Nats of the tokens, the distance of both distributions, and the device's scores."""
+    """Return the nats of the tokens, the KL divergence of both distributions, and the device's scores."""
     log_p, log_q = reading.cloud.log_softmax(-1), reading.device.log_softmax(-1)
     q, top = log_q.exp(), reading.device.argmax(-1)
     plain = device.centre(reading.hidden[..., : device.config.dim])  # unguided
@@ -95,19 +95,27 @@ def _more(device: DeviceModel, reading: Reading, tokens: Tensor) -> Columns:
 
 
 def score_names(columns: Columns) -> list[str]:
-    """The columns that are uncertainty scores."""
+    """Return the names of the columns that are uncertainty scores."""
     ends = ("u_tilde", "omega", "lower_top")
     of_interval = [name for name in columns if name.endswith(ends)]
     return ["entropy", "one_minus_max_p", *of_interval, *([CEILING] if CEILING in columns else [])]
 
 
 def by_region(columns: Columns, white: np.ndarray) -> dict[str, Any]:
-    """A mapping for all tokens and for each of `REGIONS`, NaN-free: regions without tokens are left out.
+    """Return metrics for all tokens (`all`) and for each of `REGIONS` that has tokens.
+
+    Args:
+        columns: result of `columns_of`.
+        white: codes of the background (`models.evaluate.ground`).
 
     Returns:
-        For each, in percent of its tokens unless named otherwise: `share_pct` of all tokens, `agreement_pct` of arg maxes,
-        `acceptance_pct` of sampled tokens (speculative test), `cloud_entropy_nats`, `nats` and `cloud_nats` per token, `calls_pct` by
-        score: tokens among the `CALL_PCT` % of all with the highest score, and `auroc` by event and score.
+        By region a mapping of:
+        `share_pct`: share of all tokens.
+        `agreement_pct`: share of tokens with equal arg maxes.
+        `acceptance_pct`: expected share of sampled device tokens that speculative decoding's test accepts.
+        `cloud_entropy_nats`, `nats`, `cloud_nats`: means per token.
+        `calls_pct`: by score, share of tokens that are among the `CALL_PCT` % of all tokens with the highest scores.
+        `auroc`: by event and score; None without events or without non-events.
     """
     region = regions_of(columns["token"], white)
     names = score_names(columns)
@@ -132,12 +140,12 @@ def by_region(columns: Columns, white: np.ndarray) -> dict[str, Any]:
 
 
 def rounded(value: float) -> float | None:
-    """Four digits; None for NaN, which JSON does not have."""
+    """Round to four digits; return None for NaN, which JSON cannot represent."""
     return None if math.isnan(value) else round(value, 4)
 
 
 def train_ceiling(device: DeviceModel, cloud: Transformer, rows: Iterable[Rows], guidance: float = 1.0) -> Ceiling:
-    """A network trained for the events on sequences that it is not judged on."""
+    """Train a ceiling on `rows`, which must not be the sequences that it is evaluated on."""
     data: list[tuple[np.ndarray, ...]] = []
     for tokens, captions, mask in rows:
         with torch.inference_mode():

@@ -1,5 +1,6 @@
-"""Sample images of a pair: images of held-out captions in one grid, the share of the captions' claims seen in them, and their distance
-from real images, beside what real images attain."""
+"""Sample images of a pair: a grid of images of held-out captions, the claims that the judge finds in them, and their distance from real
+images, with the values of real images for comparison.
+"""
 
 import math
 from collections.abc import Sequence
@@ -27,14 +28,14 @@ SHOWN = 64  # images in the grid
 
 @dataclass(frozen=True)
 class Samples:
-    """What `draw_samples` found.
+    """Result of `draw_samples`.
 
     Attributes:
-        png: the first images as a grid, row by row.
+        png: PNG of the first images as a grid, row by row.
         claims: a row per claim of a caption: prompt, caption, claim, right.
-        by_kind: their shares by kind.
+        by_kind: number of claims and share of right ones, by kind of claim.
         figures: a row for the generated images and for each of the judge's baselines: images, and the judge's columns with `_lo`, `_hi`.
-        share_of_real: the generated images' alignment over that of the first baseline; NaN without one.
+        share_of_real: alignment of the generated images divided by that of the first baseline; NaN without one.
     """
 
     png: bytes
@@ -54,11 +55,22 @@ def draw_samples(
     method: str,
     guidance: float | None,
 ) -> Samples:
-    """At most `prompts` different captions, decoded by `method` at its defaults, the cloud sampling.
+    """Decode at most `prompts` different captions by `method` at its defaults and judge the images.
 
-    captions_of_pair: gives them by (seed, count).
-    claims and figures are empty for a pair without a judge, or whose images are of another size than that reads.
-    Raises CiarSimError for a pair without weights.
+    `claims` and `figures` are empty if the pair has no judge or its images have another size than the judge reads.
+
+    Args:
+        source: source of the sessions' recordings.
+        pair: the pair.
+        captions_of_pair: captions by (seed, count).
+        cache: folder of the judge's readings.
+        prompts: maximum number of captions.
+        seed: seed of captions and sessions.
+        method: name of the method.
+        guidance: guidance scale; None: the pair's default.
+
+    Raises:
+        CiarSimError: the pair has no weights.
     """
     manifest = pair_manifest(pair)
     captions = list(dict.fromkeys(captions_of_pair(seed, prompts)))
@@ -96,7 +108,7 @@ def draw_samples(
 
 
 def _claims(found: Sequence[tuple[str, dict[str, list[bool]]]]) -> pd.DataFrame:
-    """Of captions and what is right of each."""
+    """Return the table of claims, from each caption and whether its claims are right, by kind."""
     rows = [
         (prompt, caption, kind, right)
         for prompt, (caption, right_of) in enumerate(found)
@@ -123,7 +135,7 @@ def _figures(name: str, scorer: Scorer, align: np.ndarray, images: int, sets: di
 
 
 def grid(images: Sequence[np.ndarray]) -> np.ndarray:
-    """uint8: images [H, W, 3] of one size side by side, COLUMNS to a row, on white."""
+    """Return images uint8 [H, W, 3] of one size as one image, COLUMNS per row, on white."""
     height, width, _ = images[0].shape
     rows = -(-len(images) // COLUMNS)
     page = np.full(

@@ -1,4 +1,4 @@
-"""Token sequences that the evaluation reads: distinct scenes, decoded by the cloud or encoded from real images."""
+"""Token sequences of the evaluation: decoded by the cloud, or encoded from real scenes."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def distinct_scenes(seed: int, count: int) -> list[int]:
-    """Indices of the first `count` scenes of a seed whose captions are all different."""
+    """Return the indices of the first `count` scenes of a seed with different captions."""
     seen: set[str] = set()
     indices: list[int] = []
     index = 0
@@ -34,7 +34,7 @@ def distinct_scenes(seed: int, count: int) -> list[int]:
 def generated(
     pair: Models, seed: int, captions: Sequence[str], decoding: Decoding, progress: Progress, max_batch: int = 64
 ) -> Tensor:
-    """Tokens int64 [N, T] that the cloud alone decodes for distinct captions, as the method `base` does."""
+    """Return tokens int64 [N, T] of distinct captions decoded by the method `base`."""
     specs = session_specs(pair.manifest, "base", BaseSettings.model_validate({}), decoding, captions, seed)
     recorder = recorder_of(
         pair, max_batch, lambda finished, sessions, decided, total: progress("cloud decodes", decided, total)
@@ -45,7 +45,7 @@ def generated(
 
 @torch.inference_mode()
 def encoded(pair: Pair, seed: int, indices: Sequence[int]) -> Tensor:
-    """Tokens int64 [N, T] of real scenes, shrunk to the pair's image size by averaging where that is smaller."""
+    """Return tokens int64 [N, T] of real scenes, averaged down to the pair's image size if that is smaller. Raises CiarSimError."""
     size = pair.manifest.image_size
     if scenes.IMAGE_SIZE % size:
         raise CiarSimError(f"scenes of {scenes.IMAGE_SIZE} pixels cannot be shrunk to the pair's {size}")
@@ -61,9 +61,9 @@ def encoded(pair: Pair, seed: int, indices: Sequence[int]) -> Tensor:
 
 
 def token_regions(scene: scenes.Scene, grid: int) -> np.ndarray:
-    """Region of each token's square of the image, int [grid * grid].
+    """Return the region of each token's square of the image, int [grid * grid].
 
-    `border` if any pixel of the square lies within 2 pixels of a visible outline, else the region of most of its pixels.
+    It is `border` if any pixel of the square lies within 2 pixels of a visible outline, else the region of most of its pixels.
     """
     side = scenes.IMAGE_SIZE // grid
     cells = (

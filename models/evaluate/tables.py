@@ -1,4 +1,4 @@
-"""Tables of the evaluation: ranking of events by every score, and means by region."""
+"""Tables of the evaluation: ranking of events by each score, and means by region."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from models.evaluate.pixels import SMALL_RMS
 from models.evaluate.reading import EVENTS, REGIONS
 from simulator.core.rng import stream
 
-DRAWS = 2000  # of the bootstrap
+DRAWS = 2000  # samples of the bootstrap
 
 
 def happened(tokens: pd.DataFrame, event: str) -> np.ndarray:
-    """bool [n]: whether an event of `EVENTS` happened at each token; the medians are those of the whole table."""
+    """Return whether an event of `EVENTS` happened at each token, bool [n]; medians are taken over the whole table."""
     values = tokens[event].to_numpy()
     return values.astype(bool) if event == "differs" else values > np.median(values)
 
@@ -25,9 +25,15 @@ def happened(tokens: pd.DataFrame, event: str) -> np.ndarray:
 def rank(
     tokens: pd.DataFrame, labels: dict[str, str], owners: dict[str, str], seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Summary, risk curves and calibration of every measure in `labels` (a column of `tokens`, or of the ceiling one per event).
+    """Return summary, risk curves and calibration of every measure in `labels`.
 
-    Its columns minus_entropy and minus_max_prob are differences of AUROC on the same tokens and the same drawn prompts.
+    In the summary, minus_entropy and minus_max_prob are differences of AUROC on the same tokens and the same bootstrap samples.
+
+    Args:
+        tokens: a row per token; a measure's scores are the column of its name, the ceiling's are `ceiling.<event>`.
+        labels: label by measure.
+        owners: method by measure.
+        seed: seed of the bootstrap.
     """
     prompt = tokens["prompt"].to_numpy()
     prompts = int(prompt.max()) + 1
@@ -35,7 +41,10 @@ def rank(
     drawn: dict[tuple[str, str, int], tuple[float, np.ndarray]] = {}
 
     def aurocs(column: str, event: str, hit: np.ndarray, known: np.ndarray) -> tuple[float, np.ndarray]:
-        """AUROC of a column among known tokens (there are two kinds of them: all, and those the discrete scores were asked at)."""
+        """Return the AUROC of a column among the known tokens, and its bootstrap samples.
+
+        Known tokens are either all tokens or those with discrete scores, so their number identifies them.
+        """
         key = (column, event, int(known.sum()))
         if key not in drawn:
             pairs = ranking.count_pairs(tokens[column].to_numpy()[known], hit[known], prompt[known], prompts)
@@ -85,8 +94,11 @@ def rank(
 
 
 def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """A row per region, where regions are known, and one for all: tokens, the cloud's entropy, how often the two differ, each score's mean,
-    and how often, where it was measured, a token makes a small change in pixels (`with_pixels`)."""
+    """Return a row per region, if regions are known, and one for all tokens.
+
+    The columns are the number of tokens, the share of tokens that differ, means of the cloud's entropy, of tv, nll and each score, and, if
+    measured, the share of small changes in pixels (`with_pixels`).
+    """
     columns = [
         "cloud_entropy_nats",
         "cloud_entropy_unguided_nats",
@@ -113,8 +125,11 @@ def region_table(tokens: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def with_pixels(table: pd.DataFrame, tokens: pd.DataFrame) -> pd.DataFrame:
-    """A region table with the share, in percent, of tokens that change an image by less than `SMALL_RMS`: `small_change_pct`, the device's
-    choice in place of the cloud's, and `small_change_draws_pct`, one draw of the cloud in place of another; NaN where none was compared."""
+    """Add to a region table the share, in percent, of compared tokens that change an image by less than `SMALL_RMS`.
+
+    `small_change_pct` compares the device's token with the cloud's, `small_change_draws_pct` one sample of the cloud
+    with another. NaN where no token was compared.
+    """
     found: dict[str, list[float]] = {"small_change_pct": [], "small_change_draws_pct": []}
     for region in table["region"]:
         part = tokens if region == "all" else tokens[tokens["region"] == region]

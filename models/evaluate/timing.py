@@ -1,4 +1,4 @@
-"""Time per token of every uncertainty score."""
+"""Computing time per token of each uncertainty score."""
 
 import statistics
 import time
@@ -23,11 +23,15 @@ from simulator.protocol.recording import SCORES
 
 @torch.inference_mode()
 def time_measures(dim: int, sizes: Sequence[int] = (4096, 16384), repeats: int = 30) -> pd.DataFrame:
-    """Milliseconds per token, one token at a time on the CPU, given its centre logits: median and quartiles.
+    """Measure milliseconds per token, one token at a time on the CPU, from given centre logits: median and quartiles.
 
-    With one thread this is CPU time, which other programs do not affect, else wall time.
+    With one thread this is CPU time, which other programs hardly affect, else wall time. The row `radius` is the second
+    matrix product of the Inter-Head, which its scores need in addition.
 
-    `radius` is the second matrix product of the Inter-Head, from a hidden state of width `dim`, which its scores need besides.
+    Args:
+        dim: width of the hidden state.
+        sizes: codebook sizes.
+        repeats: timed calls per score; a sixth of them for the discrete scores.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     rows = []

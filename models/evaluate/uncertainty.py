@@ -1,16 +1,19 @@
-"""How well each uncertainty score predicts that the cloud would choose otherwise, teacher-forced on held-out prompts.
+"""Evaluation of uncertainty scores: how well each predicts where the cloud would choose another token, teacher-forced.
 
-Device and cloud read the same sequences, both guided as deployed, and every score of `models.methods.scores` is computed
-at every position. Three events are to be predicted (`reading.EVENTS`):
+Device and cloud read the same sequences of held-out prompts, both guided as in deployment, and every score of `models.methods.scores` is
+computed at every position. There are three events to predict (`reading.EVENTS`):
 
     differs   the cloud's arg max is not the device's
     tv        the total variation between both distributions is above its median over all tokens
     nll       the cloud's negative log-likelihood of the device's token is above its median
 
-Sequences (`on`): `generated`, decoded by the cloud as `base` decodes by default, is what both models read when deployed;
-`scenes`, the tokens of real held-out scenes, is what they were trained on and is cheaper. Of other captions none is at hand; of photographs
-regions are those of the generated images, of other images there are none. A pair that predicts scale by scale reads every token given all
-smaller scales.
+There are two sources of sequences (`on`):
+
+    generated  decoded by the cloud with the method `base`, similar to the sequences of deployed models
+    scenes     tokens of real held-out scenes, like the training sequences; cheaper, and not available for other images
+
+The table of regions uses real scenes. For photographs it uses the generated images; for other images regions are unknown. A pair that
+predicts scale by scale reads every token given all smaller scales.
 """
 
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from models.quality.judges import Captions
 from models.recording import Models
 from simulator.core.errors import CiarSimError, WeightsError
 
-TRAINED_ON = (1, 2)  # scene seeds that training reads and selects by
+TRAINED_ON = (1, 2)  # scene seeds of training and model selection
 CEILING_PROMPTS_PER_PROMPT = 3
 DEFAULTS = Settings()
 
@@ -44,7 +47,7 @@ class Evaluation:
         summary: a row per measure and event.
         risk: risk by coverage.
         calibration: share of events by score quantile.
-        regions: a row per region of real scenes.
+        regions: a row per region, see `models.evaluate.tables.region_table`.
         timing: a row per measure and codebook size, or None.
     """
 
@@ -63,15 +66,18 @@ def evaluate_uncertainty(
     progress: Progress = lambda text, done, total: None,
     captions: Captions | None = None,
 ) -> Evaluation:
-    """Everything that `ciar-sim evaluate uncertainty` reports. The same pair and settings give the same tables, `timing` apart.
+    """Compute everything that `ciar-sim evaluate uncertainty` reports. The same pair and settings give the same tables except `timing`.
 
     Args:
-        captions: the captions by (seed, count); None for the pair's own scenes.
+        pair: the pair.
+        settings: settings of the evaluation.
+        progress: called with (text, done, total).
+        captions: captions by (seed, count); None for scenes.
 
     Raises:
-        CiarSimError: a seed that training has seen, real sequences where there are none, or fewer captions than are wanted.
+        CiarSimError: a seed of training, `on: scenes` for captions that are not of scenes, or too few different captions.
         WeightsError: the pair has no device model.
-        PromptError: the pair does not know the captions' words.
+        PromptError: the pair cannot encode a caption.
     """
     if captions is not None and settings.on == "scenes":
         raise CiarSimError("--on scenes: real images of these captions are not at hand; allowed: generated")
@@ -124,7 +130,7 @@ def evaluate_uncertainty(
 
 
 def _prompts(seed: int, count: int, captions: Captions | None) -> Prompts:
-    """Different captions, of scenes where `captions` is None."""
+    """Return `count` different captions, of scenes if `captions` is None. Raises CiarSimError if there are fewer."""
     if captions is None:
         indices = distinct_scenes(seed, count)
         return Prompts([scenes.scene(seed, index).caption for index in indices], indices)
