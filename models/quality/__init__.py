@@ -1,1 +1,1 @@
-"""Quality of finished images: likelihood under the cloud model, agreement with captions, distance from real images."""
+"""Quality of finished images: likelihood under the cloud model, alignment with captions, distance from real images."""

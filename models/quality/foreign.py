@@ -1,8 +1,8 @@
-"""Quality metrics of published papers, by their own networks: `fid`, `f1`, `clip`, `hpsv2`.
+"""Published quality metrics with their original networks: `fid`, `f1`, `clip`, `hpsv2`.
 
-Their weights are not shipped. The user names local files: TorchScript files as StyleGAN's metrics use them (`inception-2015-12-05.pt`,
-`vgg16.pt`), and folders in transformers' CLIP format. A TorchScript file is a program, and loading it runs it: name only
-files whose origin you trust. Nothing is downloaded.
+The weights are not shipped or downloaded. The user names local files: the TorchScript files of StyleGAN's metrics
+(`inception-2015-12-05.pt`, `vgg16.pt`) and folders in transformers' CLIP format. Loading a TorchScript file runs its code: name only files
+from a trusted source.
 """
 
 import importlib
@@ -24,24 +24,24 @@ from simulator.core.rng import stream
 from simulator.results.statistics import Interval
 
 BATCH = 32
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's own preprocessing, RGB in 0..1
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's preprocessing, RGB in 0..1
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class FeatureNet:
     """A TorchScript network called as net(images uint8 [B, 3, H, W], return_features=True) -> float [B, F].
 
-    Inception: F = 2048; VGG-16, second fully connected layer: F = 4096. They bring images to their own size themselves.
-    Source: the call of StyleGAN2-ADA's and StyleGAN3's metrics.
+    Inception: F = 2048; VGG-16, second fully connected layer: F = 4096. The networks resize the images.
+    Source: the call in StyleGAN2-ADA's and StyleGAN3's metrics.
     """
 
     def __init__(self, path: Path, torch_device: str = "cpu") -> None:
-        """Raises WeightsError where the file is missing or no TorchScript. Loading runs the file's code."""
+        """Load a network; this runs the file's code. Raises WeightsError if the file is missing or not TorchScript."""
         if not path.is_file():
             raise WeightsError(f"{path}: no such file")
         try:
             with warnings.catch_warnings():
-                # PyTorch moves on from TorchScript; the published files do not.
+                # TorchScript is deprecated, but the published files use it.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.net: Any = torch.jit.load(str(path), map_location=torch_device).eval()
         except RuntimeError as error:
@@ -51,7 +51,7 @@ class FeatureNet:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 [N, F] of images uint8 [H, W, 3], all of one size. Raises WeightsError where the network is of another kind."""
+        """Return features float32 [N, F] of images uint8 [H, W, 3], all of one size. Raises WeightsError for a network of another kind."""
         rows = []
         for batch in _batches(images):
             try:
@@ -70,23 +70,23 @@ class FeatureNet:
 
 
 def fid(net: FeatureNet, images: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> Interval:
-    """(value, low, high): Fréchet Inception distance of images to real ones, both uint8 [H, W, 3].
+    """Return (value, low, high) of the Fréchet Inception distance of images to real ones, both uint8 [H, W, 3].
 
-    Source: Heusel et al. 2017. Comparable with published values only at their number of images and with their real images.
+    Source: Heusel et al. 2017. Comparable with a published value only for the same number of images and the same real images.
     """
     return frechet_interval(Gaussian(net(real)), net(images), stream(0, "quality.fid"))
 
 
 def f1(net: FeatureNet, images: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> Interval:
-    """(value, low, high): harmonic mean of improved precision and recall, k = 3, in VGG-16's features.
+    """Return (value, low, high) of the harmonic mean of improved precision and recall, k = 3, in VGG-16's features.
 
-    Source: Kynkäänniemi et al. 2019. As many real images as generated ones are used, the first of them.
+    Uses as many real images as there are generated ones, the first of `real`, or all if there are fewer. Source: Kynkäänniemi et al. 2019.
     """
     return f1_interval(net(real[: len(images)]), net(images), stream(0, "quality.f1"))
 
 
 class Clip(Protocol):
-    """What `load_clip` gives: embeddings [B, D] of images and texts, not normalised. size: pixels per side of an image."""
+    """Result of `load_clip`: embeddings [B, D] of images and texts, not normalised. `size` is the pixels per side of an image."""
 
     size: int
 
@@ -96,20 +96,30 @@ class Clip(Protocol):
 
 
 def load_clip(folder: Path) -> Clip:
-    """CLIP, or HPSv2's fine-tuned CLIP, from a local folder in transformers' format.
+    """Load CLIP, or HPSv2's fine-tuned CLIP, from a local folder in transformers' format.
 
-    Raises WeightsError where the folder is something else, or transformers is not installed.
+    Raises:
+        WeightsError: the folder holds something else, or transformers is not installed.
     """
     return _TransformersClip(folder)
 
 
 @torch.inference_mode()
 def clip_scores(model: Clip, images: Sequence[np.ndarray], captions: Sequence[str], prefix: str = "") -> np.ndarray:
-    """float64 [N]: cosine of each image, uint8 [H, W, 3], with its caption. Their mean is `clip`, or `hpsv2` with HPSv2's weights.
+    """Return the cosine of each image with its caption, float64 [N]. Their mean is `clip`, or `hpsv2` with HPSv2's weights.
 
-    prefix: put before each caption; LlamaGen's evaluation takes "A photo depicts ". Images are brought to the model's size by
-    bicubic interpolation of the shorter side, cropped to the middle and normalised as CLIP does.
-    Source: CLIP score, Hessel et al. 2021 (here neither scaled by 2.5 or 100 nor cut at 0); HPSv2, Wu et al. 2023.
+    The shorter side of an image is resized to the model's size by bicubic interpolation; the image is then cropped to
+    its centre and normalised as in CLIP. Source: CLIP score, Hessel et al. 2021 (here neither scaled by 2.5 or 100 nor
+    clipped at 0); HPSv2, Wu et al. 2023.
+
+    Args:
+        model: CLIP model.
+        images: N images, uint8 [H, W, 3], all of one size.
+        captions: N captions.
+        prefix: text before each caption; LlamaGen's evaluation uses "A photo depicts ".
+
+    Raises:
+        ValueError: the numbers of images and captions differ.
     """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images need as many captions, got {len(captions)}")
@@ -122,7 +132,7 @@ def clip_scores(model: Clip, images: Sequence[np.ndarray], captions: Sequence[st
 
 
 def _clip_pixels(images: Tensor, size: int) -> Tensor:
-    """float32 [B, 3, size, size] of images uint8 [B, H, W, 3]."""
+    """Return CLIP's input float32 [B, 3, size, size] of images uint8 [B, H, W, 3]."""
     pixels = images.permute(0, 3, 1, 2).float() / 255
     height, width = pixels.shape[2:]
     scale = size / min(height, width)
@@ -150,7 +160,7 @@ class _TransformersClip:
                 f"{folder}: no such folder, or no config.json in it: needed is CLIP in transformers' format"
             )
         try:
-            transformers: Any = importlib.import_module("transformers")  # its own types do not tell of CLIP's tokenizer
+            transformers: Any = importlib.import_module("transformers")  # its type hints lack CLIP's tokenizer
         except ImportError as error:
             raise WeightsError(
                 "clip and hpsv2 need transformers, which is not installed: pip install 'ciar-sim[clip]'"

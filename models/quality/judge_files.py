@@ -1,14 +1,14 @@
-"""The folder `judge/` of a pair of photographs: what its images are judged by, and the captions that prompts are drawn from.
+"""The folder `judge/` of a pair of photographs: files that judge its images, and the captions from which prompts are drawn.
 
-    judge.json          types and colours that the network tells apart; how many of the captions are of held-out photographs
-    network.safetensors the photo network
-    captions.txt        one a line: those of held-out photographs, all different, then others of the training ones
-    held-out.npy        what the network reads in held-out photographs, a row for each of the first lines of captions.txt
-    reconstructed.npy   the same of these photographs encoded and decoded by the tokenizer
-    metrics.json        how much of the captions it reads in these
-    other.npy           the same of training photographs, drawn as the held-out ones were: real ones that are not the reference
+    judge.json           types and colours that the network distinguishes; number of captions of held-out photographs
+    network.safetensors  the photo network
+    captions.txt         one caption per line, all different: those of held-out photographs, then others of training photographs
+    held-out.npy         the network's readings of held-out photographs, a row for each of their captions in captions.txt
+    reconstructed.npy    its readings of the same photographs after the tokenizer
+    other.npy            its readings of random training photographs: real images that are not the reference
+    metrics.json         its accuracy on these three sets
 
-No torch here, and no photograph.
+The folder holds no photograph. This module does not import torch.
 """
 
 import io
@@ -31,13 +31,13 @@ SETS = ("held-out", "reconstructed", "other")
 
 @dataclass(frozen=True)
 class JudgeFiles:
-    """What the folder holds, the network's weights aside.
+    """Content of the folder without the network's weights and metrics.
 
     Attributes:
         kinds: types, as words of captions.
-        colours: colours, likewise.
-        captions: of held-out photographs first, then others.
-        held_out: how many are of held-out photographs.
+        colours: colours, as words of captions.
+        captions: captions of held-out photographs, then others.
+        held_out: number of captions of held-out photographs.
         readings: `READING_DTYPE` [N] by name of the set, see `SETS`.
     """
 
@@ -48,7 +48,7 @@ class JudgeFiles:
     readings: dict[str, np.ndarray]
 
     def write(self, folder: Path) -> None:
-        """Write all but the network into a folder."""
+        """Write the files to a folder."""
         about = {"kinds": self.kinds, "colours": self.colours, "held_out": self.held_out}
         write_atomically(folder / "judge.json", (json.dumps(about, indent=1) + "\n").encode())
         write_atomically(folder / "captions.txt", "".join(f"{caption}\n" for caption in self.captions).encode())
@@ -59,12 +59,12 @@ class JudgeFiles:
 
 
 def judge_file_names() -> list[str]:
-    """Names of all files of the folder."""
+    """Return the names of all files of the folder."""
     return ["judge.json", NETWORK, "captions.txt", "metrics.json", *(f"{name}.npy" for name in SETS)]
 
 
 def read_judge(folder: Path) -> JudgeFiles:
-    """What `JudgeFiles.write` left in a folder. Raises WeightsError for a file that is missing, damaged or of another form."""
+    """Read the files that `JudgeFiles.write` wrote. Raises WeightsError if one is missing, damaged or malformed."""
     about = _json(folder / "judge.json")
     kinds, colours = (_texts(about.get(key), folder / "judge.json", key) for key in ("kinds", "colours"))
     captions, held_out = read_captions(folder)
@@ -78,7 +78,7 @@ def read_judge(folder: Path) -> JudgeFiles:
 
 
 def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
-    """The lines of captions.txt, and how many of them, the first, are of held-out photographs. Raises WeightsError."""
+    """Return the lines of captions.txt and the number of its first lines that are of held-out photographs. Raises WeightsError."""
     path = folder / "captions.txt"
     try:
         found = tuple(read_file(path).decode().splitlines())
@@ -93,9 +93,9 @@ def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
 
 
 def draw_captions(captions: Sequence[str], held_out: int, seed: int, count: int) -> list[str]:
-    """The first `count` captions of a seed, all different; fewer where there are no more.
+    """Return `count` different captions, or all if there are fewer.
 
-    Those of held-out photographs come first, in an order of the seed's; then the others, likewise.
+    Captions of held-out photographs come first, then the others; both groups are shuffled by the seed.
     """
     rng = stream(seed, "captions.photos")
     first, others = rng.permutation(held_out), held_out + rng.permutation(len(captions) - held_out)
@@ -120,7 +120,7 @@ def _texts(found: object, path: Path, key: str) -> tuple[str, ...]:
 
 def _readings(path: Path) -> np.ndarray:
     try:
-        # Mapped first: a header that promises more than the file holds then allocates nothing.
+        # Mapped first: a damaged header with a huge shape then allocates nothing.
         found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None

@@ -1,9 +1,9 @@
-"""Judges of image quality: a network that reads images, the claims of captions, and real images to compare with.
+"""Judges of image quality: a network that reads images, the claims of captions, and real images for comparison.
 
     judge = judge_of("photos")
-    judge.right(caption, judge.read(images)[0])       # which claims of the caption the network sees in the image
+    judge.right(caption, judge.read(images)[0])       # which claims of the caption the network reads in the image
 
-A pair's subject (`simulator.protocol.pairs`) says which judge is its own. Torch is loaded only to read images.
+A pair's subject (`simulator.protocol.pairs`) determines its judge. Torch is loaded only to read images.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from models.quality.photo_network import PhotoNetwork
 
 SCENE_NETWORK = SHIPPED / "scene-network" / "scene_network.safetensors"
-# Of real renders that neither a model nor the network was trained on, nor prompts are drawn from by default.
+# Scene seed of the reference renders. Neither models nor the network were trained on it, and scenarios use another seed by default.
 REFERENCE_SEED = 3
 REFERENCE_IMAGES = 2048
 Progress = Callable[[int, int], None]
@@ -39,11 +39,11 @@ class Judge(Protocol):
     """A network that reads images of one subject.
 
     Attributes:
-        subject: what the images show; the names of its quality columns end with it.
+        subject: subject of the images; the suffix of the judge's quality columns.
         weights: file of the network.
-        image_size: pixels per side of the images that it reads.
-        dtype: of a reading; its field `features` is what sets of images are compared by.
-        reference: in words, the real images that sets are compared with.
+        image_size: pixels per side of the images that it reads, S.
+        dtype: numpy type of a reading; sets of images are compared by its field `features`.
+        reference: description of the real images that sets are compared with.
     """
 
     @property
@@ -58,19 +58,19 @@ class Judge(Protocol):
     def reference(self) -> str: ...
 
     def read(self, images: np.ndarray) -> np.ndarray:
-        """Readings [N] of images uint8 [N, S, S, 3]."""
+        """Return readings [N] of images uint8 [N, S, S, 3]."""
         ...
 
     def right(self, caption: str, reading: np.ndarray) -> dict[str, list[bool]] | None:
-        """By kind of claim, whether each claim of the caption is seen; None for a caption of another form."""
+        """Return by kind of claim whether each claim of the caption agrees with the reading; None for a caption of another form."""
         ...
 
     def real(self, cache: Path, progress: Progress) -> np.ndarray:
-        """Readings of the real images; `cache` keeps what has to be computed."""
+        """Return readings of the real images. Computed readings are stored in `cache`; `progress` is called with (read, total)."""
         ...
 
     def baselines(self, captions: Sequence[str]) -> list["Baseline"]:
-        """What real images attain, those of these captions where that can be said; empty where it was never measured."""
+        """Return readings of real images for comparison, those of these captions first, if there are any; else an empty list."""
         ...
 
 
@@ -79,10 +79,10 @@ class Baseline:
     """Readings of real images to compare generated ones with.
 
     Attributes:
-        name: which images they are.
-        readings: of them, at least one.
-        captions: of them, empty where captions are not compared.
-        is_reference: whether sets of images are compared with just these, so that their own distance says nothing.
+        name: description of the images.
+        readings: their readings, at least one.
+        captions: their captions; empty if alignment is not evaluated.
+        is_reference: whether they are the reference of the distances between sets, so that their own distance means nothing.
     """
 
     name: str
@@ -92,11 +92,11 @@ class Baseline:
 
 
 class SceneJudge:
-    """Judges scenes by the scene network, against real renders.
+    """Judge of scenes: the scene network, and real renders as the reference.
 
     Args:
-        weights: of the network.
-        renders: real renders that sets of images are compared with.
+        weights: file of the network.
+        renders: number of real renders that sets of images are compared with.
     """
 
     subject, image_size, dtype = "scenes", scenes.IMAGE_SIZE, READING_DTYPE
@@ -143,11 +143,11 @@ class SceneJudge:
 
 
 class PhotoJudge:
-    """Judges photographs by the network that the pair's folder holds, against what it read in held-out ones.
+    """Judge of photographs: the photo network of the pair, and its readings of held-out photographs as the reference.
 
     Args:
-        folder: of the pair.
-        image_size: of the pair's images.
+        folder: folder of the pair.
+        image_size: pixels per side of the pair's images.
     """
 
     subject, dtype = "photos", PHOTO_DTYPE
@@ -192,7 +192,7 @@ class PhotoJudge:
         return self.files.readings["held-out"]
 
     def baselines(self, captions: Sequence[str]) -> list[Baseline]:
-        """The held-out photographs of these captions, as they are and through the tokenizer, and as many other photographs."""
+        """Return the held-out photographs of these captions, before and after the tokenizer, and at most as many training photographs."""
         files = self.files
         row = {caption: index for index, caption in enumerate(files.captions[: files.held_out])}
         known = tuple(caption for caption in captions if caption in row)
@@ -208,7 +208,7 @@ class PhotoJudge:
 
 
 def judge_of(pair: PairRef) -> Judge | None:
-    """The judge of a pair's images; None for a pair of a subject that has none. Raises WeightsError."""
+    """Return the judge of a pair's images; None if its subject has none. Raises WeightsError."""
     manifest = pair_manifest(pair)
     if manifest.subject == PhotoJudge.subject and not isinstance(pair, PairSpec):
         return PhotoJudge(pair_folder(pair), manifest.image_size)
@@ -216,8 +216,11 @@ def judge_of(pair: PairRef) -> Judge | None:
 
 
 def captions_of(pair: PairRef) -> Captions:
-    """The captions that prompts of a pair are drawn from, by (seed, count): equal ones may be among them, and fewer come where there are
-    no more: of a class-conditional model its labels; none for a pair of a subject that has none. Raises WeightsError."""
+    """Return a function of (seed, count) that draws the captions of a pair's prompts.
+
+    It may return equal captions, and returns fewer than `count` if there are no more. For a class-conditional model it
+    draws labels. It returns none for a pair whose subject has no captions. Raises WeightsError.
+    """
     if isinstance(pair, PairSpec) and pair.backbone.classes:
         labels = find_pair(pair).facts["classes"]
         return lambda seed, count: [str(label) for label in stream(seed, "class labels").permutation(labels)[:count]]
@@ -229,10 +232,10 @@ def captions_of(pair: PairRef) -> Captions:
 
 
 def share_right(found: dict[str, list[bool]]) -> float:
-    """Share of all claims that are seen."""
+    """Return the share of right claims among all claims."""
     return float(np.mean([one for seen in found.values() for one in seen]))
 
 
 def features_of(readings: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """float32 [N, F]."""
+    """Return the features of readings, float32 [N, F]."""
     return np.stack([reading["features"] for reading in readings])

@@ -1,4 +1,4 @@
-"""Files of readings: what a network read in images, as a `.npy` file of the network's own dtype. No torch here."""
+"""Cached readings of images: `.npy` files of the judge's dtype. This module does not import torch."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from simulator.core.files import write_atomically
 
 
 def load_readings(path: Path, dtype: np.dtype, count: int) -> np.ndarray | None:
-    """Readings [count]; None where there are none. A damaged file is removed and counts as none. Raises RecordingError."""
+    """Load readings [count]; return None if the file is missing or damaged, and remove a damaged file. Raises RecordingError."""
     try:
         found: np.ndarray = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def load_readings(path: Path, dtype: np.dtype, count: int) -> np.ndarray | None:
 
 
 def save_readings(path: Path, readings: np.ndarray) -> None:
-    """Raises RecordingError where the file cannot be written."""
+    """Write readings. Raises RecordingError if the file cannot be written."""
     buffer = io.BytesIO()
     np.save(buffer, readings)
     try:

@@ -1,8 +1,8 @@
-"""The scene network: reads from a 128 x 128 image what a caption of `models.scenes` would say about it.
+"""The scene network: reads the attributes of a caption of `models.scenes` from a 128 x 128 image.
 
-A caption names for each of nine places the shape, colour and size of what stands there, if anything, and the background's texture and
-colour. So the network has one head for all nine places, which looks at the same window around each, and one for the background. It is
-trained on real renders (`models.train.scene_network`) and only judges: nothing that is recorded depends on it.
+A caption names shape, colour and size of the object at each of nine places, if any, and texture and colour of the background. The network
+has one head for all nine places, which reads the same window around each place, and one for the background. It is trained on real renders
+(`models.train.scene_network`) and only judges: no recording depends on it.
 Letters: B batch, C channels, P = 9 places in the order of `scenes.PLACES`, F features.
 """
 
@@ -22,14 +22,14 @@ from models.state import load_state, read_config, read_state, save_state
 from models.vq import from_uint8
 from simulator.core.errors import WeightsError
 
-BATCH = 16  # images per pass: always as many, so that what is read in an image does not depend on its neighbours
-_KINDS = (len(scenes.SHAPES) + 1, len(scenes.COLORS), len(scenes.SIZES))  # shape 0: nothing stands there
+BATCH = 16  # images per pass, always the same number, so that a reading does not depend on the number of images
+_KINDS = (len(scenes.SHAPES) + 1, len(scenes.COLORS), len(scenes.SIZES))  # shape 0: no object
 _BACKGROUND_KINDS = (len(scenes.TEXTURES), len(scenes.BACKGROUND_COLORS))
 
 
 @dataclass(frozen=True)
 class SceneNetworkConfig:
-    """Widths of the trunk's three resolutions (64, 32 and 16 cells a side), and of the features of a place and of the background."""
+    """Widths of the trunk's three resolutions (64, 32 and 16 cells per side) and of the features of a place and the background."""
 
     widths: tuple[int, int, int] = (24, 48, 96)
     place_features: int = 40
@@ -43,16 +43,16 @@ class SceneNetworkConfig:
 class Read(NamedTuple):
     """Logits and features of images."""
 
-    shape: Tensor  # [B, P, 7]; 0 is nothing
+    shape: Tensor  # [B, P, 7]; 0 is no object
     color: Tensor  # [B, P, 8]
     size: Tensor  # [B, P, 2]
     texture: Tensor  # [B, 5]
     background_color: Tensor  # [B, 6]
-    features: Tensor  # [B, F]: what the heads read, the nine places averaged
+    features: Tensor  # [B, F]: inputs of the heads, the nine places averaged
 
 
 class ReadingNetwork(nn.Module):
-    """A network that reads images; its configuration, a dataclass, is kept beside its weights."""
+    """Base class of networks that read images. `config` is a dataclass, stored in the weight file."""
 
     config: Any
 
@@ -61,13 +61,13 @@ NetworkT = TypeVar("NetworkT", bound=ReadingNetwork)
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
-    """A convolution without bias, a batch norm and a ReLU."""
+    """Return a convolution without bias, a batch norm and a ReLU."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class SceneNetwork(ReadingNetwork):
-    """Five convolutions, then a window per place, and two more and a mean over the image. About 0.3 M weights."""
+    """Five convolutions, then a head on a window per place, and a head on two convolutions and a mean. 0.35 M weights."""
 
     def __init__(self, config: SceneNetworkConfig | None = None) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class SceneNetwork(ReadingNetwork):
             convolution(two, three, 3, 2, 1),
             convolution(three, three, 3, 1, 1),
         )
-        # Cell i of 16 looks around pixel 8 i. Windows of 6 cells start at cells 1, 5 and 9: their middles, 28, 60 and 92, lie within
+        # Cell i of 16 is centred at pixel 8 i. Windows of 6 cells start at cells 1, 5 and 9; their centres 28, 60 and 92 are within
         # 5 pixels of the places, 31, 64 and 97.
         self.place = convolution(three, self.config.place_features, 6, 4, 0)
         last = self.config.background_features
@@ -89,7 +89,7 @@ class SceneNetwork(ReadingNetwork):
         self.background_head = nn.Linear(self.config.background_features, sum(_BACKGROUND_KINDS))
 
     def forward(self, images: Tensor) -> Read:
-        """images: float [B, 3, 128, 128] in [-1, 1]."""
+        """Return logits and features of images float [B, 3, 128, 128] in [-1, 1]."""
         cells = self.trunk(images)  # [B, C, 16, 16]
         places = self.place(cells[:, :, 1:15, 1:15]).flatten(2).transpose(1, 2)  # [B, P, place_features], row by row
         background = self.background(cells).mean((2, 3))  # [B, background_features]
@@ -99,15 +99,15 @@ class SceneNetwork(ReadingNetwork):
 
 
 def read_images(model: SceneNetwork, images: np.ndarray) -> np.ndarray:
-    """READING_DTYPE [N] of images uint8 [N, 128, 128, 3]."""
+    """Return the network's readings READING_DTYPE [N] of images uint8 [N, 128, 128, 3]."""
     return readings(model, images, READING_DTYPE, BATCH)
 
 
 @torch.inference_mode()
 def readings(model: ReadingNetwork, images: np.ndarray, dtype: np.dtype, batch: int) -> np.ndarray:
-    """What a network reads in images uint8 [N, S, S, 3]: `features` as they are, of all other fields of `dtype` the arg max; `dtype` [N].
+    """Return a network's readings `dtype` [N] of images uint8 [N, S, S, 3]: features, and the arg max of the logits of all other fields.
 
-    Every pass has `batch` images: the last one is filled up with zeros.
+    Every pass has `batch` images; the last one is padded with zeros.
     """
     results = np.zeros(len(images), dtype)
     for first in range(0, len(images), batch):
@@ -121,14 +121,14 @@ def readings(model: ReadingNetwork, images: np.ndarray, dtype: np.dtype, batch: 
 
 
 def save_network(path: Path, model: ReadingNetwork, facts: dict[str, Any]) -> None:
-    """Weights as fp16 safetensors, written atomically; the metadata holds the configuration and `facts` as JSON."""
+    """Write the weights as fp16 safetensors, atomically; the metadata holds the configuration and `facts` as JSON."""
     state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
-    # One metadata entry: safetensors writes several in random order, and equal networks should be equal bytes.
+    # One metadata entry, because safetensors writes several in random order, and equal networks should have equal files.
     save_state(path, state, {"about": json.dumps({"config": asdict(model.config), "facts": facts})})
 
 
 def load_scene_network(path: Path) -> SceneNetwork:
-    """A scene network that `save_network` wrote, float32, in evaluation mode. Raises WeightsError."""
+    """Load a scene network that `save_network` wrote, float32, in evaluation mode. Raises WeightsError."""
     try:
         config = read_config(path, "about")["config"]
         model = SceneNetwork(SceneNetworkConfig(**{**config, "widths": tuple(config["widths"])}))
@@ -138,8 +138,8 @@ def load_scene_network(path: Path) -> SceneNetwork:
 
 
 def with_weights(model: NetworkT, path: Path) -> NetworkT:
-    """The network with the weights that `save_network` wrote, in evaluation mode. Raises WeightsError."""
-    # Batch norms count the batches seen in training; these counts are not stored.
+    """Load weights that `save_network` wrote into a network; return it in evaluation mode. Raises WeightsError."""
+    # The batch norms' counts of training batches are not stored.
     counts = {key: value for key, value in model.state_dict().items() if not value.is_floating_point()}
     load_state(model, {**read_state(path), **counts}, path, exact=True)
     return model.eval().requires_grad_(False)

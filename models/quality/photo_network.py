@@ -1,6 +1,6 @@
-"""The photo network: reads from a product photograph the type and the colour that its caption names.
+"""The photo network: reads the type and the colour that a caption names from a product photograph.
 
-It is trained on real photographs (`models.train.judge`) and only judges: nothing that is recorded depends on it.
+It is trained on real photographs (`models.train.judge`) and only judges: no recording depends on it.
 Letters: B batch, C channels, S pixels per side, F features.
 """
 
@@ -17,18 +17,18 @@ from models.quality.photo_reading import FEATURES, READING_DTYPE
 from models.state import read_config
 from simulator.core.errors import WeightsError
 
-BATCH = 32  # images per pass: always as many, so that what is read in an image does not depend on its neighbours
+BATCH = 32  # images per pass, always the same number, so that a reading does not depend on the number of images
 
 
 @dataclass(frozen=True)
 class PhotoNetworkConfig:
-    """Shape of the network, and what it tells apart.
+    """Shape of the network, and the types and colours that it distinguishes.
 
     Attributes:
-        image_size: S, pixels per side.
+        image_size: pixels per side, S.
         kinds: types, as words of captions.
-        colours: colours, likewise.
-        widths: channels at S/4, S/8 and S/16 cells a side.
+        colours: colours, as words of captions.
+        widths: channels at S/4, S/8 and S/16 cells per side.
     """
 
     image_size: int
@@ -46,11 +46,11 @@ class PhotoRead(NamedTuple):
 
     kind: Tensor  # [B, types]
     colour: Tensor  # [B, colours]
-    features: Tensor  # [B, F]: what both heads read
+    features: Tensor  # [B, F]: input of both heads
 
 
 class PhotoNetwork(ReadingNetwork):
-    """Five convolutions, mean and maximum over the image, and a linear layer that both heads read. About 0.3 M weights."""
+    """Five convolutions, mean and maximum over the image, a linear layer, and two heads on it. About 0.3 M weights."""
 
     def __init__(self, config: PhotoNetworkConfig) -> None:
         super().__init__()
@@ -68,20 +68,20 @@ class PhotoNetwork(ReadingNetwork):
         self.colour_head = nn.Linear(FEATURES, len(config.colours))
 
     def forward(self, images: Tensor) -> PhotoRead:
-        """images: float [B, 3, S, S] in [-1, 1]."""
+        """Return logits and features of images float [B, 3, S, S] in [-1, 1]."""
         cells = self.trunk(images)  # [B, C, S/16, S/16]
         pooled = torch.cat([cells.mean((2, 3)), cells.amax((2, 3))], dim=1)  # [B, 2 C]
-        features = self.hidden(pooled)  # without a ReLU, whose dead units say nothing of any image
+        features = self.hidden(pooled)  # no ReLU: its dead units would carry no information
         return PhotoRead(self.kind_head(features), self.colour_head(features), features)
 
 
 def read_photos(model: PhotoNetwork, images: np.ndarray) -> np.ndarray:
-    """READING_DTYPE [N] of images uint8 [N, S, S, 3]."""
+    """Return the network's readings READING_DTYPE [N] of images uint8 [N, S, S, 3]."""
     return readings(model, images, READING_DTYPE, BATCH)
 
 
 def load_photo_network(path: Path) -> PhotoNetwork:
-    """A photo network that `save_network` wrote, float32, in evaluation mode. Raises WeightsError."""
+    """Load a photo network that `save_network` wrote, float32, in evaluation mode. Raises WeightsError."""
     try:
         config: dict[str, Any] = read_config(path, "about")["config"]
         texts = {key: tuple(value) for key, value in config.items() if key != "image_size"}

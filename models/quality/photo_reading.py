@@ -1,4 +1,4 @@
-"""What the photo network reads in a photograph, against what a caption claims. No torch here.
+"""Readings of the photo network and claims of captions. This module does not import torch.
 
 A caption of the pair claims the colour and the type of the product: "a COLOUR TYPE for USE ...".
 """
@@ -16,11 +16,11 @@ CLAIMS = ("type", "colour")
 
 
 class PhotoClaims:
-    """Reads the claims of captions.
+    """Parser of the claims of captions.
 
     Args:
-        kinds: the types that the network knows, as words of captions.
-        colours: the colours that it knows.
+        kinds: types that the network knows, as words of captions.
+        colours: colours that it knows, as words of captions.
     """
 
     def __init__(self, kinds: Sequence[str], colours: Sequence[str]) -> None:
@@ -32,6 +32,6 @@ class PhotoClaims:
         self._form = re.compile("a ({}) ({})(?: for .*)?".format(*one_of))
 
     def of(self, caption: str) -> tuple[int, int] | None:
-        """Type and colour, as the network numbers them; None for a caption of another form."""
+        """Return the network's numbers of type and colour; None for a caption of another form."""
         whole = self._form.fullmatch(" ".join(words_of(caption)))
         return None if whole is None else (self.kinds[whole[2]], self.colours[whole[1]])

@@ -1,7 +1,7 @@
-"""What the scene network reads in an image, against what a caption claims. No torch here.
+"""Readings of the scene network and claims of captions. This module does not import torch.
 
-A caption of `models.scenes` claims, for each object, that something stands at its place, and its shape, its colour and its size; and the
-texture and the colour of the background. It claims nothing about the places it does not name.
+A caption of `models.scenes` makes four claims about each object: that an object is at its place, its shape, its colour
+and its size. It also claims texture and colour of the background. It claims nothing about places that it does not name.
 """
 
 import re
@@ -18,7 +18,7 @@ SHAPES = ("nothing", *scenes.SHAPES)
 COLORS, SIZES = tuple(scenes.COLORS), tuple(scenes.SIZES)
 BACKGROUND_COLORS = tuple(scenes.BACKGROUND_COLORS)
 
-# One image: per place an index into SHAPES, COLORS and SIZES; for the background into scenes.TEXTURES and BACKGROUND_COLORS.
+# Reading of one image: indices into SHAPES, COLORS and SIZES for each place, into scenes.TEXTURES and BACKGROUND_COLORS for the background.
 READING_DTYPE = np.dtype(
     [
         ("features", "<f4", (FEATURES,)),
@@ -33,7 +33,7 @@ READING_DTYPE = np.dtype(
 
 @dataclass(frozen=True)
 class Claims:
-    """What a caption says. objects: (place, shape, color, size) as indices; texture and background_color as indices."""
+    """Claims of a caption. `objects` holds (place, shape, color, size) as indices; texture and background_color are indices."""
 
     objects: tuple[tuple[int, int, int, int], ...]
     texture: int
@@ -51,7 +51,7 @@ _CAPTION = re.compile(
 
 
 def claims_of(caption: str) -> Claims | None:
-    """The claims of a caption; None where it is not of the form that `models.scenes` writes."""
+    """Return the claims of a caption; None if it does not have the form of `models.scenes`."""
     whole = _CAPTION.fullmatch(" ".join(words_of(caption)))
     if whole is None:
         return None
@@ -62,8 +62,11 @@ def claims_of(caption: str) -> Claims | None:
 
 
 def agreement(claims: Claims, reading: np.ndarray) -> np.ndarray:
-    """bool: which claims a reading (READING_DTYPE, one image) bears out: present, shape, colour and size of each object, then
-    texture and colour of the background. Where nothing stands, nothing that was claimed of it is right."""
+    """Return which claims agree with a reading (READING_DTYPE, one image), bool [4 * objects + 2].
+
+    The order is presence, shape, colour and size of each object, then texture and colour of the background. If no
+    object is read at a place, all four claims about it are wrong.
+    """
     right = []
     for place, *wanted in claims.objects:
         present = bool(reading["shape"][place])
@@ -75,5 +78,5 @@ def agreement(claims: Claims, reading: np.ndarray) -> np.ndarray:
 
 
 def claim_names(claims: Claims) -> list[str]:
-    """The kind of each claim, in the order of `agreement`."""
+    """Return the kind of each claim, in the order of `agreement`."""
     return ["place", "shape", "color", "size"] * len(claims.objects) + ["texture", "background_color"]

@@ -1,8 +1,7 @@
-"""Quality columns of a case: how well each image fits its caption, and how far a set of images is from real ones.
+"""Quality columns of a case: alignment of each image with its caption, and distance of a set of images from real ones.
 
-What the network reads in an image is kept in the cache folder under the image's hash, so that a replay of cached recordings never
-loads torch. Nothing is compared where it would mean nothing: images of another size than the judge reads, captions of another form, fewer
-images than `fewest` for the sets give NaN.
+Readings are cached under the hash of the image, so a replay of cached recordings never loads torch. A column is NaN where it would have
+no meaning: for images of another size than the judge reads, captions of another form, and sets of fewer than `fewest` images.
 """
 
 import hashlib
@@ -22,15 +21,15 @@ from simulator.protocol.recording import Recording
 from simulator.results.columns import judged
 from simulator.results.statistics import Interval
 
-AT_ONCE = 64  # images read between two calls of `progress`
+AT_ONCE = 64  # images between two calls of `progress`
 
 
 class Scorer:
-    """Reads images with a pair's judge, and remembers.
+    """Scores images with a judge and caches its readings.
 
     Args:
-        cache: folder of what was read before.
-        judge: reads them.
+        cache: folder of the cache.
+        judge: judge of the images.
         progress: called with (images read, images to read).
     """
 
@@ -38,7 +37,7 @@ class Scorer:
         self.judge, self.progress, self.columns = judge, progress, judged(judge.subject)
         self.weights_hash = file_hash(judge.weights)
         self.root = cache / "quality" / self.weights_hash[:16]
-        # Half of them, as the interval takes, still outnumber the features.
+        # The interval uses halves of the set, which then have at least as many images as there are features.
         self.fewest = 2 * judge.dtype["features"].shape[0]
         self._read: dict[str, np.ndarray] = {}  # readings by image hash
         self._sets: dict[tuple[str, ...], dict[str, Interval]] = {}
@@ -47,8 +46,12 @@ class Scorer:
     def __call__(
         self, recordings: Sequence[Recording], captions: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], Callable[[np.ndarray], Mapping[str, Interval]]]:
-        """Columns of a case's images, an entry per image, and a function of the set of images at given indices: name -> (value, low,
-        high). Both always have the same names."""
+        """Score the images of a case; the names of the columns do not depend on the images.
+
+        Returns:
+            Columns with a value per image, float64 [N] by name.
+            A function of indices of images, which returns the columns of that set of images: (value, low, high) by name.
+        """
         columns, size = self.columns, self.judge.image_size
         if any(recording.image.shape != (size, size, 3) for recording in recordings):
             nothing = dict.fromkeys((columns.fd, columns.f1), (math.nan,) * 3)
@@ -61,18 +64,18 @@ class Scorer:
         return {columns.align: align}, lambda indices: self._of_set([names[index] for index in indices])
 
     def readings(self, recordings: Sequence[Recording]) -> list[np.ndarray]:
-        """What the judge reads in each image; they must have its size."""
+        """Return the judge's reading of each image; the images must have its size."""
         return [self._read[name] for name in self._names(recordings)]
 
     def _names(self, recordings: Sequence[Recording]) -> list[str]:
-        """The hashes of the images, all of which have been read."""
+        """Return the hashes of the images, after reading those without a reading."""
         names = [hashlib.sha256(np.ascontiguousarray(one.image).tobytes()).hexdigest() for one in recordings]
         self._look({name: one.image for name, one in zip(names, recordings, strict=True)})
         return names
 
     @property
     def provenance(self) -> dict[str, object]:
-        """What the numbers rest on, for a run's provenance."""
+        """Network, reference and minimum number of images, for a run's provenance."""
         return {
             f"{self.judge.subject.removesuffix('s')}_network_sha256": self.weights_hash,
             "reference": self.judge.reference,
@@ -80,14 +83,14 @@ class Scorer:
         }
 
     def _of_set(self, names: Sequence[str]) -> dict[str, Interval]:
-        """Over the different images of a set, in order of their hashes: equal sets give equal numbers."""
+        """Return the columns of the distinct images of a set, in order of their hashes, so that equal sets have equal values."""
         key = tuple(sorted(set(names)))
         if key not in self._sets:
             self._sets[key] = self.of_readings([self._read[name] for name in key])
         return self._sets[key]
 
     def of_readings(self, readings: Sequence[np.ndarray] | np.ndarray) -> dict[str, Interval]:
-        """Of a set of images that were read already: name -> (value, low, high)."""
+        """Return the columns of a set of readings: (value, low, high) by name."""
         fd, f1 = self.columns.fd, self.columns.f1
         if len(readings) < self.fewest:
             return {fd: (math.nan,) * 3, f1: (math.nan,) * 3}
@@ -99,7 +102,7 @@ class Scorer:
         }
 
     def _real(self) -> tuple[np.ndarray, Gaussian]:
-        """Features of the real images."""
+        """Return the features of the real images and their Gaussian."""
         if self._reference is None:
             features = features_of(self.judge.real(self.root, self.progress))
             self._reference = features, Gaussian(features)

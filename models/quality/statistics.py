@@ -1,7 +1,7 @@
-"""Distances between sets of images, from their features, and intervals for them. numpy only.
+"""Distances between sets of images, computed from their features, and their intervals. Numpy only.
 
-Every interval here is over the generated images; the real ones are taken as they are. Values that depend on the number of images (all
-of these do) belong to that number: compare methods at equal numbers.
+All intervals are over the generated images; the real images are fixed. All values depend on the number of images: compare methods at equal
+numbers only.
 Letters: N images, F features.
 """
 
@@ -14,13 +14,16 @@ from simulator.results.statistics import CONFIDENCE, Interval
 
 SUBSAMPLES = 200
 NEIGHBOUR = 3  # k of improved precision and recall
-CHUNK = 1024  # rows of a distance matrix made at once
+CHUNK = 1024  # rows of a distance matrix computed at once
 
 
 class Gaussian:
-    """Mean [F] and a root R [F, F] of the covariance R R^T of features [N, F], by N - 1.
+    """Mean [F] of features [N, F], and a root R [F, F] of their covariance R R^T with divisor N - 1.
 
-    Where F > N the covariance has no full rank; the distance is still defined, but says little.
+    If N <= F the covariance does not have full rank; the distance is defined but not informative.
+
+    Raises:
+        ValueError: the features are not [N, F] with N >= 2.
     """
 
     def __init__(self, features: np.ndarray) -> None:
@@ -29,14 +32,14 @@ class Gaussian:
             raise ValueError(f"features of at least two images are needed as [N, F], got {list(x.shape)}")
         self.mean = x.mean(0)
         values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x, rowvar=False)))
-        self.root = vectors * np.sqrt(values.clip(min=0.0))  # negative ones are rounding
+        self.root = vectors * np.sqrt(values.clip(min=0.0))  # negative eigenvalues are rounding errors
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), squared units of the features.
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in squared units of the features.
 
-    tr (C1 C2)^(1/2) is the sum of the singular values of R1^T R2, C = R R^T: no square root of a non-symmetric matrix, whose small
-    eigenvalues may come out negative or complex, is ever taken.
+    tr (C1 C2)^(1/2) is computed as the sum of the singular values of R1^T R2 with C = R R^T. This avoids the square root of a non-symmetric
+    matrix, whose small eigenvalues may become negative or complex by rounding.
     Source: Dowson and Landau 1982; as a score of generated images, Heusel et al. 2017 (FID).
     """
     cross = np.linalg.svd(one.root.T @ other.root, compute_uv=False).sum()
@@ -45,9 +48,9 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
 
 
 def squared_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """float64 [N, M]: between rows of [N, F] and [M, F]; not below 0."""
+    """Return the squared distances between rows of [N, F] and [M, F], float64 [N, M], clipped at 0."""
     a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    middle = b.mean(0)  # near the origin little is lost to cancellation
+    middle = b.mean(0)  # centring reduces cancellation
     a, b = a - middle, b - middle
     parts = [
         np.square(rows).sum(1)[:, None] + np.square(b).sum(1) - 2 * (rows @ b.T)
@@ -57,17 +60,21 @@ def squared_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def squared_radii(within: np.ndarray, k: int = NEIGHBOUR) -> np.ndarray:
-    """[N]: squared distance of each image to its k-th nearest other image, of squared distances [N, N]. Needs N > k."""
+    """Return each image's squared distance to its k-th nearest other image, [N], from squared distances [N, N] with N > k."""
     apart = np.array(within)
     np.fill_diagonal(apart, np.inf)
     return np.partition(apart, k - 1, axis=1)[:, k - 1]
 
 
 def precision_recall_f1(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOUR) -> tuple[float, float, float]:
-    """Improved precision, recall and their harmonic mean, of features [N, F] and [M, F].
+    """Return improved precision, improved recall and their harmonic mean F1, from features [N, F] and [M, F].
 
-    Precision: share of generated images nearer to some real image than that one's k-th nearest real image is; recall: the same with the
-    sets exchanged. F1 is 0 where both are. Source: Kynkäänniemi et al. 2019, eq. 1 and 2.
+    Precision is the share of generated images that are closer to some real image than that image's k-th nearest real
+    image. Recall is the same with the sets exchanged. F1 is 0 if both are 0. Source: Kynkäänniemi et al. 2019, eq. 1
+    and 2.
+
+    Raises:
+        ValueError: a set has k images or fewer.
     """
     scorer = _ManifoldF1(real, generated, k)
     precision, recall = scorer.shares(np.arange(len(generated)))
@@ -75,7 +82,7 @@ def precision_recall_f1(real: np.ndarray, generated: np.ndarray, k: int = NEIGHB
 
 
 class _ManifoldF1:
-    """Distances of one pair of sets, to be asked for subsets of the generated one."""
+    """Distances between a real and a generated set, for precision and recall of any subset of the generated set."""
 
     def __init__(self, real: np.ndarray, generated: np.ndarray, k: int) -> None:
         if min(len(real), len(generated)) <= k:
@@ -106,24 +113,27 @@ def subsampled_interval(
     size: int | None = None,
     draws: int = SUBSAMPLES,
 ) -> Interval:
-    """(value, low, high): a statistic of images 0 .. count-1 with its 95 % interval, by subsampling without replacement.
+    """Return (value, low, high): a statistic of images 0 .. count-1 with its 95 % interval, by subsampling without replacement.
 
-    The statistic is taken of all n images, and of `draws` subsets of m. Only the subsets' deviations from their own mean are used, never
-    their level: at m < n images a Fréchet distance is higher, and a bootstrap, which counts some images twice, is higher too, so that
-    its interval can lie wholly beside the value. A subset of m shares images with all the others, which makes deviations
-    smaller than those of fresh images by sqrt(1 - m / n), and it has fewer images than n, which makes them larger by sqrt(n / m); dividing
-    both out gives deviations at n: factor sqrt(m / (n - m)), which is 1 for halves. The interval is value - (their quantiles).
-    Source: Politis and Romano 1994; Shao and Wu 1989 (the finite population factor, deleting half).
+    The statistic is computed for all n images and for `draws` subsets of m images. Only the subsets' deviations from
+    their own mean are used, not their level: with m < n images a Fréchet distance is larger. It is also larger for a
+    bootstrap sample, which contains some images twice, so a bootstrap interval may not contain the value.
+
+    Two factors scale the deviations. Subsets share images, which makes deviations smaller than those of independent
+    images by sqrt(1 - m / n). A subset has fewer than n images, which makes them larger by sqrt(n / m). Dividing by
+    both gives deviations at n images: the factor is sqrt(m / (n - m)), which is 1 for halves. The interval is the value
+    minus the quantiles of these deviations. Source: Politis and Romano 1994; Shao and Wu 1989 (the finite population
+    factor, deleting half).
 
     Args:
-        statistic: of int [m], the indices of the images it is to use.
-        count: n.
-        rng: chooses the subsets.
-        size: m; None: half of them.
+        statistic: function of the indices of the images to use, int [m].
+        count: number of images, n.
+        rng: draws the subsets.
+        size: size of a subset, m; None: half of the images.
         draws: number of subsets.
 
     Raises:
-        ValueError: m is not between 0 and n.
+        ValueError: m is not between 1 and n - 1.
     """
     m = count // 2 if size is None else size
     if not 0 < m < count:
@@ -137,7 +147,7 @@ def subsampled_interval(
 
 
 def frechet_interval(reference: Gaussian, features: np.ndarray, rng: np.random.Generator) -> Interval:
-    """(value, low, high) of the Fréchet distance of features [N, F] to the reference; low is at least 0."""
+    """Return (value, low, high) of the Fréchet distance of features [N, F] to the reference; low is at least 0."""
     value, low, high = subsampled_interval(
         lambda chosen: frechet_distance(reference, Gaussian(features[chosen])), len(features), rng
     )
@@ -145,7 +155,7 @@ def frechet_interval(reference: Gaussian, features: np.ndarray, rng: np.random.G
 
 
 def f1_interval(real: np.ndarray, features: np.ndarray, rng: np.random.Generator) -> Interval:
-    """(value, low, high) of F1 of features [N, F] against as many real ones; the interval is kept within 0 and 1."""
+    """Return (value, low, high) of F1 of features [M, F] against those of real images [N, F]; the interval is clipped to 0 .. 1."""
     scorer = _ManifoldF1(real, features, NEIGHBOUR)
     value, low, high = subsampled_interval(scorer.f1, len(features), rng)
     return value, max(low, 0.0), min(high, 1.0)
