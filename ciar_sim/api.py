@@ -24,6 +24,7 @@ from ciar_sim.arguments import (
     check_place,
     check_scenario,
     check_text,
+    choice_of,
     options_of_axes,
     options_of_sets,
 )
@@ -141,12 +142,12 @@ def run(
     """Run every method of a scenario with every swept value and write the run folder.
 
     Args:
-        scenario: A scenario file, the name of a shipped scenario, or the scenario as a mapping. Paths in a mapping are
-            relative to the current folder.
+        scenario: A scenario file, the name of a shipped scenario, or the scenario as a mapping, which may hold tuples, `Path`s and
+            numbers of numpy. Paths in a mapping are relative to the current folder.
         sets: Values to change, by dotted path: `{"cloud.replicas": 2}`.
         axes: Axes to add to the sweep, by dotted path, values or a range: `{"network.rtt_ms": [5, 50]}` or
             `{"network.rtt_ms": {"min": 5, "max": 200, "steps": 6, "scale": "log"}}`; they replace axes with the same path.
-        zips: Groups of paths of axes whose values change together.
+        zips: Groups of paths of axes whose values change together: `[("network.up_mbps", "network.down_mbps")]`.
         random: Number of points spread evenly over all axes, instead of the grid.
         tune: Number of trials of a search for settings of the methods, for low latency and high quality: `40`, or `"40:f1_scenes"`.
         out: The run folder; None: `runs/<name>`. An earlier run of the same scenario there is replaced.
@@ -166,23 +167,22 @@ def run(
     """
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
-    from simulator.experiment.options import Choice
     from simulator.experiment.workers import Workers
 
     check_scenario(scenario)
     if out is not None:
         check_place("out", out)
     if not isinstance(jobs, Workers):
-        check_means(jobs=jobs)
-    check_means(cache=cache, torch_device=torch_device, max_batch=max_batch, progress=progress)
+        jobs = check_means(jobs=jobs).get("jobs")
+    max_batch = check_means(cache, torch_device, max_batch, progress=progress)["max_batch"]
     if record_jobs is not None:
-        check_number("record_jobs", record_jobs, 1, whole=True)
+        record_jobs = check_number("record_jobs", record_jobs, 1, whole=True)
     if case_timeout_s is not None:
-        check_number("case_timeout_s", case_timeout_s, 0, 6e7, over=True)
-    check_number("timeline", timeline, 0, MOST_IN_TIMELINE, whole=True)
+        case_timeout_s = check_number("case_timeout_s", case_timeout_s, 0, 6e7, over=True)
+    timeline = check_number("timeline", timeline, 0, MOST_IN_TIMELINE, whole=True)
 
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
-    choice = Choice([",".join(group) for group in zips], random, None if tune is None else str(tune))
+    choice = choice_of(zips, random, tune)
     loaded = load_with_source(written, options_of_axes(axes), options_of_sets(sets), choice)
     return execute(
         loaded,
@@ -287,9 +287,9 @@ def recommend(
     from ciar_sim.decide.recommend import scenario_of
 
     check_scenario(scenario)
-    check_number("max_loss_pct", max_loss_pct, 0)
+    max_loss_pct = check_number("max_loss_pct", max_loss_pct, 0)
     if slo_p95_s is not None:
-        check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
+        slo_p95_s = check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
     return decide(
         written, max_loss_pct, metric, slo_p95_s, _means(options), options_of_sets(sets), options_of_axes(axes)
@@ -323,9 +323,9 @@ def capacity(
     from simulator.experiment.loading import load_with_source
 
     check_scenario(scenario)
-    check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
-    check_number("requests", requests, 20, 10_000_000, whole=True)
-    check_number("precision_pct", precision_pct, 0.1, 50)
+    slo_p95_s = check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
+    requests = check_number("requests", requests, 20, 10_000_000, whole=True)
+    precision_pct = check_number("precision_pct", precision_pct, 0.1, 50)
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     return decide(
         load_with_source(written, (), options_of_sets(sets)), slo_p95_s, _means(options), requests, precision_pct
@@ -360,7 +360,7 @@ def regime(
     from ciar_sim.decide.regime import regime as decide
 
     check_scenario(scenario)
-    check_number("max_loss_pct", max_loss_pct, 0)
+    max_loss_pct = check_number("max_loss_pct", max_loss_pct, 0)
     for name, axis in (("x", x), ("y", "" if y is None else y)):
         check_text(name, axis, "network.rtt_ms=1:300:log")
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
@@ -390,8 +390,7 @@ def _means(options: Mapping[str, Any]) -> "Means":
     unknown = sorted(set(options) - {entry.name for entry in fields(Means)})
     if unknown:
         raise TypeError(f"unknown option {unknown[0]}; allowed: {', '.join(entry.name for entry in fields(Means))}")
-    check_means(**options)
-    given = dict(options)
+    given = {**options, **check_means(**options)}
     if given.get("cache") is not None:
         given["cache"] = Path(given["cache"])
     return Means(**given)

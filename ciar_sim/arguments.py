@@ -7,9 +7,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simulator.core.errors import CiarSimError
+
+if TYPE_CHECKING:
+    from simulator.experiment.options import Choice
 
 LONGEST_NAME = 4096  # characters; Linux's PATH_MAX
 
@@ -29,13 +32,16 @@ def unusable(text: str) -> str:
 
 def check_number(
     name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = False, over: bool = False
-) -> None:
-    """Raises CiarSimError where a value is no finite number in the range. over: the least is not in it."""
+) -> Any:
+    """Return a number as Python's own: those of numpy cannot be written as JSON.
+
+    Raises CiarSimError where the value is no finite number in the range. over: the least is not in it.
+    """
     kind: type = Integral if whole else Real
     if isinstance(value, kind) and type(value) is not bool:
         number: Any = value
         if (least < number if over else least <= number) and number <= most and math.isfinite(number):
-            return
+            return int(number) if isinstance(value, Integral) else float(number)
     ends = f"above {least:g}" if over else f"from {least:g}"
     ends += f" to {most:g}" if math.isfinite(most) else " on"
     raise CiarSimError(f"{name}: must be a {'whole ' if whole else ''}number {ends}, got {_shown(value)}")
@@ -75,16 +81,42 @@ def check_text(name: str, value: Any, form: str) -> None:
 
 def check_means(
     cache: Any = None, torch_device: Any = "auto", max_batch: Any = 64, jobs: Any = None, progress: Any = None
-) -> None:
-    """Raises CiarSimError where one of these cannot be used."""
+) -> dict[str, Any]:
+    """Return the numbers among these by name, as Python's own; raises CiarSimError where one cannot be used."""
     if cache is not None:
         check_place("cache", cache)
     check_text("torch_device", torch_device, "auto, cpu, cuda or cuda:1")
-    check_number("max_batch", max_batch, 1, whole=True)
+    numbers = {"max_batch": check_number("max_batch", max_batch, 1, whole=True)}
     if jobs is not None:
-        check_number("jobs", jobs, 1, whole=True)
+        numbers["jobs"] = check_number("jobs", jobs, 1, whole=True)
     if progress is not None and not callable(progress):
         raise CiarSimError(f"progress: must be a function of a stage, what is done and its total, got {progress!r:.60}")
+    return numbers
+
+
+def choice_of(zips: Any, random: Any, tune: Any) -> "Choice":
+    """How points of the axes are chosen, by the arguments of these names.
+
+    Raises CiarSimError where zips holds no groups of paths, random is no whole number, or tune neither one nor a text.
+    """
+    from simulator.experiment.options import Choice
+
+    groups = [] if zips is None else zips
+    if isinstance(groups, str) or not isinstance(groups, Sequence):
+        groups = [groups]
+    for group in groups:
+        if (
+            isinstance(group, str)
+            or not isinstance(group, Sequence)
+            or not all(isinstance(path, str) for path in group)
+        ):
+            form = '[["network.up_mbps", "network.down_mbps"]]'
+            raise CiarSimError(f"zips: must be groups of paths like {form}, got {_shown(zips)}")
+    if random is not None:
+        random = check_number("random", random, 1, whole=True)
+    if tune is not None and not isinstance(tune, str):
+        tune = check_number("tune", tune, 1, whole=True)
+    return Choice([",".join(group) for group in groups], random, None if tune is None else str(tune))
 
 
 def options_of_sets(sets: Mapping[str, Any] | None) -> list[str]:
@@ -100,20 +132,23 @@ def options_of_axes(axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None
 
 
 def _yaml(value: Any, path: str) -> str:
-    """A value in YAML's flow form, as the options of the command line are read. Numbers of numpy are numbers."""
+    """A value in YAML's flow form, as the options of the command line are read."""
+    from simulator.core.written import as_written
 
-    def plain(other: Any) -> Any:
-        if hasattr(other, "tolist"):
-            return other.tolist()
-        raise TypeError(type(other).__name__)
+    return _flow(as_written(value, path))
 
-    try:
-        return json.dumps(value, default=plain)
-    except (TypeError, ValueError):
-        found = type(value).__name__
-        raise CiarSimError(
-            f"{path}: a value of type {found}; allowed: numbers, text, booleans, None, lists, mappings"
-        ) from None
+
+def _flow(value: Any) -> str:
+    """Plain data in JSON's form, with numbers that JSON lacks as in YAML, and characters escaped as YAML escapes them."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value).replace("inf", ".inf").replace("nan", ".nan")
+    # JSON escapes a character beyond U+FFFF as two, which YAML does not join.
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() else f"\\U{ord(sign):08x}" for sign in text)
 
 
 def _values(values: Sequence[Any] | Mapping[str, Any], path: str) -> str:

@@ -3,7 +3,9 @@
 import io
 import itertools
 import math
+import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,13 +109,23 @@ class Form(NamedTuple):
 
 
 PAGE = Form()
+# Matplotlib has one style for all threads: where two blocks overlapped, one would draw in the other's, and the program would keep it.
+_style_lock = threading.RLock()
+
+
+def _unlock_in_copy() -> None:
+    global _style_lock
+    _style_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock_in_copy)  # a copy has one thread, and none that holds the lock
 
 
 @contextmanager
 def styled(form: Form = PAGE) -> Iterator[None]:
-    """Everything drawn and rendered in the block has the style of the plots."""
+    """Everything drawn and rendered in the block has the style of the plots; one thread at a time."""
     style = STYLE | (COMPACT_STYLE if form.compact else {})
-    with matplotlib.style.context(["default", style]), warnings.catch_warnings():
+    with _style_lock, matplotlib.style.context(["default", style]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
         yield
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from simulator.core import yamlfile
-from simulator.core.errors import ScenarioError
 from simulator.core.part import found_text
 from simulator.core.problems import first_problem
+from simulator.core.written import as_written
 from simulator.experiment.axes import check_sweep
 from simulator.experiment.options import Choice, set_option, sweep_options
 from simulator.experiment.scenario import Scenario
@@ -84,10 +83,4 @@ def _validate(data: dict[str, Any], source: ScenarioSource) -> Scenario:
 
 def _as_yaml(data: Mapping[str, Any]) -> str:
     """Convert the mapping to YAML, so that it is parsed as strictly as a file."""
-    try:
-        return yamlfile.dump(dict(data))
-    except yaml.representer.RepresenterError as error:
-        found = type(error.args[-1]).__name__
-        raise ScenarioError(
-            f"scenario: holds a value of type {found}; allowed: mappings, lists, text, numbers, booleans, None"
-        ) from None
+    return yamlfile.dump(as_written(data, "scenario"))

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from click.testing import CliRunner
 
 import ciar_sim
 import simulator
-from ciar_sim.arguments import options_of_axes, options_of_sets
+from ciar_sim.arguments import check_means, check_number, choice_of, options_of_axes, options_of_sets
 from ciar_sim.cli.common import default_cache
 from ciar_sim.cli.main import main
 from ciar_sim.shipped import scenario_path, shipped_scenarios
+from simulator.core import yamlfile
 from simulator.core.errors import CiarSimError, ScenarioError
+from simulator.experiment.options import Choice
 from tests.conftest import without_drawing
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -142,7 +145,7 @@ def test_a_sweep_adds_axes_and_sets_change_values(scenario: dict[str, Any], cach
     ("change", "message"),
     [
         ({"network": {"preset": "wify"}}, "did you mean wifi"),
-        ({"seed": Path("x")}, "PosixPath"),
+        ({"seed": Path("x")}, "seed must be a whole number, got .x. .text."),
         ({"methods": ["base", {"name": "code", "prefix_rate": 2}]}, "prefix_rate"),
         ({"pair": "/nowhere"}, "/nowhere"),
     ],
@@ -278,3 +281,51 @@ def test_numbers_of_numpy_are_numbers() -> None:
         "cloud.replicas=2.0",
     ]
     assert options_of_axes({"network.rtt_ms": np.linspace(5, 15, 2)}) == ["network.rtt_ms=5.0, 15.0"]
+    for number in (check_number("timeline", np.int64(1), 0, whole=True), check_means(jobs=np.int8(1))["jobs"]):
+        assert type(number) is int  # JSON has no other
+    assert choice_of([("a", "b"), ["c", "d"]], np.int16(3), np.uint8(40)) == Choice(["a,b", "c,d"], 3, "40")
+
+
+def test_a_mapping_holds_what_python_programs_hold() -> None:
+    """A scenario, and values of `sets` and `axes`: numbers of numpy, tuples and paths; another type is told by its place."""
+    data = {
+        "name": np.str_("x"),
+        "methods": ("base", {"name": "ciar", "threshold": np.float64(0.5)}),
+        "network": {"trace": ROOT / "traces" / "leo.csv", "rtt_ms": np.int32(20)},
+    }
+    scenario = simulator.load_scenario(
+        data, sets=options_of_sets({"network.trace": ROOT / "traces" / "umts-driving.csv"})
+    )
+    assert str(scenario.network.trace).endswith("umts-driving.csv")
+    assert scenario.methods[1].threshold == 0.5
+    for value, found in (
+        (Decimal(1), "of type Decimal"),
+        ({1, 2}, "of type set"),
+        ({3: 4}, "a key must be text, got 3"),
+    ):
+        with pytest.raises(CiarSimError, match=rf"scenario: methods\[1\]\.threshold(:| is) {found}"):
+            simulator.load_scenario({**data, "methods": ["base", {"name": "ciar", "threshold": value}]})
+    endless: dict[str, Any] = {}
+    endless["name"] = endless
+    with pytest.raises(CiarSimError, match="nested deeper"):
+        simulator.load_scenario(endless)
+
+
+@pytest.mark.parametrize("text", ["\U0001f642", "a\u2028b", "a\x85b", "a\ufeffb", '"\\x', "a: b # c"])
+def test_every_text_of_sets_and_axes_is_read_back(text: str) -> None:
+    for option in (*options_of_sets({"k": text}), *options_of_axes({"k": [text]})):
+        assert yamlfile.parse(f"[{option.partition('=')[2]}]", "option").data == [text]
+
+
+@pytest.mark.parametrize(("value", "written"), [(math.nan, ".nan"), ([-math.inf, {"a": 1.5}], '[-.inf, {"a": 1.5}]')])
+def test_numbers_that_json_lacks_are_numbers(value: Any, written: str) -> None:
+    assert options_of_sets({"k": value}) == [f"k={written}"]
+
+
+@pytest.mark.parametrize("zips", ["a,b", ("a", "b"), [["a", 3]], [{"a", "b"}], 3])
+def test_zips_are_groups_of_paths(zips: Any) -> None:
+    with pytest.raises(CiarSimError, match=r'^zips: must be groups of paths like \[\["network'):
+        choice_of(zips, None, None)
+    for random, tune in ((2.5, None), (True, None), (None, 2.5)):
+        with pytest.raises(CiarSimError, match="must be a whole number from 1 on"):
+            choice_of((), random, tune)

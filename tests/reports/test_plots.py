@@ -1,11 +1,15 @@
 """Plots: looks of methods, lines of sweeps, titles, legends and conditions, the queue over time."""
 
 import math
+import os
 import re
+import signal
+import threading
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -260,3 +264,32 @@ def test_a_lone_method_is_not_ringed_and_a_share_of_none_has_no_ticks_below_it(t
     assert not any(line.get_marker() == "o" for line in upper.lines)
     low, high = lower.get_ylim()
     assert min(tick for tick in lower.get_yticks() if low <= tick <= high) == 0
+
+
+def test_threads_draw_in_turn_and_leave_the_programs_style() -> None:
+    before = dict(mpl.rcParams)
+    drawing, enough = threading.Event(), threading.Event()
+    entered: list[int] = []
+
+    def draw(number: int) -> None:
+        with styled(), styled():  # a block within a block is of the same thread
+            entered.append(number)
+            drawing.set()
+            enough.wait(10)
+
+    first, second = (threading.Thread(target=draw, args=(number,)) for number in (1, 2))
+    first.start()
+    drawing.wait(10)
+    second.start()
+    second.join(0.05)
+    child = os.fork()
+    if child == 0:  # without the thread that holds the lock
+        signal.alarm(10)
+        with styled():
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert entered == [1]
+    enough.set()
+    first.join()
+    second.join()
+    assert (entered, status, dict(mpl.rcParams)) == ([1, 2], 0, before)
