@@ -1,7 +1,7 @@
-"""How LlamaGen cleans captions before its T5 reads them.
+"""LlamaGen's cleaning of captions before they are encoded by its T5.
 
-Source: LlamaGen, `language/t5.py` (its steps come from DeepFloyd IF by way of PixArt-alpha): URLs, HTML, nicknames, numbers that look like
-identifiers, file names and words of web shops go; dashes, quotes and blanks become one of a kind. A caption is cleaned twice.
+Source: LlamaGen, `language/t5.py` (the steps come from DeepFloyd IF through PixArt-alpha). URLs, HTML, nicknames, numbers that look like
+identifiers, file names and words of web shops are removed; dashes, quotes and blanks are unified. LlamaGen cleans every caption twice.
 """
 
 import html
@@ -24,7 +24,7 @@ CJK = (
 )
 DASHES = "\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0\ufe31\ufe32\ufe58\ufe63\uff0d"
 
-# Pattern and what replaces it, in order: on the lower-case caption, before and after its HTML is read, and once entities are resolved.
+# Patterns and their replacements, applied in order to the lower-case caption: before and after HTML parsing, and after resolving entities.
 BEFORE_HTML = ((r"<person>", "person"), (URL.format("https?", DOMAINS), ""), (URL.format("www", DOMAINS), ""))
 AFTER_HTML = (
     (r"@[\w\d]+\b", ""),
@@ -34,7 +34,7 @@ AFTER_HTML = (
     ("[\u2018\u2019]", "'"),
     (r"&quot;?", ""),
     (r"&amp", ""),
-    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # addresses of the Internet
+    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # IP addresses
     (r"\d:\d\d\s+$", ""),
     (r"\\n", " "),
     (r"#\d{1,3}\b", ""),
@@ -68,13 +68,13 @@ AFTER_ENTITIES = (
 
 
 def clean(caption: str) -> str:
-    """One pass of the cleaning. Raises ImportError where ftfy or beautifulsoup4 is not installed."""
+    """Clean a caption once. Raises ImportError if ftfy or beautifulsoup4 is not installed."""
     import ftfy
     from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
 
     text = _replaced(unquote_plus(caption).strip().lower(), BEFORE_HTML)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a caption may look like a file's name
+        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a caption may look like a file name
         text = _replaced(BeautifulSoup(text, features="html.parser").text, AFTER_HTML)
     if len(re.findall(r"[-_]", text)) > 3:  # this-is-my-cute-cat
         text = re.sub(r"[-_]", " ", text)

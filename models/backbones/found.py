@@ -1,4 +1,4 @@
-"""What every backbone's files tell of a pair alike: its manifest, and the sizes of its image decoder. No torch."""
+"""Builds a pair's manifest and the sizes of its image decoder, for all backbones alike. Imports no torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from simulator.protocol.pairs import FORMAT, PairManifest, PairSpec, TransformerConfig, list_parts
 
-DECODER_SIZES = ("ch", "z_channels", "codebook_dim", "num_res_blocks")  # by the same name in `models.vq.VQConfig`
+DECODER_SIZES = ("ch", "z_channels", "codebook_dim", "num_res_blocks")  # have the same names in `models.vq.VQConfig`
 
 
 def manifest_of(
@@ -17,15 +17,15 @@ def manifest_of(
     device: Mapping[str, Any],
     guidance: float | None = None,
 ) -> PairManifest:
-    """The manifest of a pair of downloaded files.
+    """Return the manifest of a pair of downloaded files.
 
     Args:
-        spec: The pair as it was named.
+        spec: The pair as specified in the scenario.
         cloud: Shape of the cloud model.
         image_size: Pixels per side.
         files: The files of each part.
-        device: What the manifest says of the device: `device`, `phi_bottleneck`, `bounds`; empty where there is none.
-        guidance: Of its models; None: as published for the backbone.
+        device: The manifest's fields about the device: `device`, `phi_bottleneck`, `bounds`; empty without a device.
+        guidance: Guidance scale; None: the one published for the backbone.
     """
     return PairManifest(
         format=FORMAT,
@@ -45,5 +45,5 @@ def manifest_of(
 
 
 def decoder_sizes(vq: Mapping[str, Any], grid: int) -> dict[str, Any]:
-    """The arguments of `simulator.pricing.op_counts.vq_decoder_op_count`, from those of `models.vq.VQConfig`."""
+    """Return the arguments of `simulator.pricing.op_counts.vq_decoder_op_count`, from those of `models.vq.VQConfig`."""
     return {"latent_side": grid, "ch_mult": vq["decoder_ch_mult"], **{name: vq[name] for name in DECODER_SIZES}}

@@ -1,12 +1,12 @@
-"""Loading Anole, Lumina-mGPT and Janus-Pro from folders in transformers' layout; shapes and prompts: `models.backbones.huggingface_files`.
+"""Loads Anole, Lumina-mGPT and Janus-Pro from folders in transformers' layout; shapes and prompts: `models.backbones.huggingface_files`.
 
-A tensor is read, turned and copied into the model one at a time, in the type and on the device that the model is wanted on.
+Tensors are read, converted and copied one at a time into a model that already has its final type and device, which saves memory.
 
-Their rotary embedding turns channel j with j + hd/2, ours 2j with 2j + 1: the rows of queries and keys, and the norms over them, are
-reordered as they are read. Attention is the same for any common order.
+Their rotary embedding pairs channel j with j + hd/2, ours 2j with 2j + 1. So the rows of queries and keys, and the norms over them, are
+reordered when they are read. Attention does not change if queries and keys have the same order.
 
-Sources: ChameleonForConditionalGeneration and JanusForConditionalGeneration of transformers (keys, arithmetic); the VQGAN code that
-Chameleon's `vqgan.ckpt` belongs to (keys).
+Sources: ChameleonForConditionalGeneration and JanusForConditionalGeneration of transformers (keys, arithmetic); the VQGAN code of
+Chameleon's `vqgan.ckpt` (keys).
 """
 
 import re
@@ -46,11 +46,11 @@ from simulator.core.errors import PromptError, WeightsError, first_line
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig, digits
 from simulator.protocol.pairs import FoundPair
 
-VQ_OFFSET = 127.5  # both: (x + 1) / 2 * 255, truncated
-# Parts of the files that making images does not need.
+VQ_OFFSET = 127.5  # Chameleon and Janus: (x + 1) / 2 * 255, truncated
+# Prefixes of keys that the decoder does not need.
 UNUSED = (VQMODEL, "model.vision_model.", "model.aligner.", "lm_head.", "loss.")
-TRAINING = ("loss.", "model_ema.")  # what training leaves beside an image tokenizer
-COMPUTED = "rotary_emb.inv_freq"  # what the key of a table ends with that older versions of transformers saved
+TRAINING = ("loss.", "model_ema.")  # prefixes of training state in the file of an image tokenizer
+COMPUTED = "rotary_emb.inv_freq"  # suffix of a table that older versions of transformers saved
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
@@ -59,8 +59,14 @@ def as_it_is(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor of the file goes: `rows` (from, to; all where empty) of a parameter of ours, after `turn`, which makes `share` rows of
-    each."""
+    """The destination of a tensor in the file.
+
+    Attributes:
+        key: our parameter.
+        turn: conversion of the tensor.
+        rows: first row and end of the rows of the parameter; empty: all.
+        share: rows that `turn` makes of each row.
+    """
 
     key: str
     turn: Callable[[Tensor], Tensor] = as_it_is
@@ -69,11 +75,11 @@ class TensorPlace:
 
 
 class PromptEncoder:
-    """Captions to text tokens, as rows of two digits each (`simulator.protocol.llama.digits`).
+    """Encodes captions as text tokens, one row of two digits per token (`simulator.protocol.llama.digits`).
 
     Args:
-        folder: holds `tokenizer.json`.
-        prompt: what stands around the caption.
+        folder: folder with `tokenizer.json`.
+        prompt: template around the caption.
     """
 
     caption_dim = ROW_WIDTH
@@ -84,7 +90,12 @@ class PromptEncoder:
         self._tokenizer: Any = None
 
     def tokens(self, caption: str) -> list[int]:
-        """The whole prompt. Raises PromptError for an empty caption and for one too long, WeightsError without a tokenizer."""
+        """Return the tokens of the whole prompt.
+
+        Raises:
+            PromptError: the caption is empty or too long.
+            WeightsError: the tokenizer is missing or damaged.
+        """
         if not caption.strip():
             raise PromptError("the caption is empty")
         if self._tokenizer is None:
@@ -97,13 +108,13 @@ class PromptEncoder:
         return found
 
     def encode(self, caption: str) -> Tensor:
-        """float32 [n, 2]. Raises as `tokens`."""
+        """Return the prompt's rows, float32 [n, 2]. Raises the errors of `tokens`."""
         return torch.tensor([digits(token) for token in self.tokens(caption)], dtype=torch.float32)
 
 
 def _tokenizer(path: Path) -> Any:
     try:
-        from tokenizers import Tokenizer  # a prompt is the first to need it
+        from tokenizers import Tokenizer  # imported late: only prompts need it
     except ImportError:
         raise WeightsError(f"{path}: needs the library tokenizers: pip install 'ciar-sim[backbones]'") from None
     if not path.is_file():
@@ -118,7 +129,7 @@ def _tokenizer(path: Path) -> Any:
 
 
 def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pair:
-    """The pair of a folder in transformers' layout. Raises WeightsError."""
+    """Load the pair of a folder in transformers' layout. Raises WeightsError."""
     described: Described = found.facts["described"]
     folder, manifest = Path(found.spec.weights), found.manifest
     cloud = load_decoder(folder, described, torch_device, dtype)
@@ -134,8 +145,11 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
 
 
 def load_tokenizer(folder: Path, described: Described, paths: Sequence[Path]) -> VQModel:
-    """The image tokenizer: Janus' is in the model's own files, Chameleon's beside them. Raises WeightsError where Chameleon's
-    codebook is not the one that the model's own files hold."""
+    """Load the image tokenizer: Janus' from the model's own files, Chameleon's from a separate file.
+
+    Raises:
+        WeightsError: it does not load, or Chameleon's codebook differs from the one in the model's own files.
+    """
     if not described.codes:
         return load_janus_vq(folder)
     (path,) = paths
@@ -148,7 +162,7 @@ def load_tokenizer(folder: Path, described: Described, paths: Sequence[Path]) ->
 def load_device(
     path: Path, found: FoundPair, tokenizer: VQModel, torch_device: torch.device, dtype: torch.dtype
 ) -> DeviceModel:
-    """The device's model: what training wrote, or the smaller model that a `config.json` belongs to, whose codes must mean the same.
+    """Load the device model: a file that training wrote, or the smaller model of a `config.json`, with the same image tokenizer.
 
     Raises:
         WeightsError: it does not load, or its image tokenizer has other weights.
@@ -183,11 +197,11 @@ def load_decoder(
     torch_device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> LlamaDecoder:
-    """The decoder of a folder, in `eval()` mode on `torch_device` in `dtype`.
+    """Load the decoder of a folder, in `eval()` mode on `torch_device` in `dtype`.
 
     Raises:
-        WeightsError: files are missing or damaged; or keys are missing, unexpected, of another shape, of whole numbers, or hold values
-            that are not finite in `dtype`: one error names all of a kind.
+        WeightsError: files are missing or damaged; or keys are missing, unexpected, of another shape or of an integer type, or have values
+            that are not finite in `dtype`. The message lists the keys.
     """
     config, codes = described.config, torch.tensor(described.codes, dtype=torch.long)
     places = _janus_places(described) if config.head_layer else _chameleon_places(described, codes, tied(folder))
@@ -220,7 +234,7 @@ def load_decoder(
 
 
 def _aligned(kept: Mapping[str, Tensor]) -> Tensor:
-    """Janus' embedding of every code [V, D]: its own table through the aligner's layers, a GELU ahead of all but the first."""
+    """Return Janus' embedding of every code [V, D]: its table after the aligner's layers, with a GELU before all but the first."""
     name = "model.generation_aligner."
     wide = {key: tensor.float() for key, tensor in kept.items()}
     x = F.linear(wide["model.generation_embeddings.weight"], wide[f"{name}fc1.weight"], wide[f"{name}fc1.bias"])
@@ -231,7 +245,7 @@ def _aligned(kept: Mapping[str, Tensor]) -> Tensor:
 
 
 def _block_places(prefix: str, described: Described) -> dict[str, list[TensorPlace]]:
-    """Places of the decoder layers and the final norm."""
+    """Return the places of the decoder layers' tensors and of the final norm."""
     config, groups = described.config, described.kv_heads
     dim, share = config.dim, config.n_head // groups
 
@@ -242,7 +256,7 @@ def _block_places(prefix: str, described: Described) -> dict[str, list[TensorPla
         return paired(every(tensor))
 
     def paired(tensor: Tensor) -> Tensor:
-        """Rows [H * hd, ...] of queries or keys, or a norm's [H, hd] or [hd], from halves to neighbours."""
+        """Reorder the channels of queries or keys [H * hd, ...], or of their norm [H, hd] or [hd], from halves to adjacent pairs."""
         if tensor.dim() == 1:
             tensor = tensor.expand(config.n_head, -1)
         return tensor.reshape(config.n_head, 2, config.head_dim // 2, -1).transpose(1, 2)
@@ -285,7 +299,7 @@ def _chameleon_places(described: Described, codes: Tensor, tied: bool) -> dict[s
 
 
 def _janus_places(described: Described) -> dict[str, list[TensorPlace]]:
-    """Keys without a place make the embeddings of the codes, see `_aligned`."""
+    """Return the places of Janus' tensors. `_aligned` computes the codes' embeddings from those without a place."""
     head = {
         f"model.generation_head.{theirs}.{kind}": [TensorPlace(f"{ours}.{kind}")]
         for theirs, ours in (("proj_out", "head_layer"), ("vision_head", "output"))
@@ -308,14 +322,14 @@ def _compare(
     found: Mapping[str, list[int]],
     config: LlamaConfig,
 ) -> None:
-    """Raises WeightsError that lists missing, unexpected and wrong-shaped keys."""
+    """Raise WeightsError if keys are missing, unexpected or of another shape; the message lists them."""
     wrong = []
     for key, shape in found.items():
         for place in places.get(key, []):
             rows, *rest = needed[place.key]
             wanted = [(place.rows[1] - place.rows[0] if place.rows else rows) // place.share, *rest]
             if place.key in ("tok_embeddings.weight", "output.weight") and not config.head_layer:
-                wanted = [config.text_vocab, *rest]  # its rows of image tokens are taken
+                wanted = [config.text_vocab, *rest]  # only its rows of image tokens are used
             if shape != wanted and not (place.key.find("qk_norm") > 0 and shape == wanted[1:]):
                 wrong.append(f"{key} {shape}, needed {wanted}")
                 break
@@ -338,7 +352,7 @@ def _shapes(path: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def _tensors(path: Path, keys: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file that are among `keys`, one at a time; a PyTorch file is read whole if it holds one of them."""
+    """Yield the tensors of a file whose keys are in `keys`, one at a time. A PyTorch file is read as a whole if it has any of them."""
     if path.suffix != ".safetensors":
         if not keys.isdisjoint(read_checkpoint(path).shapes):
             yield from ((key, tensor) for key, tensor in read_state(path).items() if key in keys)
@@ -360,14 +374,16 @@ def _opened(path: Path) -> Any:
 
 
 def load_vqgan(path: Path) -> VQModel:
-    """Chameleon's image tokenizer, encoder and decoder, from its original `vqgan.ckpt`; float32, in `eval()` mode. Raises WeightsError."""
+    """Load Chameleon's image tokenizer (encoder and decoder) from `vqgan.ckpt`, float32, in `eval()` mode. Raises WeightsError."""
     state = {key: tensor for key, tensor in read_state(path).items() if not key.startswith(TRAINING)}
     return _vq(state, path, highest_first=True, normalised=False)
 
 
 def load_janus_vq(folder: Path) -> VQModel:
-    """Janus' image tokenizer from the model's own files; float32, in `eval()` mode. Codes are compared as unit vectors, as by its
-    authors (transformers compares them as they are when it encodes). Raises WeightsError."""
+    """Load Janus' image tokenizer from the model's own files, float32, in `eval()` mode. Raises WeightsError.
+
+    Codes are compared as unit vectors, as in its authors' code; transformers compares them unnormalised when it encodes.
+    """
     name = VQMODEL
     state: dict[str, Tensor] = {}
     for path in weight_files(folder):
@@ -379,7 +395,7 @@ def load_janus_vq(folder: Path) -> VQModel:
 
 
 def own_codebook(folder: Path) -> Tensor | None:
-    """The codebook in a Chameleon folder's own files, where they hold one."""
+    """Return the codebook in a Chameleon folder's own files; None if they have none."""
     key = f"{VQMODEL}quantize.embedding.weight"
     for path in weight_files(folder):
         for _, tensor in _tensors(path, {key}):
@@ -388,7 +404,7 @@ def own_codebook(folder: Path) -> Tensor | None:
 
 
 def _vq(state: Mapping[str, Tensor], source: Path, highest_first: bool, normalised: bool) -> VQModel:
-    """A VQGAN under its authors' keys. highest_first: whether `decoder.up.0` is the highest resolution."""
+    """Build a VQGAN from tensors under its authors' keys. highest_first: whether `decoder.up.0` has the highest resolution."""
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     config = VQConfig(**vq_sizes(shapes, source))
     levels = len(config.encoder_ch_mult)
@@ -398,7 +414,10 @@ def _vq(state: Mapping[str, Tensor], source: Path, highest_first: bool, normalis
 
 
 def vq_key(key: str, levels: int, highest_first: bool) -> str:
-    """Our name of a tensor of VQGAN's authors, whose decoder counts levels from the highest resolution; ours from the lowest."""
+    """Return our key of a tensor under VQGAN's original keys.
+
+    Our decoder counts levels from the lowest resolution, the original VQGAN (highest_first) from the highest.
+    """
     for index, name in enumerate(("block_1", "attn_1", "block_2")):
         key = key.replace(f".mid.{name}.", f".mid.{index}.")
     found = re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|attn|downsample|upsample)\.(.+)", key)

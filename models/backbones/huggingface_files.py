@@ -1,13 +1,13 @@
-"""Language-model backbones that make images (Anole, Lumina-mGPT, Janus-Pro): shapes and prompts from a folder's files.
+"""Shapes and prompts of language-model backbones that generate images (Anole, Lumina-mGPT, Janus-Pro), from a folder's files.
 
-Such a model reads a prompt as text tokens of its own vocabulary and continues it with image codes. Nothing here loads a
-weight: the shapes come from `config.json`, the token numbers from its vocabulary map or from `tokenizer.json`.
+Such a model reads a prompt as text tokens of its own vocabulary and continues it with image codes. No weights are loaded here:
+shapes come from `config.json`, token ids from its vocabulary map or from `tokenizer.json`.
 
 Sources: transformers (configuration_chameleon, configuration_janus: key names of versions 4 and 5, and their defaults);
 LANTERN (Anole's two-row prompt); Lumina-mGPT (item processor: size tokens, row tokens; inference solver: prompt text and
 unconditional row); Janus (generation_inference: prompt text and unconditional row).
 
-Longer than other files, since each kind of model is a small variation of the others.
+Longer than other files, because each kind of model is a small variation of the others.
 """
 
 import json
@@ -29,15 +29,15 @@ from simulator.protocol.llama import ROW_WIDTH, LlamaConfig
 from simulator.protocol.pairs import FoundPair, PairSpec
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-VQMODEL = "model.vqmodel."  # what the keys of an image tokenizer begin with in a model's own files
-VQGAN_FILES = ("vqgan.ckpt", "tokenizer/vqgan.ckpt")  # where people have Chameleon's image tokenizer
+VQMODEL = "model.vqmodel."  # prefix of an image tokenizer's keys in a model's own files
+VQGAN_FILES = ("vqgan.ckpt", "tokenizer/vqgan.ckpt")  # usual places of Chameleon's image tokenizer in the folder
 MOST_PARTS = 10_000
-PROMPT_SLOTS = 128  # most tokens of a whole prompt; PartiPrompts and COCO stay below with every template
+PROMPT_SLOTS = 128  # most tokens of a whole prompt; PartiPrompts and COCO captions fit with every template
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a caption becomes a prompt: `before` and `after` are text tokens, the caption's text stands between the two texts."""
+    """Template of a prompt: tokens `before`, the text `opening` + caption + `closing`, tokens `after`."""
 
     before: tuple[int, ...]
     opening: str
@@ -47,15 +47,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Described:
-    """What the files of a folder say of a backbone without its weights.
+    """The properties of a backbone that are known without its weights.
 
     Attributes:
         config: the decoder's shape.
-        prompt: how captions are written.
-        codes: text token of every image code, by code (Chameleon); empty where codes have embeddings of their own (Janus).
+        prompt: template of prompts.
+        codes: text token of every image code, by code (Chameleon); empty if codes have their own embeddings (Janus).
         image_size: pixels per side.
-        guidance: the published scale.
-        kv_heads: heads that have keys and values of their own; the others share them.
+        guidance: the published guidance scale.
+        kv_heads: number of heads with their own keys and values.
     """
 
     config: LlamaConfig
@@ -67,10 +67,10 @@ class Described:
 
 
 def describe(name: str, folder: Path) -> Described:
-    """The backbone `name` (one of `FAMILIES`) as the files of `folder` describe it.
+    """Return the properties of the backbone `name` (a key of `FAMILIES`) from the files of `folder`.
 
     Raises:
-        WeightsError: a file is missing, unreadable, of another model, or lacks what the backbone needs.
+        WeightsError: a file is missing or unreadable, belongs to another model, or lacks an entry that the backbone needs.
     """
     return FAMILIES[name](folder)
 
@@ -79,7 +79,7 @@ def describe(name: str, folder: Path) -> Described:
 
 
 def _chameleon(folder: Path) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
-    """Configuration, vocabulary by name, and the image tokenizer's configuration."""
+    """Return the configuration, the vocabulary (token ids by name), and the image tokenizer's configuration."""
     config = _json(folder / CONFIG)
     _is(folder, config, "chameleon")
     words = _part(folder, config, "vocabulary_map") or vocabulary(folder / TOKENIZER)
@@ -87,7 +87,7 @@ def _chameleon(folder: Path) -> tuple[dict[str, Any], dict[str, int], dict[str, 
 
 
 def _codes(folder: Path, words: Mapping[str, int]) -> tuple[int, ...]:
-    """Text token of every image code: names are IMGIMG, the code's digits as letters A to J, and Z."""
+    """Return the text token of every image code. Its name is IMGIMG, the code's digits as letters A to J, and Z."""
     letters = str.maketrans("ABCDEFGHIJ", "0123456789")
     found: dict[int, int] = {}
     for name in words:
@@ -106,8 +106,14 @@ def _codes(folder: Path, words: Mapping[str, int]) -> tuple[int, ...]:
 def _chameleon_shape(
     folder: Path, rows: bool, null: tuple[str, ...], scale: float = 1.0
 ) -> tuple[LlamaConfig, tuple[int, ...], int, dict[str, int]]:
-    """The decoder's shape, the codes' tokens, the image's side in pixels, and the vocabulary. scale: the image's side over the
-    image tokenizer's own resolution."""
+    """Return the decoder's shape, the codes' tokens, the image's side in pixels, and the vocabulary.
+
+    Args:
+        folder: the model's folder.
+        rows: whether a row token follows each row of codes.
+        null: names of the unconditional row's tokens.
+        scale: the image's side divided by the image tokenizer's own resolution.
+    """
     config, words, vq = _chameleon(folder)
     codes = _codes(folder, words)
     multipliers = vq.get("channel_multiplier") or vq.get("ch_mult") or (1, 1, 2, 2, 4)
@@ -132,7 +138,7 @@ def _chameleon_shape(
 
 
 def anole(folder: Path) -> Described:
-    """Anole: bos, caption, end of turn, begin of image; unconditional: bos, begin of image."""
+    """Describe Anole: the prompt is bos, caption, end of turn, begin of image; the unconditional row is bos, begin of image."""
     shape, codes, side, words = _chameleon_shape(folder, False, ("<s>", "<racm3:break>"))
     after = tuple(_word(folder, words, name) for name in ("<reserved08706>", "<racm3:break>"))
     kv_heads = _kv_heads(folder, _json(folder / CONFIG))
@@ -140,9 +146,10 @@ def anole(folder: Path) -> Described:
 
 
 def lumina(pixels: int) -> Callable[[Path], Described]:
-    """Lumina-mGPT at a size: the prompt names it, two size tokens follow the begin of the image, a row token follows every row.
+    """Return a function that describes Lumina-mGPT at an image size.
 
-    A size token counts patches of 32 pixels; the image tokenizer's own resolution is 512.
+    The prompt names the size, two size tokens follow the begin of the image, and a row token follows every row. A size token counts
+    patches of 32 pixels; the image tokenizer's own resolution is 512.
     """
 
     def read(folder: Path) -> Described:
@@ -161,8 +168,10 @@ def lumina(pixels: int) -> Callable[[Path], Described]:
 
 
 def janus(folder: Path) -> Described:
-    """Janus-Pro: codes with embeddings and a head of their own beside a Llama; the unconditional row keeps the first and the last
-    token and has the padding token in between."""
+    """Describe Janus-Pro: a Llama whose image codes have their own embeddings and head.
+
+    The unconditional row keeps the prompt's first and last token, with padding tokens in between.
+    """
     config = _json(folder / CONFIG)
     _is(folder, config, "janus")
     text, vq, vision = (_part(folder, config, f"{name}_config") for name in ("text", "vq", "vision"))
@@ -199,7 +208,7 @@ FAMILIES: dict[str, Callable[[Path], Described]] = {
 
 
 def find(spec: PairSpec) -> FoundPair:
-    """The pair that a folder in transformers' layout makes. Raises WeightsError."""
+    """Find the pair of a folder in transformers' layout. Raises WeightsError."""
     folder = Path(spec.weights)
     if not folder.is_dir():
         raise WeightsError(
@@ -222,7 +231,7 @@ def find(spec: PairSpec) -> FoundPair:
         )
     if not words.is_file():
         raise WeightsError(f"{words}: no such file; prompts are tokenised with it")
-    vocabulary(words)  # damaged, it is refused before any weight is read
+    vocabulary(words)  # refuses a damaged file before any weight is read
     files: dict[str, tuple[Path, ...]] = {"cloud": (folder / CONFIG, *weight_files(folder)), "text": (words,)}
     if described.codes:
         path = Path(spec.tokenizer) if spec.tokenizer else vqgan_file(folder)
@@ -253,13 +262,13 @@ def find(spec: PairSpec) -> FoundPair:
         or "decoder.up.0.attn.0.q.weight" in shapes
     )
     facts: dict[str, Any] = {"described": described, "kv_heads": {"cloud": described.kv_heads}}
-    if len(files.get("device", ())) > 1:  # a model of the same kind; one that was trained here has all heads
+    if len(files.get("device", ())) > 1:  # a smaller model; a device model trained here does not share keys and values
         facts["kv_heads"]["device"] = describe(spec.cloud, Path(str(spec.device))).kv_heads
     return FoundPair(spec, manifest, files, decoder, {}, facts)
 
 
 def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path, ...]]) -> dict[str, Any]:
-    """What the manifest says of the device; its files are added to `files`. Raises WeightsError."""
+    """Return the manifest's fields about the device, and add its files to `files`; empty without a device. Raises WeightsError."""
     if spec.device is None:
         return {}
     place = Path(spec.device)
@@ -289,7 +298,7 @@ def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path,
 
 
 def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
-    """The arguments of `models.vq.VQConfig` of a tokenizer under the keys of VQGAN's authors. Raises WeightsError."""
+    """Derive the arguments of `models.vq.VQConfig` from a tokenizer's shapes under VQGAN's original keys. Raises WeightsError."""
 
     def first(key: str) -> int:
         if not shapes.get(key):
@@ -317,11 +326,13 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, as transformers chooses them: the one file `model.safetensors`, else those that its index names, else
-    all parts by their numbers; else the same of PyTorch's.
+    """Return the weight files of a folder, chosen as transformers does.
+
+    The choice is `model.safetensors`, else the files in its index, else all numbered shards, else a single `model*.safetensors`; if there
+    are none, the same for `pytorch_model.bin`.
 
     Raises:
-        WeightsError: there are none, a part is missing, it is not clear which of several they are, or the index is damaged.
+        WeightsError: there are no weight files, a shard is missing, the choice is ambiguous, or the index is damaged.
     """
     for kind, stem in ((".safetensors", "model"), (".bin", "pytorch_model")):
         if (folder / f"{stem}{kind}").is_file():
@@ -351,7 +362,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[Path]:
-    """The files that an index names. Raises WeightsError where it is damaged, or names a file that is not there."""
+    """Return the files that an index names. Raises WeightsError if it is damaged, or names a file that does not exist."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -367,12 +378,12 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def tied(folder: Path) -> bool:
-    """Whether a model's output matrix is that of its embedding, so that its files need not hold one. Raises WeightsError."""
+    """Whether a model's output matrix is its embedding matrix, so that its files need not contain it. Raises WeightsError."""
     return bool(_json(folder / CONFIG).get("tie_word_embeddings"))
 
 
 def vqgan_file(folder: Path) -> Path:
-    """Chameleon's image tokenizer beside a model's files. Raises WeightsError."""
+    """Return the file of Chameleon's image tokenizer in a model's folder. Raises WeightsError."""
     found = next((folder / name for name in VQGAN_FILES if (folder / name).is_file()), None)
     if found is None:
         raise WeightsError(
@@ -385,7 +396,7 @@ def vqgan_file(folder: Path) -> Path:
 def _shape(
     folder: Path, config: Mapping[str, Any], text_vocab: int, norm_eps: float, codes: int, grid: int, **more: Any
 ) -> LlamaConfig:
-    """The decoder's shape from a configuration, with the library's defaults for what it leaves out."""
+    """Return the decoder's shape from a configuration, with the library's defaults for missing keys. Raises WeightsError."""
     source = folder / CONFIG
     sizes = (
         ("num_hidden_layers", 32),
@@ -422,7 +433,7 @@ def _shape(
 
 
 def _kv_heads(folder: Path, config: Mapping[str, Any]) -> int:
-    """Heads with keys and values of their own. Raises WeightsError where they do not divide the heads."""
+    """Return the number of heads with their own keys and values. Raises WeightsError if it does not divide the number of heads."""
     heads = _whole(folder, config, "num_attention_heads", 32)
     if config.get("num_key_value_heads") is None:
         return heads
@@ -435,7 +446,7 @@ def _kv_heads(folder: Path, config: Mapping[str, Any]) -> int:
 
 
 def _part(folder: Path, config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A mapping inside the configuration, empty where it is left out."""
+    """Return a mapping inside the configuration; empty if it is missing."""
     found = config.get(key)
     if not isinstance(found, dict | None):
         raise WeightsError(f"{folder / CONFIG}: {key} is a {type(found).__name__}, needed a mapping")
@@ -443,7 +454,7 @@ def _part(folder: Path, config: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int) -> int:
-    """A size of the configuration."""
+    """Return a positive integer of the configuration."""
     found = config.get(key, default)
     if type(found) is not int or not 1 <= found <= 2**20:
         raise WeightsError(
@@ -453,7 +464,7 @@ def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int) -> i
 
 
 def _positive(folder: Path, config: Mapping[str, Any], key: str, default: float) -> float:
-    """A figure of the configuration."""
+    """Return a positive number of the configuration."""
     found = config.get(key, default)
     if type(found) not in (int, float) or not 0 < found < math.inf:
         raise WeightsError(f"{folder / CONFIG}: {key} must be a number above 0, got {str(found)[:40]!r}")
@@ -469,7 +480,7 @@ def _is(folder: Path, config: Mapping[str, Any], model_type: str) -> None:
 
 
 def _word(folder: Path, words: Mapping[str, Any], name: str) -> int:
-    """Number of a token of the vocabulary."""
+    """Return the id of a token of the vocabulary."""
     found = words.get(name)
     if found is None:
         raise WeightsError(f"{folder}: the vocabulary has no {name}")
@@ -481,7 +492,7 @@ def _word(folder: Path, words: Mapping[str, Any], name: str) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON mapping. Raises WeightsError."""
+    """Return a JSON mapping. Raises WeightsError."""
     try:
         stat = path.stat()
         return _parsed(path, stat.st_mtime_ns, stat.st_size)
@@ -491,7 +502,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _parsed(path: Path, changed_ns: int, size: int) -> dict[str, Any]:
-    """Parsed once: every case of a sweep asks for it, and a vocabulary has megabytes."""
+    """Parse a JSON mapping and cache it, because every case of a sweep needs it and a vocabulary has megabytes."""
     try:
         found = json.loads(read_file(path).decode())
     except (ValueError, RecursionError) as error:
@@ -502,7 +513,7 @@ def _parsed(path: Path, changed_ns: int, size: int) -> dict[str, Any]:
 
 
 def vocabulary(path: Path) -> dict[str, int]:
-    """Numbers of the tokens of a `tokenizer.json` by their text, special ones included. Raises WeightsError."""
+    """Return the token ids of a `tokenizer.json` by their text, including special tokens. Raises WeightsError."""
     found = _json(path)
     try:
         words = dict(found["model"]["vocab"])

@@ -1,7 +1,7 @@
-"""LlamaGen's models from its released files.
+"""Loads LlamaGen's models from its released files.
 
-Source: LlamaGen's released checkpoints (`t2i_XL_stage1_256.pt`, `c2i_B_384.pt`, `vq_ds16_t2i.pt` and the like). Shapes decide the
-configuration; `models.backbones.llamagen_files` says which file is which part.
+Source: LlamaGen's released checkpoints (`t2i_XL_stage1_256.pt`, `c2i_B_384.pt`, `vq_ds16_t2i.pt` and others). The configuration follows
+from the shapes; `models.backbones.llamagen_files` determines which file is which part.
 """
 
 from pathlib import Path
@@ -32,20 +32,20 @@ def load_llamagen(
     torch_device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Transformer:
-    """A LlamaGen decoder, text- or class-conditional, from its official checkpoint (`.pt`) or the same tensors in `.safetensors`.
+    """Load a text- or class-conditional LlamaGen decoder from its official checkpoint (`.pt`) or the same tensors in `.safetensors`.
 
     Args:
         path: The file.
         grid: Side of the token grid (16: stage I, 32: stage II).
-        n_head: Attention heads; None: as in the released model of that width.
-        torch_device: Where the model goes.
-        dtype: Of its weights.
+        n_head: Attention heads; None: as in the released model of the same width.
+        torch_device: Where to put the model.
+        dtype: Type of its weights.
 
     Returns:
         The model in `eval()` mode.
 
     Raises:
-        WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite: all are listed.
+        WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite; the message lists them.
     """
     state = own_keys(read_state(path, CONTAINERS, finite=False))
     shapes = {key: tuple(value.shape) for key, value in state.items()}
@@ -61,7 +61,7 @@ def load_llamagen(
 
 
 def _all_heads(rows: Tensor, config: TransformerConfig, groups: int) -> Tensor:
-    """A fused projection whose keys and values several heads share, with them once for every head. One of another shape stays as it is."""
+    """Return a fused projection with shared keys and values repeated for every head. A tensor of another shape is returned unchanged."""
     own = groups * config.head_dim
     if rows.dim() != 2 or len(rows) != config.dim + 2 * own:
         return rows
@@ -70,7 +70,7 @@ def _all_heads(rows: Tensor, config: TransformerConfig, groups: int) -> Tensor:
 
 
 def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pair:
-    """The pair of LlamaGen's files. Raises WeightsError."""
+    """Load a pair from LlamaGen's files. Raises WeightsError."""
     manifest, path_of = found.manifest, {part: paths[0] for part, paths in found.files.items()}
     cloud = load_llamagen(path_of["cloud"], manifest.grid, manifest.cloud.n_head)
     tokenizer = load_llamagen_vq(path_of["tokenizer"], VQConfig(**found.facts["vq"]), VQ_CONTAINERS)
@@ -87,7 +87,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
 
 
 def load_device(path: Path, shape: TransformerConfig) -> DeviceModel:
-    """The device's model from its file: with an Inter-Head as training writes it, or another LlamaGen decoder without."""
+    """Load a device model from its file: one with an Inter-Head, as training writes it, or a LlamaGen decoder. Raises WeightsError."""
     own = own_device(path)
     if own is None:
         decoder = load_llamagen(path, shape.grid, shape.n_head)
@@ -100,7 +100,7 @@ def load_device(path: Path, shape: TransformerConfig) -> DeviceModel:
 
 
 def text_of(found: FoundPair, cloud: Transformer, torch_device: torch.device, dtype: torch.dtype) -> TextEncoder:
-    """What encodes the captions: class labels, features of a folder, or a T5."""
+    """Return the caption encoder: class labels, features from a folder, or a T5. Raises WeightsError."""
     if cloud.classes:
         return ClassLabels(cloud.classes)
     folder, slots = found.facts["text"], found.manifest.caption_slots

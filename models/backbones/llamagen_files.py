@@ -1,8 +1,8 @@
-"""LlamaGen's files as they are downloaded, recognised by their keys: which part each one is, and the shapes they hold. No torch.
+"""Recognises LlamaGen's downloaded files by their keys, and derives the models' shapes. Imports no torch.
 
-Source: LlamaGen's released checkpoints (`t2i_XL_stage1_256.pt`, `c2i_L_384.pt`, `vq_ds16_t2i.pt` and the like) and its scripts, which
-take a state dict under `model`, `module`, `state_dict` or at the top; its tokenizer scripts prefer `ema`. A drafter is LANTERN's:
-one layer under the keys of its LlamaGen port.
+Source: LlamaGen's released checkpoints (`t2i_XL_stage1_256.pt`, `c2i_L_384.pt`, `vq_ds16_t2i.pt` and others) and its scripts, which
+look for a state dict under `model`, `module`, `state_dict` and at the top; its tokenizer scripts prefer `ema`. A drafter is LANTERN's:
+one layer with the keys of its LlamaGen port.
 """
 
 import re
@@ -18,9 +18,9 @@ from simulator.core.files import json_mapping
 from simulator.protocol.pairs import FoundPair, PairSpec, TransformerConfig
 
 VQ_CONTAINERS = ("ema", "model", "module", "state_dict")
-HEAD_DIM = 64  # width of a head where the table below does not know better
+HEAD_DIM = 64  # width of a head, except for the widths in the next table
 HEADS = {3200: 32, 4096: 32}  # width -> heads of GPT-3B and GPT-7B, whose heads are 100 and 128 wide
-# Below the weights' folder; the second is LlamaGen's own.
+# Subfolders of the weights' folder in which a T5 is looked for; the second is that of LlamaGen's repository.
 T5_PLACES = (
     ".",
     "t5-ckpt/flan-t5-xl",
@@ -28,7 +28,7 @@ T5_PLACES = (
     "t5",
     "text",
 )
-# The class of transformers by `model_type`: a umT5 has a table of distances in every layer, which the others' class leaves out.
+# The transformers class by `model_type`. A umT5 has a table of position distances in every layer, which the other classes would drop.
 ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 LABELS = "cls_embedding.embedding_table.weight"
 CAPTIONS = "cls_embedding.uncond_embedding"
@@ -43,7 +43,7 @@ KINDS = {
 
 
 def kind_of(shapes: Shapes) -> str:
-    """`t2i`, `c2i`, `tokenizer`, `drafter`, or as `own_kind` says; empty where a state dict is nothing of LlamaGen's."""
+    """Return the kind of a state dict, a key of `KINDS`; "" if it is not LlamaGen's or ours."""
     if own := own_kind(shapes):
         return own
     if "quantize.embedding.weight" in shapes:
@@ -56,12 +56,12 @@ def kind_of(shapes: Shapes) -> str:
 
 
 def other_kinds(parts: Sequence[WeightFile], kind: str) -> list[str]:
-    """Of each part of another kind than the one that is looked for, what it is."""
+    """Return a description of each part whose kind is not the given one, for messages."""
     return [f"{part.path.name}: {KINDS[part.kind]}" for part in parts if part.kind != kind]
 
 
 def find(spec: PairSpec) -> FoundPair:
-    """The pair that a folder of LlamaGen's files makes. Raises WeightsError."""
+    """Find the pair of LlamaGen's files that a specification names. Raises WeightsError."""
     place = Path(spec.weights)
     folder = place if place.is_dir() else place.parent
     kind = "c2i" if spec.backbone.classes else "t2i"
@@ -104,21 +104,21 @@ def find(spec: PairSpec) -> FoundPair:
 
 
 def hints_of(spec: PairSpec) -> tuple[str, ...]:
-    """Parts of official file names that tell files of one kind apart."""
+    """Return parts of official file names that distinguish files of the same kind."""
     return (spec.cloud.rpartition("-")[2], f"_{spec.image_size or spec.backbone.image_size}")
 
 
 def decoder_config(shapes: Shapes, source: Path | str, grid: int = 16, heads: int | None = None) -> TransformerConfig:
-    """The configuration that a LlamaGen state dict was made with.
+    """Derive the configuration of a LlamaGen decoder from the shapes of its state dict.
 
     Args:
-        shapes: Of the state dict.
+        shapes: Shapes of the state dict.
         source: File, for messages.
-        grid: Side of the token grid, which is not in the file.
-        heads: Attention heads, which are not either; None: as in the released model of that width.
+        grid: Side of the token grid, which the file does not contain.
+        heads: Attention heads, which it does not contain either; None: as in the released model of the same width.
 
     Raises:
-        WeightsError: A key that tells the shape is missing, or the head count does not fit the width.
+        WeightsError: A needed key is missing, or the number of heads does not fit the width.
     """
 
     def shape(key: str) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def decoder_config(shapes: Shapes, source: Path | str, grid: int = 16, heads: in
 
     vocab_size, dim = shape("tok_embeddings.weight")
     classes = LABELS in shapes
-    # A class label is one caption row of one number.
+    # A class label is one caption row with one number.
     caption_slots, caption_dim = (1, 1) if classes else shape(CAPTIONS)
     ffn_hidden, _ = shape("layers.0.feed_forward.w1.weight")
     layers = []
@@ -151,9 +151,13 @@ def decoder_config(shapes: Shapes, source: Path | str, grid: int = 16, heads: in
 
 
 def kv_heads_of(shapes: Shapes, config: TransformerConfig, source: Path | str) -> int:
-    """Heads that have keys and values of their own, by the rows of the fused projection. Raises WeightsError where they do not fit."""
+    """Return the number of heads with their own keys and values, from the rows of the fused projection.
+
+    Raises:
+        WeightsError: the number of rows fits no such number.
+    """
     every = {shape for key, shape in shapes.items() if key.endswith(".attention.wqkv.weight")}
-    if len(every) != 1:  # what does not fit is told of all keys at once
+    if len(every) != 1:  # loading then refuses the file and lists all wrong keys
         return config.n_head
     rows = next(iter(every))[0] if next(iter(every)) else 0
     pairs, rest = divmod(rows - config.dim, 2 * config.head_dim)
@@ -166,13 +170,17 @@ def kv_heads_of(shapes: Shapes, config: TransformerConfig, source: Path | str) -
 
 
 def classes_of(shapes: Shapes, prefix: str = "") -> int:
-    """Classes of a class-conditional model, its null class not counted; 0 of a text-conditional one."""
+    """Return the number of classes of a class-conditional model without the null class; 0 for a text-conditional model."""
     rows = shapes.get(prefix + LABELS)
     return 0 if rows is None else rows[0] - 1
 
 
 def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
-    """The arguments of `models.vq.VQConfig` that a tokenizer was made with (VQ-16: multipliers 1, 1, 2, 2, 4; VQ-8: 1, 2, 2, 4)."""
+    """Derive the arguments of `models.vq.VQConfig` from a tokenizer's shapes (VQ-16: multipliers 1, 1, 2, 2, 4; VQ-8: 1, 2, 2, 4).
+
+    Raises:
+        WeightsError: the file does not have LlamaGen's layout.
+    """
 
     def first(key: str) -> int:
         if not shapes.get(key):
@@ -211,7 +219,7 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
 
 
 def text_folder(spec: PairSpec, folder: Path) -> Path:
-    """The folder of the caption encoder or of features that it made. Raises WeightsError."""
+    """Return the folder of the caption encoder, or of features that it computed. Raises WeightsError."""
     if spec.text is not None:
         return Path(spec.text)
     for place in T5_PLACES:
@@ -224,13 +232,13 @@ def text_folder(spec: PairSpec, folder: Path) -> Path:
 
 
 def t5_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the T5 in a folder, empty where there is none."""
+    """Return the configuration of the T5 in a folder; empty if there is none."""
     config = json_mapping(folder / "config.json")
     return config if config.get("model_type") in ENCODERS else {}
 
 
 def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...], dict[str, int]]:
-    """What decides the caption rows, and the sizes of the encoder for pricing. Raises WeightsError."""
+    """Return the files that determine the caption rows, and the encoder's sizes for pricing (empty for features). Raises WeightsError."""
     t5 = t5_config(text)
     if not t5:
         features, lists = (
@@ -262,7 +270,17 @@ def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...],
 def device_parts(
     spec: PairSpec, cloud: TransformerConfig, own_classes: int, files: dict[str, tuple[Path, ...]]
 ) -> dict[str, Any]:
-    """What the manifest says of the device; its files are added to `files`. own_classes: of the cloud model. Raises WeightsError."""
+    """Find the device model, phi and drafter, and return the manifest's fields about the device; empty without a device model.
+
+    Args:
+        spec: the pair's specification.
+        cloud: shape of the cloud model.
+        own_classes: number of classes of the cloud model.
+        files: files by part; those found are added.
+
+    Raises:
+        WeightsError: a file is missing or not readable, or does not fit the cloud model.
+    """
     if spec.device is None:
         return {}
     place = Path(spec.device)
@@ -304,7 +322,7 @@ def device_parts(
 
 
 def drafter_ffn(path: Path) -> int:
-    """Width of the feed-forward part of a drafter. Raises WeightsError."""
+    """Return the width of a drafter's feed-forward part. Raises WeightsError."""
     key = "layers.0.mlp.gate_proj.weight"
     shape = own_keys(read_checkpoint(path).shapes).get(key)
     if not shape:
@@ -313,6 +331,6 @@ def drafter_ffn(path: Path) -> int:
 
 
 def device_heads(shapes: Shapes, cloud: TransformerConfig) -> int | None:
-    """Heads of a device as wide as the cloud model are as many as its; of another width they are told by that."""
+    """Return the cloud model's number of heads for a device of the same width; None (the default of its width) for another one."""
     table = shapes.get("tok_embeddings.weight", ())
     return cloud.n_head if len(table) == 2 and table[1] == cloud.dim else None

@@ -1,7 +1,7 @@
-"""Which part of a pair each weight file of a folder is: what the files of all backbones have in common. No torch.
+"""Recognises which part of a pair each weight file in a folder is, for all backbones alike. Imports no torch.
 
-A backbone says by a function of the tensors' shapes what a state dict is; here are the walk over a folder, what is said of files that are
-none, and the files that `ciar-sim train device` writes, which serve every backbone.
+A backbone provides a function that names the kind of a state dict from its shapes. This module searches folders, describes the files
+that are not recognised, and recognises the files that `ciar-sim train device` writes, which every backbone accepts.
 """
 
 import json
@@ -21,22 +21,28 @@ from simulator.protocol.pairs import TransformerConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 ValueT = TypeVar("ValueT")
-IGNORED = ("freqs_cis", "causal_mask")  # tables that some checkpoints carry
+IGNORED = ("freqs_cis", "causal_mask")  # tables in some checkpoints that are computed here
 TRANSFORMER = "transformer."
-OWN_DEVICE = f"{TRANSFORMER}tok_embeddings.weight"  # of what `ciar-sim train device` writes
-SHARD = r"-(\d{1,6})-of-(\d{1,6})(?=\.)"  # in the name of a part of a checkpoint
-# A key of each kind of model, VAR's too.
+OWN_DEVICE = f"{TRANSFORMER}tok_embeddings.weight"  # a key of the files that `ciar-sim train device` writes
+SHARD = r"-(\d{1,6})-of-(\d{1,6})(?=\.)"  # in the file name of a shard of a checkpoint
+# A key of each kind of model, including VAR's.
 MARKS = ("tok_embeddings.weight", "quantize.embedding.weight", "layers.0.self_attn.q_proj.weight", "word_embed.weight")
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """How many different first groups a pattern finds at the begin of keys."""
+    """Return the number of different values of a pattern's first group, matched at the beginning of the keys."""
     return len({found[1] for key in shapes if (found := re.match(pattern, key))})
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A recognised file. kind: what it is, as the backbone's own `kind_of` says."""
+    """A recognised file.
+
+    Attributes:
+        path: the file.
+        kind: the kind that the backbone's `kind_of` returns.
+        shapes: shapes of its tensors.
+    """
 
     path: Path
     kind: str
@@ -44,13 +50,15 @@ class WeightFile:
 
 
 def own_layout(state: Mapping[str, Any]) -> bool:
-    """Whether these keys are those of a device that `ciar-sim train device` wrote, with an Inter-Head beside its transformer; a wrapper may
-    write the same word before every key."""
+    """Whether the keys are those of a device model that `ciar-sim train device` wrote: a transformer and an Inter-Head.
+
+    If all keys begin with `transformer.`, a wrapper has added it, and the file is another model.
+    """
     return OWN_DEVICE in state and not all(key.startswith(TRANSFORMER) for key in state)
 
 
 def own_kind(shapes: Shapes) -> str:
-    """`device` (with an Inter-Head) or `phi` where these shapes are of what `ciar-sim train device` writes, else empty."""
+    """Return `device` (with an Inter-Head) or `phi` if the shapes are those of a file that `ciar-sim train device` writes, else ""."""
     if own_layout(shapes):
         return "device"
     return "phi" if set(shapes) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} else ""
@@ -59,16 +67,19 @@ def own_kind(shapes: Shapes) -> str:
 def recognise(
     place: Path, kind_of: Callable[[Shapes], str], owner: str, containers: Sequence[str] = CONTAINERS
 ) -> tuple[list[WeightFile], list[str]]:
-    """The parts in a file or directly in a folder, and what is wrong with its other weight files.
+    """Find the parts of a pair in a file or a folder (without subfolders).
 
     Args:
         place: The file or the folder.
-        kind_of: What a state dict is, by its shapes; empty where it is nothing of the owner's.
-        owner: Whose layout it is, for messages.
+        kind_of: Returns the kind of a state dict from its shapes, or "" if it is unknown.
+        owner: Name of the layout, for messages.
         containers: As in `read_checkpoint`.
 
+    Returns:
+        The recognised files, and a description of each other weight file.
+
     Raises:
-        WeightsError: There is nothing there, or a single file is not readable.
+        WeightsError: The place does not exist, or it is a file that is not readable.
     """
     alone = place.is_file()
     if not alone and not place.is_dir():
@@ -94,12 +105,12 @@ def recognise(
 
 
 def unfetched(path: Path) -> str:
-    """What is said of a link that leads nowhere, as the cache of the hub has them; empty of anything else."""
+    """Return a description of a broken link, as in an incomplete hub cache; "" for any other path."""
     return f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() and not path.exists() else ""
 
 
 def downloading(place: Path) -> list[str]:
-    """What a folder's names tell of downloads: those that are not finished, and the folders of a cache of the hub."""
+    """Return descriptions of a folder's unfinished downloads, and a hint if the folder is a hub cache."""
     if not place.is_dir():
         return []
     parts = [*place.glob("*.incomplete"), *place.glob(".cache/huggingface/download/*.incomplete")]
@@ -109,7 +120,7 @@ def downloading(place: Path) -> list[str]:
 
 
 def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
-    """Tensors, or their shapes, by key, without what another program wrote before each, and without tables that are computed anew."""
+    """Return tensors or shapes by key, without a prefix that another program added to all keys, and without tables computed here."""
     if not own_layout(state):
         state = model_within(state, MARKS)
     return {key: value for key, value in state.items() if key not in IGNORED and ".kv_cache." not in key}
@@ -118,7 +129,19 @@ def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:
 def the_one(
     parts: Sequence[WeightFile], what: str, place: Path, others: Sequence[str], key: str, hints: Sequence[str]
 ) -> WeightFile:
-    """The only part, or the only one whose file's name has a hint. Raises WeightsError that lists the files."""
+    """Return the only part, or the only one whose file name contains a hint.
+
+    Args:
+        parts: the candidates.
+        what: name of the part, for messages.
+        place: where they were found, for messages.
+        others: descriptions of other files, for messages.
+        key: key of `pair` with which a user can name the file, for messages.
+        hints: parts of file names, tried in order.
+
+    Raises:
+        WeightsError: there is no part, or several; the message lists the files.
+    """
     if len(parts) > 1:
         parts = next((named for hint in hints if len(named := [p for p in parts if hint in p.path.name]) == 1), parts)
     if len(parts) == 1:
@@ -133,7 +156,7 @@ def the_one(
 
 
 def own_device(path: Path) -> tuple[TransformerConfig, tuple[str, ...]] | None:
-    """Shape and radius matrices of a device model with an Inter-Head, as training writes it; None for another file."""
+    """Return the shape and the names of the radius matrices of a device model that training wrote; None for any other file."""
     if path.suffix != ".safetensors":
         return None
     try:

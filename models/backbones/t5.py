@@ -1,7 +1,7 @@
-"""Caption encoders of LlamaGen: a T5 from a folder, features that it made before, or class labels.
+"""LlamaGen's caption encoders: a T5 from a folder, features that it computed before, or class labels.
 
-Source: LlamaGen, `language/t5.py`: captions are cleaned twice, tokenised to at most 120 tokens with the end token, and the encoder's last
-hidden states of the valid tokens are the caption's rows; `language/extract_t5_feature.py`: the layout of features on disk.
+Source: LlamaGen, `language/t5.py`: captions are cleaned twice and tokenised to at most 120 tokens with the end token; the encoder's last
+hidden states of the valid tokens are the caption's rows. `language/extract_t5_feature.py` defines the layout of features on disk.
 """
 
 import difflib
@@ -20,13 +20,13 @@ from models.backbones.llamagen_files import ENCODERS, t5_config
 from models.pretrained import load_pretrained, load_tokenizer
 from simulator.core.errors import PromptError, WeightsError, first_line
 
-REMEMBERED = 4096  # captions whose rows are kept: every method of a run asks for the same ones
+REMEMBERED = 4096  # captions whose rows are cached; every method of a run encodes the same captions
 WRONG = "no usable T5"
 TRUNCATION = 120  # tokens, end token included
 
 
 class ClassLabels:
-    """The label of a class-conditional model: one row of one number."""
+    """The caption encoder of a class-conditional model: a caption is a label, one row with one number."""
 
     sample = "0"
 
@@ -34,20 +34,20 @@ class ClassLabels:
         self.classes = classes
 
     def encode(self, caption: str) -> Tensor:
-        """float32 [1, 1]. Raises PromptError where the prompt is no class."""
+        """Return the label, float32 [1, 1]. Raises PromptError if the prompt is not a class label."""
         if not re.fullmatch(r"[0-9]{1,6}", caption.strip()) or int(caption) >= self.classes:
             raise PromptError(f"the prompt {caption[:60]!r} is not a class label; allowed: 0 to {self.classes - 1}")
         return torch.tensor([[float(int(caption))]])
 
 
 class T5Encoder:
-    """A T5 encoder of transformers with its tokenizer, from a local folder. Nothing is downloaded.
+    """A T5 encoder of the transformers library with its tokenizer, from a local folder. Nothing is downloaded.
 
     Args:
-        folder: `config.json`, the weights and the tokenizer's files.
+        folder: folder with `config.json`, the weights and the tokenizer's files.
         slots: most rows of a caption.
         torch_device: where it runs.
-        dtype: of its weights.
+        dtype: type of its weights.
 
     Raises:
         WeightsError: transformers is not installed, or the folder is not usable.
@@ -64,7 +64,7 @@ class T5Encoder:
         self._kept: dict[str, Tensor] = {}
 
     def encode(self, caption: str) -> Tensor:
-        """float32 [n, D], n <= slots. Raises PromptError for a caption of which nothing is left."""
+        """Return the caption's rows, float32 [n, D], n <= slots. Raises PromptError if the cleaned caption is empty."""
         if caption not in self._kept:
             text = clean(clean(caption))
             if not text:
@@ -84,7 +84,7 @@ class T5Encoder:
 
     @torch.inference_mode()
     def rows(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states [B, n, D] of token ids int [B, n]."""
+        """Return the last hidden states [B, n, D] of token ids int [B, n]; mask: int [B, n], 1 for valid tokens."""
         states: Tensor = self.model(
             input_ids=ids.to(self.torch_device), attention_mask=mask.to(self.torch_device)
         ).last_hidden_state
@@ -92,12 +92,12 @@ class T5Encoder:
 
 
 class FeatureFolder:
-    """Features that LlamaGen's script extracted: `<list>/<line>.npy`, and the `<list>.jsonl` with the captions beside the folders.
+    """Features that LlamaGen's script extracted: `<list>/<line>.npy`, with the captions in `<list>.jsonl`.
 
     Args:
-        folder: holds both.
+        folder: folder with both.
         slots: most rows of a caption.
-        caption_dim: their width.
+        caption_dim: width of a row.
     """
 
     def __init__(self, folder: Path, slots: int, caption_dim: int) -> None:
@@ -105,7 +105,7 @@ class FeatureFolder:
 
     @property
     def sample(self) -> str:
-        """The first caption that features are there for."""
+        """The first caption with features."""
         return next(iter(self.places))
 
     @cached_property
@@ -114,7 +114,12 @@ class FeatureFolder:
         return {caption: path for path, caption in captions_of_lists(self.folder) if path.is_file()}
 
     def encode(self, caption: str) -> Tensor:
-        """float32 [n, D], n <= slots. Raises PromptError where no features were made of it, WeightsError where they are damaged."""
+        """Return the caption's rows, float32 [n, D], n <= slots.
+
+        Raises:
+            PromptError: the folder has no features of the caption.
+            WeightsError: the features are damaged.
+        """
         path = self.places.get(caption)
         if path is None:
             near = difflib.get_close_matches(caption, self.places, n=1, cutoff=0.0)
@@ -137,7 +142,7 @@ class FeatureFolder:
 
 
 def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
-    """Every line of the lists in a folder: the file that its features belong in, and its caption. Raises WeightsError."""
+    """Return, for every line of a folder's lists, the path of its features and its caption. Raises WeightsError."""
     found = []
     for path in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
         for index, line in enumerate(path.read_bytes().splitlines()):
@@ -145,7 +150,7 @@ def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
                 text: Any = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise WeightsError(f"{path}:{index + 1}: a line must be a JSON object with text") from None
-            # The script's default is the first of several.
+            # Of several captions, LlamaGen's script uses the first by default.
             caption = text[0] if isinstance(text, list) and text else text
             if not isinstance(caption, str):
                 raise WeightsError(f"{path}:{index + 1}: text must be a caption or a list of captions")
@@ -154,15 +159,18 @@ def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
 
 
 def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
-    """The T5 encoder of a folder, in `eval()` mode. Raises WeightsError where it is damaged, weights are missing or not finite, or
-    transformers is not installed."""
+    """Load the T5 encoder of a folder, in `eval()` mode.
+
+    Raises:
+        WeightsError: the folder is damaged, weights are missing or not finite, or a library is not installed.
+    """
     transformers = load_transformers(folder)
     kind = ENCODERS.get(str(t5_config(folder).get("model_type")), ENCODERS["t5"])
     return load_pretrained(getattr(transformers, kind), folder, WRONG, dtype=dtype)
 
 
 def load_transformers(folder: Path) -> Any:
-    """The library transformers. Raises WeightsError where it, or one that cleaning captions takes, is not installed."""
+    """Import and return the transformers library. Raises WeightsError if it, or a library for cleaning captions, is not installed."""
     try:
         import bs4  # noqa: F401  # see models.backbones.captions
         import ftfy  # noqa: F401

@@ -1,4 +1,4 @@
-"""VAR's models from its released files; `models.backbones.var_files` says which file is which part."""
+"""Loads VAR's models from its released files; `models.backbones.var_files` determines which file is which part."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +20,16 @@ from simulator.protocol.pairs import FoundPair, PairManifest
 
 @dataclass(frozen=True)
 class VarPair:
-    """A loaded pair that predicts scale by scale, in `eval()` mode on `torch_device`; its transformers have `dtype`, the tokenizer at
-    least float32.
+    """A loaded pair that predicts scale by scale, in `eval()` mode.
 
     Attributes:
-        manifest: what it holds.
-        text: reads class labels.
-        tokenizer: turns codes of all scales into an image.
-        cloud: the cloud's model.
-        device: the device's model, None where the cloud decodes alone.
+        manifest: description of the pair.
+        text: encoder of class labels.
+        tokenizer: image tokenizer, in float32, or float64 if `dtype` is float64.
+        cloud: the cloud model.
+        device: the device model; None if the cloud decodes alone.
         torch_device: where the tensors are.
-        dtype: of the weights.
+        dtype: type of the transformers' weights.
     """
 
     manifest: PairManifest
@@ -43,7 +42,7 @@ class VarPair:
 
 
 def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> VarPair:
-    """The pair of VAR's files. Raises WeightsError."""
+    """Load a pair from VAR's files. Raises WeightsError."""
     paths = {part: files[0] for part, files in found.files.items()}
     cloud = load_var(paths["cloud"])
     device = load_var(paths["device"]) if "device" in paths else None
@@ -59,10 +58,10 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Va
 
 
 def load_var(path: Path) -> VarTransformer:
-    """A transformer from `var_d16.pth` and the like, float32, in `eval()` mode.
+    """Load a transformer from a file such as `var_d16.pth`, float32, in `eval()` mode.
 
     Raises:
-        WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite: all are listed.
+        WeightsError: The file is not readable, or keys are missing, unexpected, of another shape or not finite; the message lists them.
     """
     state = own_keys(read_state(path, VAR_CONTAINERS, finite=False))
     state = {key: value for key, value in state.items() if not key.endswith(IGNORED)}
@@ -71,15 +70,17 @@ def load_var(path: Path) -> VarTransformer:
 
 
 def load_var_tokenizer(path: Path, config: VQConfig, scales: tuple[int, ...], phis: int) -> VarTokenizer:
-    """Quantiser and decoder from `vae_ch160v4096z32.pth`, float32, in `eval()` mode; its encoder is left out. Raises WeightsError as
-    `load_var`; keys of the decoder are named as in `models.vq`."""
+    """Load quantiser and decoder from `vae_ch160v4096z32.pth`, float32, in `eval()` mode; the encoder is left out.
+
+    Raises WeightsError as `load_var` does; the message names keys of the decoder as in `models.vq`.
+    """
     state: dict[str, Tensor] = {}
     levels = len(config.decoder_ch_mult)
     for theirs, tensor in own_keys(read_state(path, VAE_CONTAINERS, finite=False)).items():
         if theirs.startswith(ENCODER):
             continue
         key = vq_key(theirs, levels, highest_first=True)
-        if ".qkv." in key:  # queries, keys and values of one convolution
+        if ".qkv." in key:  # one convolution for queries, keys and values
             if tensor.dim() == 0 or len(tensor) % 3:
                 raise WeightsError(f"{path}: {theirs} has shape {list(tensor.shape)}, needed three equal parts")
             state |= {

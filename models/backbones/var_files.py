@@ -1,7 +1,7 @@
-"""VAR's files as they are downloaded, recognised by their keys: which part each one is, and the shapes they hold. No torch.
+"""Recognises VAR's downloaded files by their keys, and derives the models' shapes. Imports no torch.
 
-Source: FoundationVision/var, `var_d16.pth` to `var_d36.pth` and `vae_ch160v4096z32.pth`, state dicts as they are; VAR's training leaves
-both in one file, under `trainer`.
+Source: FoundationVision/var, `var_d16.pth` to `var_d36.pth` and `vae_ch160v4096z32.pth`, which are bare state dicts. VAR's training
+writes both into one file, under `trainer`.
 """
 
 from pathlib import Path
@@ -16,20 +16,21 @@ from simulator.protocol.var import OF_GRID, SharedVarConfig, VarConfig
 
 VAR_CONTAINERS = ("trainer.var_wo_ddp", *CONTAINERS)
 VAE_CONTAINERS = ("trainer.vae_local", *CONTAINERS)
-# Tables that the transformer's files carry, and what of the image tokenizer only an encoder needs.
+# Tables in the transformer's files, which are computed here.
 IGNORED = ("lvl_1L", "attn_bias_for_masking", ".zero_k_bias")
+# Parts of the image tokenizer that decoding does not need.
 ENCODER = ("encoder.", "quant_conv.", "quantize.ema_vocab_hit_SV")
 
 
 def kind_of(shapes: Shapes) -> str:
-    """`var` or `tokenizer`; empty where a state dict is nothing of VAR's."""
+    """Return the kind of a state dict, `var` or `tokenizer`; "" if it is not VAR's."""
     if "word_embed.weight" in shapes or "pos_1LC" in shapes:
         return "var"
     return "tokenizer" if any(key.startswith("quantize.quant_resi.") for key in shapes) else ""
 
 
 def find(spec: PairSpec) -> FoundPair:
-    """The pair that VAR's files make. Raises WeightsError."""
+    """Find the pair of VAR's files that a specification names. Raises WeightsError."""
     for key in ("text", "heads"):
         if getattr(spec, key) is not None:
             raise WeightsError(f"pair.{key} has no use: {spec.cloud} takes class labels, and its files tell its heads")
@@ -68,13 +69,16 @@ def find(spec: PairSpec) -> FoundPair:
 
 
 def _var(place: Path, what: str, key: str, hints: tuple[str, ...]) -> WeightFile:
-    """The transformer in a file or a folder. Raises WeightsError."""
+    """Return the transformer's file in a file or a folder. Raises WeightsError."""
     found, others = recognise(place, kind_of, "VAR", VAR_CONTAINERS)
     return the_one([part for part in found if part.kind == "var"], what, place, others, key, hints)
 
 
 def var_shape(shapes: Shapes, source: Path) -> tuple[VarConfig, int, int]:
-    """The configuration of a transformer, its classes without the null class, and the width of a code. Raises WeightsError."""
+    """Return a transformer's configuration, its number of classes without the null class, and the width of a code.
+
+    Raises WeightsError.
+    """
 
     def shape(key: str, dims: int = 2) -> tuple[int, ...]:
         found = shapes.get(key)
@@ -106,7 +110,7 @@ def var_shape(shapes: Shapes, source: Path) -> tuple[VarConfig, int, int]:
 
 
 def tokenizer_shape(shapes: Shapes, source: Path) -> tuple[dict[str, Any], int]:
-    """The arguments of `models.vq.VQConfig` of a tokenizer's decoder, and how many convolutions phi there are. Raises WeightsError."""
+    """Return the arguments of `models.vq.VQConfig` for a tokenizer's decoder, and its number of convolutions phi. Raises WeightsError."""
 
     def first(key: str) -> int:
         if not shapes.get(key):
