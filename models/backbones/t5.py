@@ -18,7 +18,8 @@ from torch import Tensor
 from models.backbones.captions import clean
 from models.backbones.llamagen_files import ENCODERS, t5_config
 from models.pretrained import load_pretrained, load_tokenizer
-from simulator.core.errors import PromptError, WeightsError, first_line
+from simulator.core.errors import PromptError, WeightsError, first_line, reason
+from simulator.core.files import read_file
 
 REMEMBERED = 4096  # captions whose rows are cached; every method of a run encodes the same captions
 WRONG = "no usable T5"
@@ -145,7 +146,11 @@ def captions_of_lists(folder: Path) -> list[tuple[Path, str]]:
     """Return, for every line of a folder's lists, the path of its features and its caption. Raises WeightsError."""
     found = []
     for path in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
-        for index, line in enumerate(path.read_bytes().splitlines()):
+        try:
+            content = read_file(path)
+        except OSError as error:
+            raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None
+        for index, line in enumerate(content.splitlines()):
             try:
                 text: Any = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError, RecursionError):

@@ -11,8 +11,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from simulator.core.errors import reason
 
@@ -22,7 +23,7 @@ _GRACE_S = 60.0  # a younger file may belong to a process that has not locked it
 _WRITING = b"written by a process that holds the lock of this file"
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Raises OSError for anything else: a pipe would wait for a writer, a device may never end."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(handle).st_mode

@@ -25,6 +25,7 @@ from typing import Protocol
 from safetensors import SafetensorError, safe_open
 
 from simulator.core.errors import ComputeError, error_context
+from simulator.core.files import open_file
 from simulator.core.settings import Settings
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import ModelShape
@@ -88,6 +89,7 @@ def pair_shapes(pair: PairRef) -> PairShapes:
         return _both(manifest, {})
     path = folder / "tokenizer.safetensors"
     try:
+        open_file(path).close()  # safetensors reports every refusal of the system as a missing file
         with safe_open(path, framework="np") as file:
             vq = json.loads(file.metadata()["config"])
         decoder = vq_decoder_op_count(

@@ -27,7 +27,7 @@ import msgspec
 from pydantic import Field, ValidationInfo, field_validator
 
 from simulator.core.errors import WeightsError, reason
-from simulator.core.files import read_file
+from simulator.core.files import open_file, read_file
 from simulator.core.part import Part, found_text, path_of
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
@@ -398,7 +398,11 @@ def pair_manifest(name_or_path: PairRef) -> PairManifest:
     if isinstance(name_or_path, PairSpec):
         return find_pair(name_or_path).manifest
     path = pair_folder(name_or_path) / MANIFEST
-    return _manifest(path, read_file(path))
+    try:
+        content = read_file(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None
+    return _manifest(path, content)
 
 
 @lru_cache(maxsize=64)
@@ -506,6 +510,9 @@ def list_files(folder: Path) -> tuple[PairFile, ...]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's content, in hex. Raises WeightsError if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None

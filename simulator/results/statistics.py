@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 CONFIDENCE = 0.95
-BATCHES = 20  # of the batch-means interval; with 10 to 30 it is hardly wider than possible (Schmeiser 1982)
+BATCHES = 20  # with 10 to 30 batches the interval is close to its smallest width (Schmeiser 1982)
 # Student's t at 97.5 % for 1 to 127 degrees of freedom from scipy.special.stdtrit, because importing scipy takes longer than computing
 # the tables of a small run.
 _WRITTEN = """

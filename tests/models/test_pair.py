@@ -1,12 +1,16 @@
 """A pair on disk: what it holds, how it is found, and what is said when it is damaged."""
 
 import dataclasses
+import errno
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,14 +19,16 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.tiny_pair import make_tiny_pair
 from ciar_sim.cli.common import pair_of
+from models.backbones.t5 import captions_of_lists
 from models.device import BOUNDS
 from models.pair import MAX_FILE_BYTES, _shards, load_pair
 from models.sampling import guide
 from models.text import left_pad
 from simulator.core.errors import CiarSimError, WeightsError
 from simulator.experiment.loading import load_scenario
+from simulator.pricing.build import pair_shapes
 from simulator.protocol import pairs
-from simulator.protocol.pairs import file_hash, known_pairs, pair_manifest
+from simulator.protocol.pairs import file_hash, known_pairs, pair_manifest, verify_files
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +164,33 @@ def relist(folder: Path, **changes: object) -> None:
         for path in sorted(folder.glob("*.safetensors"))
     ]
     (folder / "pair.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("pair.json", pair_manifest),
+        ("tokenizer.safetensors", pair_shapes),
+        ("text.safetensors", lambda folder: verify_files(folder, pair_manifest(folder))),
+        ("coco.jsonl", captions_of_lists),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_named(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str, read: Callable[[Path], object]
+) -> None:
+    """Not by its mode: tests may run as root, who may read everything."""
+    refused, system = tiny / name, os.open
+    if not refused.exists():
+        refused.write_text('{"text": "a"}\n')
+
+    def refusing(path: Any, *more: Any, **options: Any) -> int:
+        if Path(path) == refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return system(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(CiarSimError, match=rf"{re.escape(str(refused))}: .*Permission denied"):
+        read(tiny)
 
 
 def test_a_missing_key_is_named(tiny: Path) -> None:
