@@ -190,7 +190,8 @@ def _dates(table: Table, column: str) -> Floats:
     seconds = np.empty(len(table.rows))
     for i, text in enumerate(table.texts(column)):
         try:
-            stamp = datetime.fromisoformat(text)
+            # Of a date alone, as a spreadsheet may save it, and of 20231116 every request would be at midnight.
+            stamp = datetime.fromisoformat(text if ":" in text else "")
         except ValueError:
             table.source.fail(f"{column} {text[:40]!r}; allowed: YYYY-MM-DD HH:MM:SS with any fraction", table.lines[i])
         if stamp.tzinfo is None:

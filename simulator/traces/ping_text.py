@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 
@@ -25,11 +25,13 @@ _NO_REPLY_WINDOWS = re.compile(
 _NO_REPLY = re.compile(_NUMBER)
 _NO_TIME = re.compile(r" bytes from |\bttl=\d|^Reply from .*\d\s?ms\b")  # a reply without time=
 _STAMP = re.compile(
-    r"^\[?(?:(\d{9,}(?:\.\d+)?)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?))\b"
+    r"^\[?(?:(\d{9,}(?:\.\d+)?)|(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?)(?: ?(Z|[+-]\d\d:?\d\d))?)(?!\w)"
 )  # ping -D, or a script
 _OTHER_STAMP = re.compile(r"^.{0,30}\d\d:\d\d:\d\d.{0,12}(?:\d+ bytes from|Reply from)")
 _HEAD = re.compile(r"\bPING6?[ (]|\bPinging ")
+_HEAD_WINDOWS = re.compile(r"^Pinging .* with \d+ bytes of data:")
 _SENT = re.compile(r"^(\d+)\s(?:packets transmitted|[^\d,]+,\s*\d+\s[^\d]+.*\d\s?%)")  # or in another language
+_SENT_WINDOWS = re.compile(r"^\s*Packets: Sent = (\d+), Received = \d+")
 _RECEIVED = re.compile(r"^\d+[^\d,]+,\s*([1-9]\d*)\b")
 _TOOK = re.compile(r"\b(\d+)\s*ms$")
 _FAST = re.compile(
@@ -38,6 +40,7 @@ _FAST = re.compile(
 LEAST_STEP_S = 0.19  # least interval without root privileges, 0.2 s by default
 MOST_PROBES = 10**7
 SEQUENCE = 65536  # icmp_seq restarts after this many probes
+EVEN_S = 2.0  # stamps of whole seconds, and clocks that are adjusted, differ by less from evenly spaced probes
 
 
 def is_ping_text(source: Source) -> bool:
@@ -101,7 +104,7 @@ def read_ping_text(source: Source, said: Told) -> Trace:
     notes: tuple[str, ...] = (note,)
     if log.below:
         notes += (f"{log.below} round trips that ping reports as below a number (time<1ms) are taken as that number",)
-    times_s = _ping_times(log, np.arange(first, first + count, dtype=np.float64), step_s)
+    times_s = _ping_times(source, log, np.arange(first, first + count, dtype=np.float64), step_s)
     return probed("ping-text", source, times_s, np.array([ms for _, ms in probes]), [line for line, _ in probes], notes)
 
 
@@ -109,6 +112,8 @@ def _ping_log(source: Source) -> _PingLog:
     log = _PingLog()
     turn = 0  # offset of the numbers after icmp_seq restarted
     for line, text in source.lines:
+        if log.last >= 0 and _HEAD_WINDOWS.search(text):
+            source.fail("a second ping begins; allowed: one log per file", line)
         reply = _REPLY.search(text) or _REPLY_BUSYBOX.search(text)
         windows = _REPLY_WINDOWS.search(text)
         numbered = reply or _NO_REPLY.search(text)
@@ -122,7 +127,13 @@ def _ping_log(source: Source) -> _PingLog:
         elif _REPLY_TRANSLATED.search(text):
             source.fail("a reply of Windows in another language; allowed: ping of Windows in English", line)
         else:
-            sent, took = _SENT.search(text), _TOOK.search(text)
+            sent, took, windows = _SENT.search(text), _TOOK.search(text), _SENT_WINDOWS.search(text)
+            if windows and int(windows[1]) > log.last + 1:  # Windows prints a line for every probe
+                source.fail(
+                    f"says that {windows[1]} probes were sent, and the log holds {log.last + 1}: lines are missing; "
+                    "allowed: a line a probe",
+                    line,
+                )
             if sent:
                 log.sent, log.ended = int(sent[1]), line
                 log.took_ms = float(took[1]) if took else None
@@ -176,14 +187,35 @@ def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
     return step_s, f"probes {step_s:.4g} s apart, by the statistics at the end"
 
 
-def _ping_times(log: _PingLog, numbers: Floats, step_s: float) -> Floats:
-    """Return the send time of each probe: from time stamps with fractions of a second, which keep pauses; else evenly spaced."""
+def _ping_times(source: Source, log: _PingLog, numbers: Floats, step_s: float) -> Floats:
+    """Return the send time of each probe: evenly spaced, or where time stamps have fractions or show a pause, by them.
+
+    Raises:
+        TraceError: Time stamps go back.
+    """
     known = sorted(log.sent_s)
-    if len(known) < 2 or not log.fractions:
+    if len(known) < 2:
         return (numbers - numbers[:1]) * step_s
-    sent_s = np.maximum.accumulate([log.sent_s[number] - log.sent_s[known[0]] for number in known])
-    beyond = numbers - np.clip(numbers, known[0], known[-1])
-    return np.asarray(np.interp(numbers, known, sent_s) + beyond * step_s, dtype=np.float64)
+    places = np.array(known, dtype=np.float64)
+    stamps_s = np.array([log.sent_s[number] - log.sent_s[known[0]] for number in known])
+    sent_s = np.maximum.accumulate(stamps_s)
+    back = np.flatnonzero(stamps_s < sent_s - EVEN_S)
+    if back.size:
+        i = int(back[0])
+        source.fail(
+            f"the time stamp goes back by {sent_s[i] - stamps_s[i]:.4g} s; allowed: never decreasing (where a clock was set back, as at "
+            "the end of summer time, cut the log in two)",
+            log.replies[known[i]][0],
+        )
+    if not log.fractions:
+        if np.abs(sent_s - (places - places[0]) * step_s).max() <= EVEN_S:
+            return (numbers - numbers[:1]) * step_s
+        # Even between the first probes of two seconds.
+        first = np.append(True, np.diff(sent_s) >= 0.5)
+        first[-1] = True
+        places, sent_s = places[first], sent_s[first]
+    beyond = numbers - np.clip(numbers, places[0], places[-1])
+    return np.asarray(np.interp(numbers, places, sent_s) + beyond * step_s, dtype=np.float64)
 
 
 def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:
@@ -191,6 +223,6 @@ def _seconds(source: Source, stamp: re.Match[str], line: int) -> float:
     if stamp[1]:
         return float(stamp[1])
     try:
-        return datetime.fromisoformat(stamp[2].replace(",", ".")).replace(tzinfo=UTC).timestamp()
+        return datetime.fromisoformat(stamp[2].replace(",", ".") + (stamp[3] or "Z")).timestamp()
     except ValueError:
         source.fail(f"{stamp[2]!r} is not a time; allowed: YYYY-MM-DD HH:MM:SS with any fraction", line)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,47 @@ def test_a_pause_in_the_time_stamps_of_ping_stays_one(tmp_path: Path) -> None:
     longer = read_trace([file(tmp_path, "PING x\n" + "".join(lines) + statistics)])
     assert longer.down.delay_s is not None
     assert longer.down.delay_s.times_s[-1] == pytest.approx(45 + 45 / 6, abs=1e-3)
+
+
+@pytest.mark.parametrize("form", ["%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.25"])
+def test_a_pause_between_time_stamps_of_whole_seconds_stays_one(form: str, tmp_path: Path) -> None:
+    """As of a laptop that slept. The clock of the others goes with the probes, in whatever way it is printed."""
+    lines = []
+    for number in range(1, 41):
+        at = datetime(2024, 3, 31, tzinfo=UTC) + timedelta(seconds=number // 5 + (50 if number > 20 else 0))
+        stamp = at.strftime(form) if "%Y" in form else str(int(at.timestamp()))
+        lines.append(f"{stamp} 64 bytes from x: icmp_seq={number} ttl=9 time=20 ms\n")
+    trace = read_trace([file(tmp_path, "".join(lines))])
+    assert trace.down.delay_s is not None
+    steps_s = np.diff(trace.down.delay_s.times_s)
+    assert (sum(steps_s > 40), sum(steps_s > 2)) == (1, 1)
+    assert any("1 gap" in note and "the longest 5" in note for note in trace.notes)
+
+
+def test_time_stamps_of_ping_are_read_with_their_zone(tmp_path: Path) -> None:
+    """A change to winter time in the middle; without the zone the clock goes back."""
+    line = "2024-10-27{}{}{} 64 bytes from x: icmp_seq={} ttl=9 time=20 ms\n"
+    for zones in (("+0200", "+0100"), (" +02:00", " +01:00"), ("Z", "-0100"), ("", "")):
+        times = ("T02:59:58.5", "T02:59:59.5", "T02:00:00.5", "T02:00:01.5")
+        content = "".join(line.format(at, "", zones[n // 2], n + 1) for n, at in enumerate(times))
+        if zones == ("", ""):
+            with pytest.raises(TraceError, match=":3: the time stamp goes back by 3599 s"):
+                read_trace([file(tmp_path, content)])
+        else:
+            assert read_trace([file(tmp_path, content)]).duration_s == pytest.approx(4.0, abs=1e-3)
+
+
+def test_a_log_of_windows_holds_every_probe_of_one_ping(tmp_path: Path) -> None:
+    """Its statistics count replies of routers as answers, so the probes that were sent are what is checked."""
+    head, reply = "\nPinging x with 32 bytes of data:\n", "Reply from x: bytes=32 time=9ms TTL=9\n"
+    end = "\nPing statistics for x:\n    Packets: Sent = {}, Received = {}, Lost = 0 (0% loss),\n"
+    whole = head + 3 * reply + end.format(3, 3)
+    assert read_trace([file(tmp_path, whole)]).duration_s == 3.0
+    assert read_trace([file(tmp_path, whole + reply + end.format(4, 4))]).duration_s == 4.0  # Ctrl-Break
+    with pytest.raises(TraceError, match=":8: says that 50 probes were sent, and the log holds 3: lines are missing"):
+        read_trace([file(tmp_path, whole.replace("Sent = 3", "Sent = 50"))])
+    with pytest.raises(TraceError, match=":10: a second ping begins"):
+        read_trace([file(tmp_path, whole + whole)])
 
 
 def test_lines_that_a_log_lacks_are_no_lost_probes(tmp_path: Path) -> None:
