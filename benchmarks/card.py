@@ -42,7 +42,8 @@ def figures(folder: Path, manifest: PairManifest) -> str:
         "## What it is made of",
         "",
         f"{manifest.image_size} x {manifest.image_size} pixels as {manifest.grid} x {manifest.grid} tokens of a codebook of "
-        f"{manifest.codebook_size}; {'; '.join(shapes)}; radius matrices {', '.join(manifest.bounds)}. {size / 1e6:.1f} MB in all.",
+        f"{manifest.codebook_size}; {'; '.join(shapes)}; radius matrices",
+        f"{', '.join(manifest.bounds)}. {size / 1e6:.1f} MB in all.",
         "",
         "| file | kB |",
         "|---|--:|",
