@@ -1,1 +1,1 @@
-"""Reads run folders: plots and the page of a run."""
+"""Reports: plots and HTML pages of run folders."""

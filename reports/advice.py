@@ -1,4 +1,4 @@
-"""The sentences that a report begins with: what to use, where, and what it gains."""
+"""The sentences at the top of a report: which method to use under which conditions, and its speed-up."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,25 +10,28 @@ from reports.load import Run
 from reports.words import condition, joined, number, shortened, significant, split_unit, times
 from simulator.core.errors import counted
 
-MOST_NAMED = 6  # conditions, each by its name
-MOST_ANSWERS = 4  # of a run with more conditions than these
-MOST_PLACES = 3  # of one answer
-MOST_IN_A_SENTENCE = 2  # answers; more are listed
+MOST_NAMED = 6  # conditions of a run up to which each is named
+MOST_ANSWERS = 4  # answers in a run with more than MOST_NAMED conditions
+MOST_PLACES = 3  # ranges of conditions in one answer
+MOST_IN_A_SENTENCE = 2  # answers in a sentence; more become a list
 
 
 def condition_keys(run: Run) -> tuple[str, ...]:
-    """Swept keys that make the conditions."""
+    """Return the swept keys that define the conditions."""
     return tuple(
         key for key in run.swept if not key.startswith("methods.") and run.summary[key].nunique(dropna=False) > 1
     )
 
 
 def advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
-    """What to use, and how much it gains: of the methods that keep base's image quality the fastest; without quality, the fastest.
+    """Advise which method to use: the fastest one with base's image quality, or the fastest one if quality is unknown.
 
-    One sentence; or, where there are many answers, lines, those of the answers begin with `- `.
+    Args:
+        findings: The findings of the conditions.
+        keys: Swept keys that define the conditions. If a number orders the conditions, those with the same answer become ranges.
 
-    keys: Those that make the conditions; where they order them by a number, conditions with the same answer are written as ranges.
+    Returns:
+        One sentence, or lines if there are many answers; lines of answers begin with `- `. Empty if no request was answered.
     """
     ran = [said for said in findings if said.fastest != "none"]
     if not ran:
@@ -61,7 +64,7 @@ def _sentence(answers: Sequence[str]) -> str:
 
 
 def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
-    """What is faster than the advised methods, and why it is not advised; and what the advice rests on. keys: As in `advice`."""
+    """Name methods that are faster than the advised ones but differ in quality, and the basis of the quality test. keys: As in `advice`."""
     texts = []
     if faster := [(said.faster, said) for said in findings if said.faster]:
         where = _sentence(_by_condition(faster, findings, keys))
@@ -76,7 +79,7 @@ def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
 
 
 def _alone_in_its_run(ran: Sequence[Finding]) -> str:
-    """What a run of one method says: its latency."""
+    """State the latency of a run with one method."""
     label = str(ran[0].cases["label"].iloc[0])
     seconds = [float(said.cases["latency_mean_s"].mean()) for said in ran]
     where = f" under {len(ran)} conditions" if len(ran) > 1 else ""
@@ -91,7 +94,7 @@ def _alone(label: str) -> str:
 def _by_condition(
     named: Sequence[tuple[tuple[str, ...], Finding]], findings: Sequence[Finding], keys: Sequence[str]
 ) -> list[str]:
-    """(labels, finding) of each as words: who is named where, and how much faster than base it is. An answer for each who."""
+    """Describe each distinct tuple of labels: the methods, their speed-up and the conditions. named: (labels, finding)."""
     where: dict[tuple[str, ...], list[Finding]] = {}
     for labels, said in named:
         where.setdefault(labels, []).append(said)
@@ -99,7 +102,7 @@ def _by_condition(
     if len(findings) > MOST_NAMED and len(where) > 2:
         ranked = sorted(where, key=lambda labels: -len(where[labels]))
         left = [labels for place, labels in enumerate(ranked) if place >= MOST_ANSWERS or len(where[labels]) == 1]
-        if len(left) > 1:  # one alone is named in no more words than it is counted in
+        if len(left) > 1:  # naming a single one takes no more words than counting it
             told = [labels for labels in where if labels not in left]
     parts = []
     for labels in told:
@@ -120,7 +123,7 @@ def _by_condition(
 
 
 def _place(here: Sequence[Finding], findings: Sequence[Finding], keys: Sequence[str]) -> str:
-    """The conditions of some findings in words: as ranges of a number, by their names, or how many they are."""
+    """Describe the conditions of some findings: as ranges of a number, by name, or by their count."""
     if len(findings) == 1:
         return ""
     if len(here) == len(findings):
@@ -134,9 +137,9 @@ def _place(here: Sequence[Finding], findings: Sequence[Finding], keys: Sequence[
 
 
 def _ranges(here: Sequence[Finding], findings: Sequence[Finding], keys: Sequence[str]) -> str:
-    """Conditions as ranges of a number by what else is swept: `for lte from RTT 5 to 50 ms, for wifi at RTT 5 ms`.
+    """Describe conditions as ranges of a number, by the other swept keys: `for lte from RTT 5 to 50 ms, for wifi at RTT 5 ms`.
 
-    Empty where no number orders the conditions, or it takes more than a few ranges to say.
+    The text is empty if no number orders the conditions, or if there are more than `MOST_PLACES` ranges.
     """
     table = pd.DataFrame([{key: said.cases[key].iloc[0] for key in keys} for said in findings])
     along = _ordering_key(table)
@@ -163,14 +166,17 @@ def _ranges(here: Sequence[Finding], findings: Sequence[Finding], keys: Sequence
 
 
 def _ordering_key(table: pd.DataFrame) -> str | None:
-    """The key with the most values, of three or more, that orders the conditions within each choice of the others; of two the last."""
+    """Return the key with the most values (three or more) that orders the conditions within each combination of the others, or None.
+
+    Of keys with equally many values it is the last.
+    """
     best = None
     for key in table.columns:
         others = [other for other in table.columns if other != key]
         if not pd.api.types.is_numeric_dtype(table[key]) or table[key].nunique() < 3 or table[key].isna().any():
             continue
         order = table.sort_values(key)
-        together = not table[key].duplicated().any()  # all keys move with this one, or it is the only one
+        together = not table[key].duplicated().any()  # all keys are zipped with this one, or it is the only one
         if together and all(_is_monotonic(order[other]) for other in others):
             return str(key)
         sizes = table.groupby(others, sort=False, dropna=False)[key].agg(["size", "nunique"]) if others else None
@@ -186,7 +192,7 @@ def _is_monotonic(column: pd.Series) -> bool:
 
 
 def _steps(inside: Sequence[bool], values: Sequence[str], along: str) -> str:
-    """`from RTT 5 to 50 ms and at RTT 200 ms`, of steps that are inside or not; empty where all are."""
+    """Describe which steps are inside: `from RTT 5 to 50 ms and at RTT 200 ms`; empty if all are."""
     if all(inside):
         return ""
     name, unit = split_unit(along)
@@ -200,7 +206,7 @@ def _steps(inside: Sequence[bool], values: Sequence[str], along: str) -> str:
 
 
 def _groups(names: list[str], keys: Sequence[str]) -> str:
-    """Choices of the other keys; of one number, such as `uplink 5 and 20 Mbit/s`, name and unit stand once."""
+    """List the combinations of the other keys. For a single number, name and unit occur once: `uplink 5 and 20 Mbit/s`."""
     if len(keys) == 1:
         name, unit = split_unit(keys[0])
         before, after = f"{name} ", f" {unit}" if unit else ""
@@ -214,6 +220,6 @@ def _listed(names: list[str]) -> str:
 
 
 def _range(values: Sequence[float], written: Callable[[float], str]) -> str:
-    """The least and the greatest of some values, or the one that both are."""
+    """Format the range of some values, or a single value if both ends look the same."""
     low, high = (written(value) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""Independent work shared with copies of this process, where these cost nothing to start."""
+"""Parallel execution of independent tasks in forked processes, where forking is cheap."""
 
 import os
 import pickle
@@ -12,25 +12,25 @@ from contextlib import suppress
 
 Files = dict[str, bytes]
 Work = Mapping[str, Callable[[], Files]]
-MOST_PROCESSES = 4  # this one among them
-LEAST_PATIENCE_S = 60.0
-PATIENCE = 10.0  # how many times as long as this process a copy may take
+MOST_PROCESSES = 4  # including this one
+LEAST_PATIENCE_S = 60.0  # least timeout for the result of a child
+PATIENCE = 10.0  # timeout for the result of a child, as a multiple of the time that this process took
 
 
 def shared(work: Work) -> Files:
-    """What all pieces of work give, in their order; who makes one changes nothing.
+    """Run all tasks and return their files in the order of the tasks. The result does not depend on which process runs a task.
 
-    Copies of this process take part where the system has cheap ones (Linux), one for each further core. Each process takes the next piece
-    when it is done with one. Where a copy fails, is ended from outside or says nothing for long, its pieces are made here: a lock that
-    another thread held when the copy was made is never released there.
+    On Linux, forked children help, one per further core. Each process takes the next task when it has finished one. If a child fails, is
+    killed or times out, its tasks run here. A child may hang, because a lock that another thread held during the fork is never released
+    in it.
     """
     processes = min(len(work), MOST_PROCESSES, len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
     if processes < 2:
         return {file: data for piece in work.values() for file, data in piece().items()}
-    left, filling = os.pipe()  # the places of the pieces that nobody has taken, a byte each
+    left, filling = os.pipe()  # indices of the tasks not yet taken, one byte each
     os.write(filling, bytes(range(len(work))))
     os.close(filling)
-    copies: dict[int, int] = {}  # process -> what it sends is read here
+    copies: dict[int, int] = {}  # process id -> descriptor from which its result is read
     made: dict[str, Files] = {}
     try:
         for _ in range(processes - 1):
@@ -47,7 +47,7 @@ def shared(work: Work) -> Files:
         for child, reading in copies.items():
             os.close(reading)
             with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)  # it has sent all, or is not waited for
+                os.kill(child, signal.SIGKILL)  # it has sent its result, or has timed out
             os.waitpid(child, 0)
     for name, piece in work.items():
         if name not in made:
@@ -56,7 +56,7 @@ def shared(work: Work) -> Files:
 
 
 def _taken(work: Work, left: int) -> dict[str, Files]:
-    """The pieces that this process gets to make."""
+    """Take and run tasks until none is left. Return the files of these tasks by task."""
     names, made = list(work), {}
     while place := os.read(left, 1):
         name = names[place[0]]
@@ -65,10 +65,10 @@ def _taken(work: Work, left: int) -> dict[str, Files]:
 
 
 def _copy(work: Work, left: int) -> tuple[int, int]:
-    """A copy of this process that takes pieces: its id, and where to read what it sends at its end."""
+    """Fork a child that takes tasks. Return its process id, and the descriptor from which to read its result."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        # Of threads, the copy has this one alone; what the others hold (pools of workers, a progress bar), it does not use.
+        # Python warns of forks with several threads. The child has this thread only, and uses nothing of the others (pools, progress bar).
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -76,13 +76,13 @@ def _copy(work: Work, left: int) -> tuple[int, int]:
             with os.fdopen(writing, "wb") as pipe:
                 pipe.write(pickle.dumps(_taken(work, left)))
         finally:
-            os._exit(0)  # without what the original would do at its end
+            os._exit(0)  # skips the exit handlers of the parent
     os.close(writing)
     return child, reading
 
 
 def _received(reading: int, patience_s: float) -> bytes:
-    """What a copy sends until it ends; nothing where it is silent for so long."""
+    """Read what a child sends until it ends; empty if it sends nothing for `patience_s`."""
     parts: list[bytes] = []
     poll = select.poll()
     poll.register(reading, select.POLLIN | select.POLLHUP)

@@ -1,4 +1,4 @@
-"""Draw the plots and the page of a run from its folder alone; drawing again gives the same bytes."""
+"""Plots and page of a run, drawn from its folder only. Repetition gives the same bytes."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import why_unusable, write_atomically
 
 MOST_AT_A_GLANCE = 4  # methods of the first plot
-MOST_CASES = 2000  # of plots and page
+MOST_CASES = 2000  # in plots and page
 
 
 def build_report(folder: Path) -> Path:
@@ -36,13 +36,13 @@ def build_report(folder: Path) -> Path:
         The path of the page.
 
     Raises:
-        RunFolderError: the folder is no complete run folder, or cannot be written.
+        RunFolderError: the folder is not a complete run folder, or cannot be written.
     """
     return write_report(thinned(load_run(folder), MOST_CASES), folder)
 
 
 def write_report(run: Run, folder: Path) -> Path:
-    """The same for a run that is in memory. Raises RunFolderError where the folder cannot be written."""
+    """Write the report of a run in memory into a folder. Return the path of the page. Raises RunFolderError if writing fails."""
     if why := why_unusable(folder):
         raise RunFolderError(f"cannot write the report into {folder}: {why}")
     findings = find(run)
@@ -63,16 +63,16 @@ def write_report(run: Run, folder: Path) -> Path:
 
 
 def answer(run: Run) -> list[str]:
-    """The sentences that a page begins with, for the terminal."""
+    """Return the sentences at the top of the page as lines for the terminal."""
     run = thinned(run, MOST_CASES)
     findings, keys = find(run), condition_keys(run)
     return [*advice(findings, keys).splitlines(), *more_advice(findings, keys).splitlines()]
 
 
 def thinned(run: Run, most: int) -> Run:
-    """The run with about so many cases at most, and a warning that says so: evenly spaced values of the keys with the most values.
+    """Reduce a run to at most `most` cases, at evenly spaced values of the keys with the most values, and add a warning.
 
-    A page or a plot of more is neither read nor drawn in reasonable time; the tables of the folder hold all cases.
+    Plots and pages of more cases take too long to draw and to read. The tables of the folder have all cases.
     """
     table, keys = run.summary, [key for key in run.swept if run.summary[key].nunique() > 2]
     while len(table) > most and keys:
@@ -94,7 +94,7 @@ def thinned(run: Run, most: int) -> Run:
 
 
 def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
-    """Every plot that the run allows, as file name -> bytes, in the order of the page."""
+    """Draw all plots for which the run has data. Return file name -> bytes, in the order of the page."""
     plots: dict[str, Callable[[], Figure | None]] = {}
     if any(said.fastest != "none" for said in findings):
         if has_quality(run):
@@ -120,10 +120,10 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
 
 
 def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:
-    """The first plot of the page: at most four methods. None where there are no more, so that the whole plot is as easily read.
+    """Draw the first plot of the page, with at most four methods. Return None if the full plot is as simple.
 
-    They are base, the one that is most often fastest at base's quality, the one that is most often fastest, and the next of these.
-    Along a swept number of many values it shows speed-ups, else latency against quality.
+    The methods are base, the one most often fastest at base's quality, the one most often fastest, and the next in these rankings. With
+    many conditions along a swept number it shows speed-ups, else latency against quality.
     """
     ran = [said for said in findings if said.fastest != "none"]
     bases = [str(name) for name in run.summary.loc[run.summary["method_name"] == "base", "label"]]

@@ -1,4 +1,4 @@
-"""Several runs as one, in which the run is one more condition; and the folder with their common page."""
+"""Comparison of several runs: a combined run in which the run is a condition, and the folder of its report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ MARK = "comparison.json"
 
 
 def combined(runs: Sequence[Run]) -> Run:
-    """One run with all cases; the swept key `run` stands first. Runs of one name go by their folders."""
+    """Combine the cases of several runs. The first swept key is `run`; runs of the same name are named by their folders."""
     names = _names(runs)
     swept = ("run", *dict.fromkeys(key for run in runs for key in run.swept))
     tables, queues, offset = [], [], 0
@@ -53,12 +53,17 @@ def combined(runs: Sequence[Run]) -> Run:
 
 
 def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, Run]:
-    """Write report.html, summary.csv and plots/ of several runs into a folder of their own; its page, and the runs as one.
+    """Write report.html, summary.csv and plots/ of several runs into a folder.
 
-    out: the folder, by default beside the first run, named after all of them. An earlier comparison there is replaced.
+    Args:
+        folders: the run folders.
+        out: the folder; by default next to the first run, named after all runs. An earlier comparison there is replaced.
+
+    Returns:
+        The path of the page, and the combined run.
 
     Raises:
-        RunFolderError: a folder is no run folder; `out` holds something else, or cannot be written.
+        RunFolderError: a folder is not a run folder, or `out` is not a comparison or cannot be written.
     """
     if out is not None and (why := why_unusable(out)):
         raise RunFolderError(f"cannot write the comparison {out}: {why}")
@@ -89,7 +94,7 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The scenario's name where it is the only one, else the folder's; what is still equal gets a number."""
+    """Return the name of each run: that of the scenario if it is unique, else that of the folder; equal names get a number."""
     own = [run.name for run in runs]
     names = [name if own.count(name) == 1 else run.folder.resolve().name for name, run in zip(own, runs, strict=True)]
     return [

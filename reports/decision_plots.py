@@ -1,4 +1,4 @@
-"""Plots of the answers that `ciar-sim capacity --out` and `ciar-sim recommend --out` write."""
+"""Plots of the answers written by `ciar-sim capacity --out` and `ciar-sim recommend --out`."""
 
 import json
 import math
@@ -39,15 +39,15 @@ _COLUMNS = {
     "recommend": ("method", "latency_mean_s", "loss_pct", "loss_lo_pct", "loss_hi_pct", "floor", "in_time"),
 }
 
-UNNAMED = "#aab0b8"  # of points that the legend does not name
+UNNAMED = "#aab0b8"  # colour of points that are not in the legend
 
 
 class Answer(NamedTuple):
-    """A decision as its JSON holds it.
+    """A decision, as in its JSON.
 
     Attributes:
-        table: A row per alternative; its columns before the figures are the conditions.
-        facts: The rest of the JSON, with `names`: the name of the method by its label.
+        table: A row per alternative; the columns before the figures are the conditions.
+        facts: The rest of the JSON, with `names`: the name of the method by label.
     """
 
     table: pd.DataFrame
@@ -55,19 +55,19 @@ class Answer(NamedTuple):
 
     @property
     def look(self) -> dict[str, Look]:
-        """How each alternative is drawn."""
+        """The look of each alternative."""
         return self.look_of([str(label) for label in self.facts["names"]])
 
     def look_of(self, labels: Sequence[str]) -> dict[str, Look]:
-        """How these are drawn where they are the only ones: the fewer settings of a method, the farther apart their shades."""
+        """Return the looks of these labels only. With fewer settings of a method their shades differ more."""
         return looks((label, str(self.facts["names"][label])) for label in labels)
 
 
 def read_answer(file: Path, kind: str) -> Answer:
-    """The decision of that kind in a file of JSON.
+    """Read a decision of the given kind from a JSON file.
 
     Raises:
-        RunFolderError: The file holds something else, or cannot be read.
+        RunFolderError: The file cannot be read, or is not such a decision.
     """
     how = f"write one with ciar-sim {kind} ... --out {kind}.json"
     try:
@@ -79,7 +79,7 @@ def read_answer(file: Path, kind: str) -> Answer:
             if name in ("devices_lo", "devices_hi") and name not in table:  # an answer of an earlier version
                 table[name] = math.nan
             if name not in ("method", "floor", "in_time"):
-                table[name] = pd.to_numeric(table[name])  # "inf" and null among them
+                table[name] = pd.to_numeric(table[name])  # may contain "inf" and null
         missing = {*map(str, table["method"])} - {*facts["names"]}
         if missing:
             raise KeyError(min(missing))
@@ -95,7 +95,7 @@ def read_answer(file: Path, kind: str) -> Answer:
 
 
 def _check(facts: Mapping[str, Any], kind: str) -> None:
-    """Raises TypeError or ValueError where the facts that are drawn are not what the decision writes."""
+    """Raise TypeError or ValueError if the facts that are drawn are not what the decision writes."""
     if not all(isinstance(name, str) for name in facts["names"].values()):
         raise TypeError("names must be those of methods")
     figure = facts["slo_p95_s" if kind == "capacity" else "max_loss_pct"]
@@ -111,16 +111,16 @@ def _check(facts: Mapping[str, Any], kind: str) -> None:
 
 
 def decision_plot(answer: Answer, kind: str, form: Form = PAGE, methods: Sequence[str] = ()) -> Figure:
-    """The plot of a decision.
+    """Draw the plot of a decision.
 
     Args:
-        answer: What it shows.
+        answer: The decision.
         kind: "capacity" or "recommend".
         form: Size and titles.
         methods: Labels or names of the alternatives to draw, empty for all.
 
     Raises:
-        RunFolderError: No such method.
+        RunFolderError: There is no such method.
     """
     names: Mapping[str, str] = answer.facts["names"]
     methods = rejoined(",".join(methods), {*names, *names.values()})
@@ -135,7 +135,7 @@ def decision_plot(answer: Answer, kind: str, form: Form = PAGE, methods: Sequenc
 
 
 def _capacity(answer: Answer, form: Form) -> Figure:
-    """The greatest load of each alternative, the greatest first: requests per second, or devices of a closed loop."""
+    """Draw the largest load of each alternative in descending order: requests per second, or devices of a closed loop."""
     table = answer.table.sort_values(["devices", "rate_per_s"], ascending=False, kind="stable")
     conditions = tuple(name for name in list(table.columns)[1 : list(table.columns).index("rate_per_s")])
     by_rate = bool(table["rate_per_s"].notna().any())
@@ -193,7 +193,7 @@ def _load(row: pd.Series, by_rate: bool) -> str:
 
 
 def _recommend(answer: Answer, form: Form) -> Figure:
-    """Mean latency against the quality lost, a panel per condition: what is beyond the floor is shaded, what is recommended ringed."""
+    """Draw quality loss against mean latency, a panel per condition. The area beyond the floor is shaded, the recommendation ringed."""
     table, facts = answer.table, answer.facts
     conditions = tuple(name for name in table.columns[: list(table.columns).index("method")])
     where = [condition(_plain(row), conditions) for _, row in table.iterrows()]
@@ -265,9 +265,9 @@ def _recommend(answer: Answer, form: Form) -> Figure:
 
 
 def _named(answer: Answer, where: Sequence[str], held: Sequence[str]) -> list[str]:
-    """Labels that the legend names, in the order of the answer: all, or base, what held, and what nothing beats in both latency and loss.
+    """Return the labels in the legend, in the order of the answer: all, or base, the verified ones and the front of latency and loss.
 
-    Of the latter as many as there is room for, those that lose least first.
+    The front is cut to the room in the legend; the labels with the lowest losses come first.
     """
     table, names = answer.table, answer.facts["names"]
     there = [label for label in names if label in set(table["method"])]
@@ -301,7 +301,7 @@ def _candidate(ax: Axes, row: pd.Series, one: Look, chosen: bool, size: float) -
 
 
 def _chosen(held: pd.DataFrame, panel: str, conditions: tuple[str, ...]) -> str | None:
-    """The alternative that was verified under a condition; None for base."""
+    """Return the alternative that was verified under a condition; None for base."""
     for _, row in held.iterrows():
         if condition(_plain(row), conditions) == panel:
             return str(row["method"])

@@ -1,4 +1,4 @@
-"""What all plots share: form, style, facets, footnote, legend, layout, rendering to PNG, SVG and PDF."""
+"""Common functions of all plots: size, style, footnote, legend, layout, axes, rendering to PNG, SVG and PDF."""
 
 import io
 import itertools
@@ -33,11 +33,11 @@ from reports.words import clipped, sentence, unbroken, wrapped
 from simulator.results.columns import interval_columns
 
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
-COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels one above the other
-TITLE_LINES = 5  # of a title with long labels; more would take the room of what is drawn
+COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels below one another
+TITLE_LINES = 5  # most lines of a title; more would leave too little space for the plot
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # one family: each further one is looked up again for every text
+    "font.sans-serif": ["DejaVu Sans"],  # one family: matplotlib looks up each further one for every text
     "font.size": 9.0,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -51,8 +51,8 @@ STYLE: dict[str, Any] = {
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
     "axes.titlepad": 10.0,
-    "axes.titley": 1.0,  # where it is anyway; to find that out, the ticks of the y axis would be laid out once more
-    "axes.formatter.useoffset": False,  # no text above the y axis, where the title is
+    "axes.titley": 1.0,  # the automatic position is the same, but needs another layout of the ticks
+    "axes.formatter.useoffset": False,  # no offset text above the y axis, where the title is
     "axes.formatter.limits": (-9, 12),  # likewise
     "grid.color": GRID,
     "grid.linewidth": 0.8,
@@ -62,9 +62,9 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8.0,
     "figure.facecolor": "white",
     "savefig.dpi": 160,
-    "text.parse_math": False,  # a label may hold a $
-    "text.hinting": "no_hinting",  # else a text is wider in the file than it was laid out, by up to 7 %
-    "svg.fonttype": "none",  # text stays text: editable, searchable, small
+    "text.parse_math": False,  # a label may contain a $
+    "text.hinting": "no_hinting",  # else text is up to 7 % wider in the file than in the layout
+    "svg.fonttype": "none",  # text as text: editable, searchable, small
     "pdf.fonttype": 42,  # likewise
     "svg.hashsalt": "ciar-sim",
 }
@@ -79,18 +79,18 @@ COMPACT_STYLE: dict[str, Any] = {
     "ytick.major.size": 2.5,
     "savefig.dpi": 300,
 }
-EVENLY = "evenly spaced"  # as `spread` chooses
+EVENLY = "evenly spaced"  # the choice of `spread`
 T = TypeVar("T")
 
 
 class Form(NamedTuple):
-    """How a plot is to be drawn.
+    """Size and style of a plot.
 
     Attributes:
-        width: of the figure in inches; None leaves it to the plot.
-        height: in inches; None leaves it to the plot.
-        titles: whether it has headings and a footnote; without them a panel is named by its condition alone.
-        note: one more sentence of the footnote.
+        width: width of the figure in inches; None: the plot's default.
+        height: height of the figure in inches; None: the plot's default.
+        titles: whether it has headings and a footnote; without them the title of a panel is its condition.
+        note: an additional sentence of the footnote.
     """
 
     width: float | None = None
@@ -104,7 +104,7 @@ class Form(NamedTuple):
 
     @property
     def marker(self) -> float:
-        """Factor of markers and lines."""
+        """Scale factor of markers and lines."""
         return 0.7 if self.compact else 1.0
 
 
@@ -123,15 +123,15 @@ os.register_at_fork(after_in_child=_unlock_in_copy)  # a copy has one thread, an
 
 @contextmanager
 def styled(form: Form = PAGE) -> Iterator[None]:
-    """Everything drawn and rendered in the block has the style of the plots; one thread at a time."""
+    """Apply the style of the plots to everything drawn and rendered in the block, in one thread at a time."""
     style = STYLE | (COMPACT_STYLE if form.compact else {})
     with _style_lock, matplotlib.style.context(["default", style]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the glyph is drawn as a box
         yield
 
 
 def render(figure: Figure, form: str) -> bytes:
-    """The figure as "png", "svg" or "pdf"; equal figures give equal bytes. It is laid out once, for all of them."""
+    """Render the figure as "png", "svg" or "pdf". Equal figures give equal bytes. The layout is computed once for all formats."""
     laid_out(figure)
     buffer = io.BytesIO()
     if form == "png":
@@ -139,25 +139,25 @@ def render(figure: Figure, form: str) -> bytes:
     else:
         none = {"Date": None, "Creator": None} if form == "svg" else {"CreationDate": None, "Creator": None}
         figure.savefig(buffer, format=form, metadata=none)
-    if form == "svg":  # marks of methods are no ids: a method is drawn in several places
+    if form == "svg":  # gids of methods are not unique, so they cannot be ids
         return re.sub(rf' id="{MARK}([^"]*)"', r' data-method="\1"', buffer.getvalue().decode()).encode()
     return buffer.getvalue()
 
 
 def laid_out(figure: Figure) -> None:
-    """Compute the layout, once. No engine is left, not even "none", for which matplotlib draws a figure twice."""
+    """Compute the layout once and remove the layout engine. With any engine, even "none", matplotlib would draw the figure twice."""
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         for ax in figure.axes:
             for axis in (ax.xaxis, ax.yaxis):
-                if not axis.label.get_text():  # it needs no place; to find one, the ticks would be laid out once more
+                if not axis.label.get_text():  # a fixed position avoids another layout of the ticks for an empty label
                     axis.set_label_coords(0.0, 0.0)
         engine.execute(figure)
         figure.set_layout_engine(None)
 
 
 def new_figure(width: float, height: float, form: Form = PAGE) -> Figure:
-    """An empty figure of so many inches, where the form asks for no others. `finish` adds what stands around the panels."""
+    """Return an empty figure of a size in inches, which the form may override. `finish` adds legend and footnote."""
     pad = 0.03 if form.compact else 0.08
     figure = Figure(
         figsize=(form.width or width, form.height or height),
@@ -170,10 +170,16 @@ def new_figure(width: float, height: float, form: Form = PAGE) -> Figure:
 def finish(
     figure: Figure, form: Form, handles: Sequence[Artist] = (), notes: Sequence[str] = (), about: str = ""
 ) -> None:
-    """Add the legend above the panels and the footnote under them: its sentences, then a line about what was measured.
+    """Add the legend above the panels and the footnote below them.
 
-    The figure grows by the height of both, and of what is long in the titles of its rows, so that the panels keep theirs, unless the form
-    gives a height.
+    Unless the form sets a height, the figure grows by the height of both and of long titles, so that the height of the panels stays.
+
+    Args:
+        figure: the figure.
+        form: size and titles.
+        handles: entries of the legend.
+        notes: sentences of the footnote.
+        about: last line of the footnote: what was measured.
     """
     height = figure.get_figheight() + _long_titles(figure)
     if handles:
@@ -186,7 +192,7 @@ def finish(
 
 
 def _long_titles(figure: Figure) -> float:
-    """Height in inches of the lines that the titles have beyond the second, row by row."""
+    """Return the height in inches of the title lines beyond the second, summed over rows."""
     beyond: dict[int, int] = {}
     for ax in figure.axes:
         place = ax.get_subplotspec()
@@ -196,7 +202,7 @@ def _long_titles(figure: Figure) -> float:
 
 
 def footnote(figure: Figure, *lines: str) -> float:
-    """Lines under a plot: how to read it, what is left out, what the latency stands for; their height in inches."""
+    """Add lines below a plot: how to read it, what is not shown, what latency means. Return their height in inches."""
     size = 6.0 if figure.get_figwidth() < COMPACT_BELOW else 8.0
     text = "\n".join(wrapped(line, int(figure.get_figwidth() * 132 / size)) for line in lines if line)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=size, color=MUTED)
@@ -204,10 +210,10 @@ def footnote(figure: Figure, *lines: str) -> float:
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> float:
-    """A legend above the panels, in as many columns as the width holds; its height in inches. It is no wider than the figure."""
+    """Add a legend above the panels, with as many columns as fit the width. Return its height in inches."""
     size = _points(mpl.rcParams["legend.fontsize"])
     longest = max(text_width(str(handle.get_label()), size) for handle in handles)
-    handle_width = 2.8 if size > 7 else 2.2  # in units of the type's size, as the gaps below
+    handle_width = 2.8 if size > 7 else 2.2  # in units of the font size, like the gaps below
     wide = longest + (handle_width + 0.8 + 1.6) * size / 72
     columns = max(1, min(len(handles), int((figure.get_figwidth() - 0.2) / wide)))
     style: dict[str, Any] = {"handlelength": handle_width, "handletextpad": 0.8, "columnspacing": 1.6}
@@ -216,36 +222,36 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> float:
 
 
 def _points(size: Any) -> float:
-    """A size of text in points; outside `styled` matplotlib's own style gives it as a word."""
+    """Return a font size in points. Outside `styled` it may be a word, by matplotlib's default style."""
     return float(FontProperties(size=size).get_size_in_points())
 
 
 def text_width(text: str, size: float) -> float:
-    """Width of a text in inches, as drawn."""
+    """Return the width of a text in inches."""
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
     return float(width) / 72
 
 
 def handle(label: str, look: Look, form: Form, *, line: bool = True) -> Line2D:
-    """An entry of a legend for a series."""
+    """Return a legend entry for a series."""
     style = look.line(6.0 * form.marker, 1.6 * form.marker) if line else {"ls": "", **look.point(7.0 * form.marker)}
     return Line2D([], [], label=clipped(label), **style)
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the items, evenly spaced, including the first and the last."""
     places = sorted({round(place) for place in np.linspace(0, len(items) - 1, min(len(items), most))})
     return [items[place] for place in places]
 
 
 def left_out(shown: int, there: int, what: str, which: str) -> str:
-    """A sentence about what a plot does not show; empty where it shows all."""
+    """Return a sentence about what a plot does not show; empty if it shows all."""
     which = "the first" if shown == 1 and which == EVENLY else which
     return f"{shown} of {there} {what}: {which}." if shown < there else ""
 
 
 def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
-    """A logarithmic x axis with ticks at 1, 2, 5 where the largest value is `log_from` times the smallest or more."""
+    """Make the x axes logarithmic if the largest value is at least `log_from` times the smallest."""
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() >= log_from * values.min():
         for ax in axes:
@@ -253,7 +259,7 @@ def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
 
 
 def logarithmic(ax: Axes, which: str) -> None:
-    """A logarithmic x or y axis with ticks at 1, 2, 5, or fewer in each decade where it has no room for their labels."""
+    """Make an x or y axis logarithmic, with ticks at 1, 2, 5 of each decade, or fewer if their labels do not fit."""
     ax.set(**{f"{which}scale": "log"})
     axis: Axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
     axis.set_major_locator(_Decades())
@@ -262,7 +268,7 @@ def logarithmic(ax: Axes, which: str) -> None:
 
 
 def between(x: np.ndarray, ax: Axes) -> np.ndarray:
-    """The points x in order; where an axis is logarithmic, with so many between them that what is linear there is drawn as it runs."""
+    """Return the points x. If an axis is logarithmic, add points between them, so that linear interpolation is drawn correctly."""
     if (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear"):
         return x
     steps = np.geomspace if ax.get_xscale() == "log" else np.linspace
@@ -271,16 +277,16 @@ def between(x: np.ndarray, ax: Axes) -> np.ndarray:
 
 
 def from_zero(ax: Axes) -> None:
-    """A y axis from 0, with room for whole markers there."""
+    """Start the y axis at 0, with space for whole markers."""
     top = ax.get_ylim()[1]
     ax.set_ylim(-0.05 * top, top)
 
 
 class _Decades(ticker.LogLocator):
-    """Ticks at 1, 2, 5, at 1, 3, or at 1 of each decade: the most whose labels the axis has room for."""
+    """Ticks at 1, 2, 5, at 1, 3, or at 1 of each decade: as many as the axis has space for."""
 
     def __init__(self) -> None:
-        super().__init__(numticks=1000)  # which ones there are is decided here
+        super().__init__(numticks=1000)  # no limit: `tick_values` chooses the ticks
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         assert self.axis is not None
@@ -294,7 +300,7 @@ class _Decades(ticker.LogLocator):
 
 
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:
-    """A title no wider than the inches, in the bold type of titles; of long labels as many lines as leave room for the axes."""
+    """Set a title wrapped to a width in inches, with at most `TITLE_LINES` lines."""
     size = _points(mpl.rcParams["axes.titlesize"])
     lines = wrapped(unbroken(text), max(12, int(110 * inches / size))).replace("\u00a0", " ").split("\n")
     if len(lines) > TITLE_LINES:
@@ -303,7 +309,7 @@ def wrapped_title(ax: Axes, text: str, inches: float) -> None:
 
 
 def cross(ax: Axes, x: float, y: float, look: Look, form: Form, ends: tuple[float, float] | None = None) -> None:
-    """A cross in the colour of a method where its line meets another or a bound, with the ends of its interval along x."""
+    """Mark with a cross where the line of a method crosses another line or a bound. ends: interval along x."""
     size, colour = form.marker, mix(look.colour, "black", 0.3)
     if ends is not None:
         ax.plot(ends, [y, y], color=colour, lw=2.2 * size, alpha=0.6, zorder=5, gid=look.gid)
@@ -312,12 +318,12 @@ def cross(ax: Axes, x: float, y: float, look: Look, form: Form, ends: tuple[floa
 
 
 def texts(figure: Figure) -> list[str]:
-    """Every text of a figure, on one line each."""
+    """Return all texts of a figure, each as one line."""
     return [" ".join(text.get_text().split()) for text in figure.findobj(Text) if isinstance(text, Text)]
 
 
 def error_bars(row: pd.Series, name: str, scale: float = 1.0) -> np.ndarray:
-    """Distances from a metric to the ends of its interval, float [2, 1]; zero where there is no interval."""
+    """Return float [2, 1], the distances from a metric to the ends of its interval; 0 if there is no interval."""
     low, high = (float(row[end]) if end in row else math.nan for end in interval_columns(name))
     ends = scale * np.array([[row[name] - low], [high - row[name]]], dtype=float)
     return np.where(np.isfinite(ends), np.maximum(ends, 0.0), 0.0)

@@ -1,7 +1,7 @@
-"""What the numbers of each condition say: who is fastest, by how much, at which image quality, with 95 % intervals.
+"""Findings for each condition: the fastest method, its lead and its image quality, with 95 % intervals.
 
-A method differs significantly from base where the paired interval of its speed-up excludes 1, from another method where the
-paired interval of the difference of their latencies excludes 0.
+A method differs significantly from base if the paired interval of its speed-up excludes 1, and from the fastest method if the paired
+interval of the difference of their latencies excludes 0.
 """
 
 import math
@@ -16,22 +16,23 @@ from reports.metrics import CLOUD_NLL, Metric, quality_metric_of
 from reports.words import joined, significant, times
 from simulator.results.columns import interval_columns
 
-FEW = 5  # below as many requests no interval of a latency is written
+FEW = 5  # with fewer requests the text has no interval of the latency
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the cases of one condition say.
+    """The result of one condition.
 
     Attributes:
         condition: name of the condition.
-        heading: the result in a few words, for plots; it starts with the condition where there are several.
+        heading: the result in a few words, for plots; it starts with the condition if there are several.
         sentences: the result in sentences.
         cases: rows of the summary.
         fastest: label with the lowest mean latency; "none" if no request was answered.
-        at_base_quality: labels that may be fastest of base and of those with base's image quality; empty where quality is unknown.
-        faster: labels faster than these, whose images differ: the fastest, and of those as fast the one nearest to base.
-        front: labels on the Pareto front of mean latency and quality loss, fastest first; empty where the loss is unknown.
+        at_base_quality: labels that may be the fastest among base and the methods with base's image quality; empty if quality is unknown.
+        faster: labels that are faster than these but whose images differ: the fastest one, and of those not significantly slower the one
+            whose quality is closest to base's.
+        front: labels on the Pareto front of mean latency and quality loss, fastest first; empty if the loss is unknown.
     """
 
     condition: str
@@ -44,29 +45,29 @@ class Finding:
     front: tuple[str, ...] = ()
 
     def titled(self, titles: bool, of: int) -> str:
-        """The title of its panel: the result, or without titles the condition, where there are others."""
+        """Return the title of its panel: the heading, or without titles the condition if there are several."""
         return self.heading if titles else self.condition if of > 1 else ""
 
 
 def quality_metric(run: Run) -> Metric:
-    """The distance to real images where every case that ran has it, else cloud_nll, which exists for any number of images."""
+    """Return the distance to real images if every case that ran has it, else cloud_nll, which exists for any number of images."""
     return quality_metric_of(run.summary)
 
 
 def has_quality(run: Run) -> bool:
-    """Whether any case has a quality; none has where no model ran."""
+    """Return whether any case has a quality; none has in a run of statistical sessions."""
     return bool(np.isfinite(run.summary[quality_metric(run).name]).any())
 
 
 def find(run: Run) -> tuple[Finding, ...]:
-    """The finding of every condition of a run, in order."""
+    """Return the finding of every condition of a run, in order."""
     conditions = list(run.conditions())
     metric = quality_metric(run)
     return tuple(finding(name, cases, metric, name_it=len(conditions) > 1) for name, cases in conditions)
 
 
 def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, name_it: bool = True) -> Finding:
-    """What the cases of one condition say; name_it: the heading starts with the condition."""
+    """Return the finding of the cases of one condition. name_it: the heading starts with the condition."""
     prefix = f"{condition}: " if name_it else ""
     ran = cases[np.isfinite(cases["latency_mean_s"])].sort_values("latency_mean_s", kind="stable")
     rows = [row for _, row in ran.iterrows()]
@@ -92,7 +93,7 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
 
 
 def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, str]:
-    """Heading and first sentence: who has the lowest latency of rows sorted by latency."""
+    """Return heading and first sentence: the method with the lowest latency. rows: sorted by latency."""
     best, others = rows[0], rows[1:]
     name, seconds = str(best["label"]), _seconds(best)
     if not others:
@@ -108,7 +109,7 @@ def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str,
         return f"no significant difference in latency: {names}", text
     if is_base(best):
         second = others[0]
-        # The interval of very few requests reaches down to no speed at all.
+        # The interval of very few requests may extend to a speed-up of 0 or less.
         slowdowns = (
             1 / x if (x := second[column]) > 0 else math.inf for column in ("speedup", "speedup_hi", "speedup_lo")
         )
@@ -139,12 +140,12 @@ def _seconds(row: pd.Series) -> str:
 
 
 def is_base(row: pd.Series) -> bool:
-    """Whether a case is one of base, whatever its label."""
+    """Return whether a case is one of base, whatever its label."""
     return bool(row["method_name"] == "base")
 
 
 def significantly_different(fastest: pd.Series, other: pd.Series) -> bool:
-    """Whether the paired 95 % interval says that the latency of a case differs from the fastest's."""
+    """Return whether the latency of a case differs from that of the fastest, by the paired 95 % interval."""
     for base, method in ((fastest, other), (other, fastest)):
         if is_base(base) and not is_base(method):
             return bool(method["speedup_lo"] > 1 or method["speedup_hi"] < 1)
@@ -152,12 +153,12 @@ def significantly_different(fastest: pd.Series, other: pd.Series) -> bool:
 
 
 def base_quality(row: pd.Series) -> bool:
-    """Whether a case's cloud_nll does not differ significantly from base's (interval of the difference paired by prompt)."""
+    """Return whether a case's cloud_nll does not differ significantly from base's (interval of the difference paired by prompt)."""
     return bool(row["cloud_nll_minus_base_lo"] <= 0 <= row["cloud_nll_minus_base_hi"])
 
 
 def _fastest_at_base_quality(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
-    """Of rows sorted by latency: base, the fastest other with base's quality, or both where their latencies do not differ."""
+    """Return base, the fastest other method with base's quality, or both if their latencies do not differ. rows: sorted by latency."""
     if not bases or not any(math.isfinite(row["cloud_nll_minus_base_lo"]) for row in rows if not is_base(row)):
         return ()
     base = str(bases[0]["label"])
@@ -168,7 +169,7 @@ def _fastest_at_base_quality(rows: list[pd.Series], bases: list[pd.Series]) -> t
 
 
 def _faster(rows: list[pd.Series], good: tuple[str, ...]) -> tuple[str, ...]:
-    """Of rows sorted by latency those that are faster than the ones of base's quality: see `Finding`."""
+    """Return the methods that are faster than those with base's quality: see `Finding.faster`. rows: sorted by latency."""
     alike = [rows[0], *(row for row in rows[1:] if not significantly_different(rows[0], row))]
     if not good or any(is_base(row) or row["label"] in good for row in alike):
         return ()
@@ -178,7 +179,7 @@ def _faster(rows: list[pd.Series], good: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
-    """Whether the fastest of rows sorted by latency has base's image quality; if not, which is the fastest that has."""
+    """Describe whether the fastest method has base's image quality, and if not, which is the fastest that has. rows: sorted by latency."""
     best = rows[0]
     if not bases or is_base(best) or not math.isfinite(best["cloud_nll_minus_base_lo"]):
         return ()
@@ -204,7 +205,7 @@ def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[s
 
 
 def pareto_front(cases: pd.DataFrame, loss: str) -> tuple[str, ...]:
-    """Labels of the cases that no other beats in both mean latency and quality loss (means only), fastest first."""
+    """Return the labels on the Pareto front of mean latency and absolute quality loss (means only), fastest first."""
     points = [
         (float(row["latency_mean_s"]), abs(float(row[loss])), str(row["label"]))
         for _, row in cases.iterrows()
@@ -220,15 +221,15 @@ def pareto_front(cases: pd.DataFrame, loss: str) -> tuple[str, ...]:
 
 
 def best_labels(run: Run, most: int, among: Sequence[str] = ()) -> list[str]:
-    """At most so many labels, in order of appearance: base's, and those with the lowest mean latency over the conditions.
+    """Return at most `most` labels in order of appearance: base's, and those with the lowest mean latency over the conditions.
 
-    among: consider these only, all where it is empty.
+    among: labels to consider; empty for all.
     """
     return best(run.summary, "label", most, among)
 
 
 def best(table: pd.DataFrame, column: str, most: int, among: Sequence[str] = (), *, at_best: bool = False) -> list[str]:
-    """The same of the series that a column names; at_best: by its lowest latency, not the mean of all, for series over settings."""
+    """Return at most `most` series in the same way. A column names them; at_best: rank by the lowest latency instead of the mean."""
     ran = table[np.isfinite(table["latency_mean_s"])]
     seconds = (
         ran.groupby(column, sort=False)["latency_mean_s"].agg("min" if at_best else "mean").sort_values(kind="stable")
@@ -241,7 +242,7 @@ def best(table: pd.DataFrame, column: str, most: int, among: Sequence[str] = (),
 
 
 def with_interval(row: pd.Series, name: str, unit: str = "") -> str:
-    """ "3.21 s (3.10 to 3.33)", without brackets where there is no interval or it has no width."""
+    """Format as "3.21 s (3.10 to 3.33)", without brackets if there is no interval or its width is 0."""
     low, high = (float(row[end]) for end in interval_columns(name))
     text = f"{significant(row[name])}{unit}"
     if not (math.isfinite(low) and math.isfinite(high)) or low == high:

@@ -1,4 +1,4 @@
-"""Images of a few prompts by method, with maps of uncertainty and of who decided each token."""
+"""Images of a few prompts by method, with maps of uncertainty and of the side that decided each token."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ MAP_TITLES = {"uncertainty": "uncertainty", "decided": "who decided"}
 
 
 def shown_methods(run: Run, most: int = MOST_METHODS, kind: str = "image") -> list[str]:
-    """Methods with images of that kind, in order: all, or base's and the fastest."""
+    """Return the methods with images of a kind, in order: all, or base and the fastest."""
     there = list(dict.fromkeys(one.method for one in run.images if one.kind == kind))
     best = best_labels(run, most, there)
     kept = [*best, *(name for name in there if name not in best)][:most]
@@ -38,7 +38,7 @@ def shown_methods(run: Run, most: int = MOST_METHODS, kind: str = "image") -> li
 
 
 def grid_columns(run: Run, form: Form = PAGE) -> list[tuple[str, str]]:
-    """(method, kind) of the columns: the images of each method, then its maps, unless the figure is narrow."""
+    """Return (method, kind) of the columns: the images of each method, followed by its maps unless the figure is narrow."""
     there = {(one.method, one.kind) for one in run.images}
     kinds = ("image",) if form.compact else ("image", *MAP_TITLES)
     methods = shown_methods(run, MOST_COMPACT if form.compact else MOST_METHODS)
@@ -46,14 +46,14 @@ def grid_columns(run: Run, form: Form = PAGE) -> list[tuple[str, str]]:
 
 
 def grid_note(run: Run, form: Form = PAGE) -> str:
-    """What a row is, and how many methods are left out."""
+    """Describe the rows of the grid, and how many methods are not shown."""
     there = len({one.method for one in run.images})
     more = left_out(len({method for method, _ in grid_columns(run, form)}), there, "methods", "base and the fastest")
     return f"A row is one prompt with one seed. {more}".strip()
 
 
 def grid_prompts(run: Run) -> dict[int, str]:
-    """Number and text of the first prompts, in order; none where no request was answered."""
+    """Return number and text of the first prompts in order; empty if no request was answered."""
     if not run.summary["images"].any():
         return {}
     texts = {one.prompt: one.text for one in run.images if one.kind == "image"}
@@ -61,7 +61,7 @@ def grid_prompts(run: Run) -> dict[int, str]:
 
 
 def uncertainty_top(run: Run) -> float:
-    """Upper end of the colours of all uncertainty maps: their 98th percentile, so that one outlier does not darken the rest."""
+    """Return the upper end of the colour scale of all uncertainty maps: the 98th percentile, so that outliers do not darken the rest."""
     values = [one.pixels[np.isfinite(one.pixels)] for one in run.images if one.kind == "uncertainty"]
     joined = np.concatenate(values) if values else np.empty(0)
     top = float(np.percentile(joined, 98)) if len(joined) else 0.0
@@ -69,7 +69,7 @@ def uncertainty_top(run: Run) -> float:
 
 
 def map_rgb(one: StoredImage, top: float) -> np.ndarray:
-    """uint8 [h, w, 3] of a stored image as it is shown: images as they are, maps in colours."""
+    """Return uint8 [h, w, 3], the displayed pixels of a stored image or of a coloured map."""
     if one.kind == "image":
         return one.pixels
     table, scale = (MAP_COLOURS, top) if one.kind == "uncertainty" else (WHO_COLOURS, 1.0)
@@ -78,14 +78,14 @@ def map_rgb(one: StoredImage, top: float) -> np.ndarray:
 
 
 class _Places(NamedTuple):
-    """Where the tiles of a grid lie, in inches from the lower left corner of the figure.
+    """Positions of the tiles of a grid, in inches from the lower left corner of the figure.
 
     Attributes:
-        width: of the figure.
-        height: of the figure.
-        size: of a tile.
-        lefts: of the columns.
-        bottoms: of the rows.
+        width: width of the figure.
+        height: height of the figure.
+        size: width and height of a tile.
+        lefts: left edges of the columns.
+        bottoms: lower edges of the rows.
     """
 
     width: float
@@ -96,7 +96,16 @@ class _Places(NamedTuple):
 
 
 def _places(groups: Sequence[bool], rows: int, form: Form, text: float, above: float, below: float) -> _Places:
-    """Tiles as large as the form allows. groups: per column, whether a method begins with it. text: inches left of the tiles."""
+    """Compute the positions of tiles that are as large as the form allows.
+
+    Args:
+        groups: per column, whether it is the first one of a method.
+        rows: number of rows.
+        form: size of the figure.
+        text: space left of the tiles, in inches.
+        above: space above the tiles, in inches.
+        below: space below the tiles, in inches.
+    """
     wide, narrow = (0.08, 0.03) if form.compact else (0.22, 0.07)
     gaps = [0.0, *(wide if begins else narrow for begins in groups[1:])]
     most = 1.6 if len(groups) <= 8 else 1.2
@@ -110,7 +119,7 @@ def _places(groups: Sequence[bool], rows: int, form: Form, text: float, above: f
 
 
 def _sheet(places: _Places) -> tuple[Figure, Axes]:
-    """A figure with one axes whose unit is an inch: a grid of axes would take most of the time of drawing."""
+    """Return a figure with a single Axes in units of inches, because drawing is slow with one Axes per tile."""
     figure = Figure(figsize=(places.width, places.height))
     FigureCanvasAgg(figure)
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, places.width), ylim=(0, places.height))
@@ -119,7 +128,7 @@ def _sheet(places: _Places) -> tuple[Figure, Axes]:
 
 
 def _tile(ax: Axes, places: _Places, column: int, row: int, pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """Draw an image; left, right, bottom and top of it."""
+    """Draw an image. Return its left, right, bottom and top."""
     left, bottom = places.lefts[column], places.bottoms[row]
     extent = left, left + places.size, bottom, bottom + places.size
     ax.imshow(pixels, interpolation="none", extent=extent, aspect="auto")
@@ -129,7 +138,7 @@ def _tile(ax: Axes, places: _Places, column: int, row: int, pixels: np.ndarray) 
 
 def _prompt(ax: Axes, places: _Places, row: int, text: str, inches: float, form: Form) -> None:
     size = 5.5 if form.compact else 8.0
-    most = int(places.size * 72 / (size * 1.3 * 1.2))  # lines of the tile's height
+    most = int(places.size * 72 / (size * 1.3 * 1.2))  # lines that fit the height of a tile
     lines = wrapped(text, max(8, int(inches * 118 / size))).splitlines()
     lines = [*lines[: most - 1], f"{lines[most - 1]} …"] if len(lines) > most > 0 else lines
     middle = places.bottoms[row] + places.size / 2
@@ -140,7 +149,7 @@ def _title(ax: Axes, places: _Places, column: int, text: str, form: Form, *, bol
     size = 5.5 if form.compact else 8.0
     at = places.lefts[column] + places.size / 2, places.bottoms[0] + places.size + 0.05
     across = max(6, int(places.size * 115 / size))
-    most = int((places.height - at[1]) * 72 / (size * 1.25))  # lines above the tile
+    most = int((places.height - at[1]) * 72 / (size * 1.25))  # lines that fit above the tile
     lines = next(
         lines
         for width in range(across * most, 0, -1)
@@ -150,7 +159,7 @@ def _title(ax: Axes, places: _Places, column: int, text: str, form: Form, *, bol
 
 
 def image_grid(run: Run, form: Form = PAGE) -> Figure:
-    """A row per prompt, a column per method; right of a method its maps of uncertainty and of who decided each token."""
+    """Draw a row per prompt and a column per method, with maps of uncertainty and of the deciding side to the right of each method."""
     columns = grid_columns(run, form)
     prompts, top = grid_prompts(run), uncertainty_top(run)
     by_place = {(one.method, one.kind, one.prompt): one for one in run.images}
@@ -177,7 +186,7 @@ def image_grid(run: Run, form: Form = PAGE) -> Figure:
 
 
 def uncertainty_maps(run: Run, form: Form = PAGE) -> Figure:
-    """A row per prompt; per method its image and its map of uncertainty, with the tokens that the cloud decided outlined."""
+    """Draw a row per prompt: for each method its image and its map of uncertainty, with outlines of the tokens decided by the cloud."""
     by_place = {(one.method, one.kind, one.prompt): one for one in run.images}
     methods = shown_methods(run, 2 if form.compact else 4, "uncertainty")
     there = len({one.method for one in run.images if one.kind == "uncertainty"})
@@ -211,7 +220,7 @@ def uncertainty_maps(run: Run, form: Form = PAGE) -> Figure:
 
 
 def _outline(ax: Axes, inside: np.ndarray, extent: tuple[float, float, float, float], width: float) -> None:
-    """The edges of the tokens that are inside, drawn where a neighbour is not."""
+    """Draw the outline of the tokens that are inside: their edges to tokens that are not."""
     left, right, bottom, top = extent
     rows, columns = inside.shape
     x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
@@ -224,7 +233,7 @@ def _outline(ax: Axes, inside: np.ndarray, extent: tuple[float, float, float, fl
 
 
 def _key(figure: Figure, places: _Places, top: float | None, handles: Sequence[Any], below: float, form: Form) -> None:
-    """Under the tiles: the colours of uncertainty up to `top` (None: no such map), and what else the colours mean."""
+    """Draw the legend below the tiles: the colour scale of uncertainty up to `top` (None: no such map), and other colours."""
     width, height, size = places.width, places.height, 5.5 if form.compact else 8.0
     start = places.lefts[0]
     if top is not None:

@@ -1,4 +1,4 @@
-"""The plots that `ciar-sim plot` draws from a run folder, each by its name."""
+"""The plots that `ciar-sim plot` draws from a run folder, by name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,12 +23,12 @@ from simulator.core.yamlfile import did_you_mean
 
 
 class PlotRequest(NamedTuple):
-    """What is to be drawn.
+    """Arguments of a plot.
 
     Attributes:
-        run: the run, with the asked-for methods alone.
+        run: the run, with the selected methods and values only.
         form: size and titles.
-        by: a swept key, None for the plot's own choice.
+        by: a swept key; None for the plot's own choice.
     """
 
     run: Run
@@ -36,10 +36,15 @@ class PlotRequest(NamedTuple):
     by: str | None
 
     def axis(self, fitting: Sequence[str], what: str, example: str) -> str:
-        """The key to draw along: `by`, or the first that fits.
+        """Return the key to draw along: `by`, or the first that fits.
+
+        Args:
+            fitting: swept keys that fit the plot.
+            what: description of such keys, for the message.
+            example: option that sweeps such a key, for the message.
 
         Raises:
-            RunFolderError: none fits; the message says what would.
+            RunFolderError: `by` does not fit, or no key does.
         """
         if self.by is not None and self.by not in fitting:
             there = f"; those of this run that do: {', '.join(fitting)}" if fitting else ""
@@ -140,24 +145,24 @@ KINDS: dict[str, Callable[[PlotRequest], Figure]] = {
 }
 
 
-ALONG = ("latency-quality", "sweep", "speed-up", "load")  # kinds that `by` chooses panels or an axis of
+ALONG = ("latency-quality", "sweep", "speed-up", "load")  # kinds for which `by` chooses the panels or the axis
 
 
 def plot(
     run: Run, kind: str, form: Form, methods: Sequence[str] = (), by: str | None = None, where: Sequence[str] = ()
 ) -> Figure:
-    """A plot of a run.
+    """Draw a plot of a run.
 
     Args:
         run: the run.
         kind: one of `KINDS`.
         form: size and titles.
-        methods: names or labels of those to draw; empty for all.
-        by: a swept key: that of the panels of latency-quality, that of the axis of sweep, speed-up and load.
-        where: "path=value,..." of swept keys: those cases alone.
+        methods: names or labels of the methods to draw; empty for all.
+        by: swept key of the panels of latency-quality, or of the axis of sweep, speed-up and load.
+        where: "path=value,..." of swept keys; only cases with these values are drawn.
 
     Raises:
-        RunFolderError: the run's data cannot give this plot; the message says what would.
+        RunFolderError: the run does not have the data for this plot; the message says what is needed.
     """
     if by is not None and kind not in ALONG:
         raise RunFolderError(f"--by {by}: goes with {', '.join(ALONG[:-1])} and {ALONG[-1]}, not with {kind}")
@@ -166,18 +171,18 @@ def plot(
 
 
 def of_values(run: Run, where: Sequence[str]) -> Run:
-    """The run with the cases of some swept values alone; a case that a path does not concern stays.
+    """Select the cases of a run with certain swept values. Cases to which a path does not apply are kept.
 
     Args:
         run: the run.
         where: "path=value,...", as in `network.preset=lte`.
 
     Raises:
-        RunFolderError: a path is not swept, or has no such value; the message says which there are.
+        RunFolderError: a path is not swept or has no such value, or no case is left; the message names the valid ones.
     """
     summary = run.summary
     for option in where:
-        # A path holds a label, and a label may hold an equals sign.
+        # A path may contain a label, and a label may contain an equals sign.
         path = next(
             (key for key in run.swept if option.strip().startswith(f"{key}=")), option.partition("=")[0].strip()
         )
@@ -209,7 +214,7 @@ def of_values(run: Run, where: Sequence[str]) -> Run:
 
 
 def _equal(value: object, text: str) -> bool:
-    """Whether a text is a number that a value equals, as 5.0 does 5."""
+    """Return whether a text is a number that equals the value, as 5.0 equals 5."""
     try:
         return isinstance(value, int | float | np.number) and not isinstance(value, bool) and float(text) == value
     except ValueError:
@@ -217,7 +222,7 @@ def _equal(value: object, text: str) -> bool:
 
 
 def of_methods(run: Run, methods: Sequence[str]) -> Run:
-    """The run with some methods alone, by label or by name; base stays what the others are compared with.
+    """Select methods of a run by label or name. Comparisons are still with base, even if base is not selected.
 
     Raises:
         RunFolderError: the run has no method of that name.

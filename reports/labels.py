@@ -1,4 +1,4 @@
-"""Labels beside points, placed so that they do not overlap."""
+"""Placement of labels next to points, with little overlap."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Label(NamedTuple):
     gid: str = ""
 
 
-# Offsets from the point in points (1/72 in) and alignment, the preferred ones first.
+# Offsets from the point in units of 1/72 inch, and alignment, in order of preference.
 _PLACES = (
     *((9, 0, "left"), (0, 11, "center"), (0, -11, "center"), (-9, 0, "right"), (8, 9, "left"), (8, -9, "left")),
     *((-8, 9, "right"), (-8, -9, "right"), (0, 22, "center"), (0, -22, "center"), (12, 19, "left"), (12, -19, "left")),
@@ -35,7 +35,7 @@ _PLACES = (
 
 
 def place_labels(ax: Axes, labels: Sequence[Label], marks: Sequence[tuple[float, float]]) -> None:
-    """Write labels beside their points where they cover least: in order, each takes the best of a few fixed places."""
+    """Place labels next to their points. In order, each label takes the fixed place with the least overlap."""
     figure = ax.figure
     assert isinstance(figure, Figure)
     canvas = figure.canvas

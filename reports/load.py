@@ -1,4 +1,4 @@
-"""Read a run folder. Nothing here computes a metric: the numbers are those of summary.csv."""
+"""Reader of run folders. It computes no metrics: all numbers are those of summary.csv."""
 
 import io
 import itertools
@@ -23,16 +23,16 @@ from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORM
 from simulator.results.files import csv_text
 from simulator.results.folder import RunImage, is_unfinished
 
-TYPES: dict[str, tuple[type, str]] = {  # of what is read of provenance.json
+TYPES: dict[str, tuple[type, str]] = {  # of the entries of provenance.json that are used
     "warnings": (list, "a list of texts"),
     "notes": (list, "a list of texts"),
     "columns": (dict, "a mapping"),
 }
-REQUIRED = ("case", "method", "method_name", "images", "latency_mean_s")  # others are NaN where summary.csv lacks them
+REQUIRED = ("case", "method", "method_name", "images", "latency_mean_s")  # others are NaN if summary.csv lacks them
 
 
 def summary_columns() -> tuple[str, ...]:
-    """Names of the metrics of summary.csv, intervals included, in the order of their definitions."""
+    """Return the names of the metrics of summary.csv and of their intervals, in the order of definition."""
     quality = [end for name in (*QUALITY_COLUMNS, *itertools.chain(*JUDGED)) for end in interval_columns(name)]
     named = [name for names in COLUMNS for name in names.split(", ") if "<" not in name]
     return tuple(dict.fromkeys([*named, *quality]))
@@ -40,7 +40,7 @@ def summary_columns() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class StoredImage(RunImage):
-    """An image of a run folder, and its file as it is stored."""
+    """An image of a run folder, with the bytes of its file."""
 
     png: bytes
 
@@ -54,11 +54,11 @@ class Run:
         scenario: text of scenario.yaml.
         provenance: provenance.json.
         swept: swept keys, as dotted paths.
-        summary: summary.csv and two more columns: label (the method with its swept settings) and condition (what else is swept).
+        summary: summary.csv with two more columns: label (the method with its swept settings) and condition (the other swept values).
         images: the stored images and maps.
         queue: queue.parquet, the cloud's queue over time.
-        folder: where it lies.
-        whole: (label, method name) of every case of the run of which this is a selection, so that a method keeps its look in it.
+        folder: the path of the folder.
+        whole: for a selection of cases, (label, method name) of every case of the complete run, so that looks stay the same.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def series(self) -> tuple[tuple[str, str], ...]:
-        """(label, method name) of every case, those of the whole run where this is a selection: what looks are given by."""
+        """(label, method name) of every case of the complete run, by which looks are assigned."""
         return self.whole or tuple(zip(self.summary["label"], self.summary["method_name"], strict=True))
 
     @property
@@ -83,21 +83,21 @@ class Run:
 
     @property
     def as_if(self) -> str:
-        """What latency stands for where passes are priced at another model's size; empty where they are not."""
+        """Description of the models that passes are priced as, if they are not the pair's own; else empty."""
         return str(self.provenance.get("as_if") or "")
 
     def conditions(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Name and cases of each condition, in order. Its cases differ only in the method and the methods' own settings."""
+        """Yield name and cases of each condition in order. The cases differ only in the method and its settings."""
         for name, cases in self.summary.groupby("condition", sort=False):
             yield str(name), cases
 
     def labels(self) -> list[str]:
-        """Distinct labels in order of appearance."""
+        """Return the distinct labels in order of appearance."""
         return list(dict.fromkeys(self.summary["label"]))
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """case, request, requested_s and latency_s of every answered request.
+        """The columns case, request, requested_s and latency_s of every answered request.
 
         Raises:
             RunFolderError: requests.parquet cannot be read.
@@ -117,23 +117,23 @@ class Run:
             return {}
 
     def setting(self, path: str, default: float) -> float:
-        """A number of scenario.yaml by its dotted path; the default where it holds none there."""
+        """Return a number of scenario.yaml by dotted path, or the default if there is none."""
         value = self._resolved
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
 
     def setting_of(self, case: pd.Series, path: str, default: float) -> float:
-        """The same for one case: its own value where the path is swept."""
+        """Return the value of a case if the path is swept, else the default."""
         value = case.get(path, default)
         return default if pd.isna(value) else float(value)
 
 
 def load_run(folder: Path) -> Run:
-    """The run in a folder.
+    """Read the run in a folder.
 
     Raises:
-        RunFolderError: the folder is no run folder, or a file in it is missing or damaged.
+        RunFolderError: the folder is not a run folder, or a file in it is missing or damaged.
     """
     if not folder.is_dir():
         raise RunFolderError(
@@ -176,12 +176,12 @@ def load_run(folder: Path) -> Run:
     scenario = _bytes(folder, "scenario.yaml").decode(errors="replace")
     summary = with_words(table, swept, name)
     run = Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder), folder)
-    check_requests(run.requests, summary, folder)  # before anything is made of the rest
+    check_requests(run.requests, summary, folder)  # before anything is drawn
     return run
 
 
 def check_requests(requests: pd.DataFrame, summary: pd.DataFrame, folder: Path) -> None:
-    """Raises RunFolderError where requests (case, request, latency_s) are not those of a summary: one is cut, or of another run."""
+    """Raise RunFolderError if requests (case, request, latency_s) do not match the summary: one is truncated, or of another run."""
     wrong = f"{folder}: requests.parquet and summary.csv are not of one run, or one is cut: "
     of_case = dict(iter(requests.groupby("case")["latency_s"]))
     if others := sorted(set(of_case) - set(summary["case"])):
@@ -202,7 +202,7 @@ def check_requests(requests: pd.DataFrame, summary: pd.DataFrame, folder: Path) 
 
 
 def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.DataFrame:
-    """A summary with the columns label and condition; `name` stands for the condition where nothing is swept."""
+    """Add the columns label and condition to a summary. The condition is `name` if nothing is swept."""
     named = summary[["method", "method_name", *swept]]
     rows = [{str(key): value for key, value in row.items()} for row in named.to_dict("records")]
     distinct = tuple(key for key in swept if key in NAMED_KEYS or summary[key].nunique(dropna=False) > 1)
@@ -213,7 +213,7 @@ def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.D
 
 
 def condition_names(summary: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
-    """The condition of every row in words, by some of the swept keys; numbers are no longer than what keeps them apart."""
+    """Describe the condition of every row by some of the swept keys. Numbers have no more digits than needed to distinguish them."""
     table = {key: summary[key] for key in keys}
     for key, column in table.items():
         if pd.api.types.is_float_dtype(column):
@@ -225,7 +225,7 @@ def condition_names(summary: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
 
 
 def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
-    """Numbers, or text as it stands (a label may be NA); a swept column is text where any cell is no number."""
+    """Convert cells to numbers. Names remain text (a label may be NA), and so does a swept column with any cell that is not a number."""
     if is_text:
         return cells.astype(object)
     try:
@@ -250,12 +250,12 @@ def _bytes(folder: Path, name: str) -> bytes:
         return read_file(folder / name)
     except FileNotFoundError:
         raise RunFolderError(f"{folder} is not a whole run folder: it has no {name}") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid file name
         raise RunFolderError(f"{folder / name} cannot be read: {reason(error)}") from None
 
 
 def _table(data: bytes, columns: list[str]) -> pd.DataFrame:
-    """Columns of numbers of a Parquet file, read without what pyarrow loads for files in several parts. Raises ValueError without one."""
+    """Read numeric columns of a Parquet file without pyarrow's slow-loading dataset module. Raises ValueError if one is invalid."""
     file = pq.ParquetFile(io.BytesIO(data))
     there = file.schema_arrow.names
     for name in columns:

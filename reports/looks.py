@@ -1,7 +1,6 @@
-"""How methods and parts of a latency look in every plot: the same from run to run, distinct in greyscale as well.
+"""Looks of methods and of the parts of a latency: the same in all plots and runs, and distinct in greyscale.
 
-A method has a hue and a marker. Several settings of one method keep both and differ in lightness, in how the marker is filled and in the
-dash of the line.
+A method has a hue and a marker. Its settings share both and differ in lightness, marker fill and dash.
 """
 
 import zlib
@@ -15,12 +14,12 @@ from simulator.protocol.methods import METHODS
 from simulator.results.columns import PARTS
 
 METHOD_LOOKS = {name: (kind.colour, kind.marker) for name, kind in METHODS.items() if kind.colour and kind.marker}
-OTHER_LOOKS = (("#b22222", "8"), ("#00868b", "H"))  # of methods whose row gives none
-LARGER = {"*": 1.5, "P": 1.15, "X": 1.15, "^": 1.1, "v": 1.1}  # markers of less area at the same size
-MARK = "method:"  # before a method's name in the mark of what is drawn for it
+OTHER_LOOKS = (("#b22222", "8"), ("#00868b", "H"))  # for methods without a look of their own
+LARGER = {"*": 1.5, "P": 1.15, "X": 1.15, "^": 1.1, "v": 1.1}  # factors for markers of small area
+MARK = "method:"  # prefix of the method's name in the gid of what is drawn for it
 FILLS = ("full", "none", "left", "bottom", "right", "top")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
-# Blue: device. Orange: network. Green: cloud. Purple: caption encoder. Grey: waiting for neither.
+# Blue: device. Orange: network. Green: cloud. Purple: caption encoder. Grey: other waits.
 PART_COLOURS = dict(
     zip(
         PARTS,
@@ -31,7 +30,7 @@ PART_COLOURS = dict(
 
 
 class Look(NamedTuple):
-    """How one series is drawn."""
+    """The look of one series."""
 
     colour: str
     marker: Any
@@ -41,11 +40,11 @@ class Look(NamedTuple):
 
     @property
     def gid(self) -> str:
-        """Mark of what is drawn for this method, so that a page can hide it."""
+        """Group id of everything drawn for this method, by which the page can hide it."""
         return f"{MARK}{self.method}"
 
     def point(self, size: float = 7.0) -> dict[str, Any]:
-        """Arguments of `Axes.plot` for its marker."""
+        """Return the arguments of `Axes.plot` for its marker."""
         half = {} if self.fill in ("full", "none") else {"markerfacecoloralt": "white"}
         face = "white" if self.fill == "none" else self.colour
         edge = "white" if self.fill == "full" else self.colour
@@ -63,15 +62,15 @@ class Look(NamedTuple):
         }
 
     def line(self, size: float = 6.0, width: float = 1.6) -> dict[str, Any]:
-        """Arguments of `Axes.plot` for its line with markers."""
+        """Return the arguments of `Axes.plot` for its line with markers."""
         return {"color": self.colour, "ls": self.dash, "lw": width, **self.point(size)}
 
 
 def looks(series: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """The look of each series.
+    """Return the look of each series by name.
 
     Args:
-        series: (name, method name) of every series, in order; repeated ones count once.
+        series: (name, method name) of every series, in order; repetitions are ignored.
     """
     families: dict[str, list[str]] = {}
     for name, method in dict.fromkeys(series):
@@ -84,14 +83,14 @@ def looks(series: Iterable[tuple[str, str]]) -> dict[str, Look]:
         for place, name in enumerate(names):
             shade = 0.0 if len(names) == 1 else 0.5 - 1.0 * place / (len(names) - 1)
             colour = mix(hue, "white", shade) if shade > 0 else mix(hue, "black", -shade)
-            turn = place // len(FILLS)  # so that the seventh setting repeats the fill of the first, but not its dash
+            turn = place // len(FILLS)  # the seventh setting has the fill of the first, but another dash
             dash = DASHES[(first + place + turn) % len(DASHES)]
             found[name] = Look(colour, marker, FILLS[place % len(FILLS)], dash, method)
     return found
 
 
 def _other(method: str, taken: set[int]) -> int:
-    """Place in `OTHER_LOOKS` of a method that is not in the table: by its name, the next free one where two meet."""
+    """Return the index in `OTHER_LOOKS` of a method without a look: by the hash of its name, else the next free one."""
     start = zlib.crc32(method.encode())
     places = [(start + step) % len(OTHER_LOOKS) for step in range(len(OTHER_LOOKS))]
     place = next((place for place in places if place not in taken), places[0])
@@ -100,6 +99,6 @@ def _other(method: str, taken: set[int]) -> int:
 
 
 def mix(colour: str, other: str, share: float) -> str:
-    """A colour with a share of another in it."""
+    """Mix a colour with a share of another one. Return it as hex."""
     mixed = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
     return str(to_hex((float(mixed[0]), float(mixed[1]), float(mixed[2]))))

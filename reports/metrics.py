@@ -1,4 +1,4 @@
-"""The metrics of a run: one name and one unit for each, in tables, plots and sentences."""
+"""The metrics of a run, each with one name and unit for tables, plots and sentences."""
 
 from typing import NamedTuple
 
@@ -7,17 +7,17 @@ import pandas as pd
 
 
 class Metric(NamedTuple):
-    """A metric and how it is shown.
+    """A metric and how it is displayed.
 
     Attributes:
-        name: its column of the summary.
-        title: its name.
-        unit: empty for none.
+        name: column of the summary.
+        title: displayed name.
+        unit: displayed unit; empty for none.
         scale: factor from the column to the unit.
-        relative: a ratio to the baseline makes sense.
-        if_any: shown only where some value is not 0.
-        reading: which values are good, in one sentence; empty where the name says it.
-        loss: column whose absolute value is the loss of quality.
+        relative: whether a ratio to the baseline is meaningful.
+        if_any: whether it is shown only if some value is not 0.
+        reading: which values are good, in one sentence; empty if the name says it.
+        loss: column whose absolute value is the loss of quality; empty for none.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Metric(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """Name and unit, as in a table's heading or at an axis."""
+        """Name and unit for the heading of a table or an axis."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     @property
     def upright(self) -> str:
-        """The same at a y axis, in two lines where it is long."""
+        """Name and unit for a y axis, in two lines if they are long."""
         return f"{self.title}\n({self.unit})" if len(self.heading) > 16 and self.unit else self.heading
 
 
@@ -94,7 +94,7 @@ AFTER_QUALITY = (
     Metric("fallback_cloud_nll_cost", "change of cloud_nll by fallbacks", "nats per token", if_any=True),
 )
 WHOLE = ("images", "distinct_images", "refused", "unfinished")  # counts
-# Metrics of quality that a pair brings are known by the first part of their name; the rest names what was measured (fd_scenes).
+# Prefixes of the quality metrics of a pair -> unit and scale. The rest of the name is what was measured (fd_scenes).
 _OF_PAIR = {
     "align": ("%", 100.0),
     "fd": ("", 1.0),
@@ -106,14 +106,14 @@ _OF_PAIR = {
 
 
 def metrics(summary: pd.DataFrame) -> list[Metric]:
-    """Every metric of a run in the order of tables: those that its cases have."""
+    """Return the metrics that the cases of a run have, in the order of tables."""
     known = [*BEFORE_QUALITY, *quality_metrics(summary), *AFTER_QUALITY]
     there = [one for one in known if one.name in summary and summary[one.name].notna().any()]
     return [one for one in there if not one.if_any or (summary[one.name].fillna(0) != 0).any()]
 
 
 def quality_metrics(summary: pd.DataFrame) -> list[Metric]:
-    """The metrics of quality that the pair brings, those with a value: alignment first, then distances."""
+    """Return the quality metrics of the pair that have a value: alignment first, then distances."""
     found = []
     for start, (unit, scale) in _OF_PAIR.items():
         for name in summary.columns:
@@ -138,12 +138,12 @@ def quality_metrics(summary: pd.DataFrame) -> list[Metric]:
 
 
 def alignment(summary: pd.DataFrame) -> Metric | None:
-    """The share of the caption's attributes read from the images, None where no case has it."""
+    """Return the metric of the share of the caption's attributes found in the images, or None if no case has it."""
     return next((one for one in quality_metrics(summary) if one.name.startswith("align_")), None)
 
 
 def quality_metric_of(summary: pd.DataFrame) -> Metric:
-    """The distance to real images where every case that ran has it, else cloud_nll, which exists for any number of images."""
+    """Return the distance to real images if every case that ran has it, else cloud_nll, which exists for any number of images."""
     ran = summary[np.isfinite(summary["latency_mean_s"])]
     distances = [one for one in quality_metrics(ran) if one.loss == one.name]
     return next((one for one in distances if np.isfinite(ran[one.name]).all()), CLOUD_NLL)

@@ -1,6 +1,6 @@
-"""The page of a run: one HTML file without network access, for screen, phone and paper.
+"""The page of a run: one HTML file without external resources, for screens, phones and paper.
 
-Layout, style and script stand in templates/; here is what they are filled with.
+Layout, style and script are in templates/. This module prepares their content.
 """
 
 import base64
@@ -42,12 +42,12 @@ from simulator.results.columns import interval_columns
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-# Keys of provenance.json that stand elsewhere on the page, or say nothing to a reader.
+# Keys of provenance.json that are shown elsewhere on the page, or do not interest a reader.
 SHOWN_ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")
 
 
 def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> str:
-    """The HTML of a run; plots: file name -> bytes, see `build.draw_plots`."""
+    """Return the HTML of a run. plots: file name -> bytes, from `build.draw_plots`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -94,7 +94,7 @@ def _counts(run: Run) -> str:
 
 
 def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:
-    """The plots by their place on the page: "first" before the table, "rest" after it."""
+    """Return the plots by their place on the page: "first" before the table, "rest" after it."""
     headings = ". ".join(said.heading for said in findings[:6]) + "."
     first = [("at_a_glance", "At a glance", f"At most four methods. {headings}")]
     rest = [
@@ -127,10 +127,10 @@ def _plot(name: str, title: str, alt: str, plots: Mapping[str, bytes]) -> dict[s
 
 
 def inline_svg(svg: str, name: str, alt: str) -> str:
-    """An SVG of `figure.render` as an element of a page.
+    """Convert an SVG of `figure.render` to an element of a page.
 
-    Of its ids those stay that something in it refers to, with the name before them, so that those of several plots differ. What belongs to
-    a method has it in `data-method`.
+    Only ids that are referenced are kept, prefixed with `name` so that they are unique on the page. Elements of a method have the
+    attribute `data-method`.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -148,7 +148,7 @@ def inline_svg(svg: str, name: str, alt: str) -> str:
 
 
 def _images(run: Run) -> dict[str, Any]:
-    """Rows of images and maps by prompt, and the keys to the maps' colours."""
+    """Return the rows of images and maps by prompt, and the legends of the maps' colours."""
     prompts, columns, top = grid_prompts(run), grid_columns(run), uncertainty_top(run)
     by_place = {(one.method, one.kind, one.prompt): one for one in run.images}
     rows = []
@@ -200,7 +200,7 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
     others = tuple(key for key in run.swept if key != "run")
 
     def rest(row: pd.Series) -> str:
-        """The condition without the run."""
+        """Return the condition of a row without the run."""
         return condition_words({str(key): value for key, value in row.items()}, others)
 
     rows = [
@@ -233,7 +233,7 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _cell(row: pd.Series, column: Metric) -> dict[str, str]:
-    """raw: the number that sorts, empty for none. text, interval: as they are shown."""
+    """Return the texts of a cell: raw, the number for sorting, empty for none; text and interval, as displayed."""
     value = float(row[column.name]) * column.scale
     low, high = interval_columns(column.name)
     interval = ""
@@ -248,7 +248,7 @@ def _cell(row: pd.Series, column: Metric) -> dict[str, str]:
 
 
 def _methods(run: Run) -> dict[str, str]:
-    """What each method of the run does: the first sentence of its settings' documentation."""
+    """Return the description of each method of the run: the first paragraph of the docstring of its settings."""
     names = dict.fromkeys(str(name) for name in run.summary["method_name"])
     return {name: _first_paragraph(METHODS[name].settings.__doc__) for name in names if name in METHODS}
 
@@ -265,7 +265,7 @@ def _compute(compute: Any) -> list[tuple[str, str]]:
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as dotted names and text."""
+    """Flatten nested mappings to dotted names and texts."""
     if isinstance(value, Mapping):
         return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}" if name else str(key))]
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The parts of the mean latency of each method, stacked."""
+"""Stacked bars of the parts of the mean latency of each method."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from reports.metrics import LATENCY
 from reports.words import clipped, significant, times
 
 MOST_PANELS, MOST_BARS = 6, 12
-SHARED_UP_TO = 4.0  # panels share a scale unless the longest bar of one is this many times another's
+SHARED_UP_TO = 4.0  # largest ratio of the longest bars of two panels up to which panels share a scale
 
 
 def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
-    """The ten parts of the mean latency as stacked bars that add up to it, a bar per case, a panel per condition."""
+    """Draw the ten parts of the mean latency as stacked bars: a bar per case, a panel per condition."""
     ran = [said for said in findings if said.fastest != "none"]
     shown = [(said, _bars(said.cases)) for said in spread(ran, MOST_PANELS)]
     heights = [len(cases) + 1.6 for _, cases in shown]
@@ -60,12 +60,12 @@ def _bars(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(ax: Axes, said: Finding, cases: pd.DataFrame, top: float, form: Form) -> None:
-    """Bars of one condition; top: the longest bar of the scale, in seconds."""
+    """Draw the bars of one condition. top: the longest bar of the scale, in seconds."""
     left, at = np.zeros(len(cases)), np.arange(len(cases))
     for part, colour in PART_COLOURS.items():
         seconds = np.nan_to_num(cases[part].to_numpy(dtype=float))
         some = seconds > 0
-        edges = np.where(seconds[some] > 0.01 * top, 0.5, 0.0)  # which would cover a short part
+        edges = np.where(seconds[some] > 0.01 * top, 0.5, 0.0)  # an edge would cover a short part
         ax.barh(at[some], seconds[some], left=left[some], height=0.72, color=colour, ec="white", lw=edges)
         left = left + seconds
     for place, (_, row) in enumerate(cases.iterrows()):

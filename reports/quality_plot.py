@@ -1,4 +1,4 @@
-"""Mean latency against quality, in small multiples, with the Pareto front; and the speed-ups under many conditions."""
+"""Plots of mean latency against quality in small multiples with the Pareto front, and of speed-ups under many conditions."""
 
 import math
 from collections.abc import Sequence
@@ -40,16 +40,16 @@ from simulator.core.errors import counted
 from simulator.results.columns import interval_columns
 
 MOST_PANELS, MOST_COMPACT_PANELS = 12, 8
-TWO_ROWS_UP_TO = 6  # conditions; beyond, the second quality panel of each is left out
-MOST_LABELS = 8  # points of a panel that are all labelled; of more, only the Pareto front, the fastest and base
+TWO_ROWS_UP_TO = 6  # number of conditions up to which each has a second quality panel
+MOST_LABELS = 8  # points of a panel up to which all are labelled; with more only the Pareto front, the fastest and base
 MOST_IN_LEGEND = 24
-LOG_FROM = 4.0  # the latency axis is logarithmic where its largest value is this many times its smallest
+LOG_FROM = 4.0  # least ratio of largest and smallest latency for a logarithmic axis
 MOST_COLUMNS, MOST_ROWS = 16, 40  # of the table of speed-ups
 BASE_COLOUR = METHOD_LOOKS["base"][0]
 
 
 class _Share(NamedTuple):
-    """A share drawn in the lower panels: its column, the factor to percent, and whether its marker is filled."""
+    """A share drawn in the lower panels: column, factor to percent, and whether the marker is filled."""
 
     name: str
     scale: float
@@ -57,7 +57,7 @@ class _Share(NamedTuple):
 
 
 def faceted(run: Run, findings: Sequence[Finding], by: str | None) -> list[Finding]:
-    """A finding per panel: per condition, or per value of one swept key, whose panel then holds the cases of all other conditions."""
+    """Return a finding per panel: per condition, or per value of the swept key `by` with the cases of all other conditions."""
     if by is None:
         return list(findings)
     metric = quality_metric(run)
@@ -71,11 +71,11 @@ def faceted(run: Run, findings: Sequence[Finding], by: str | None) -> list[Findi
 
 
 def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *, shares: bool = True) -> Figure:
-    """Mean latency against `quality_metric`, and below against the share of the caption's attributes in the images.
+    """Draw mean latency against `quality_metric`, and in lower panels against the share of the caption's attributes in the images.
 
-    Where that share is unknown, the shares of greedy tokens stand for it. The lower panels are left out beyond six conditions, in a
-    narrow figure, and where `shares` is False. Beyond twelve conditions, evenly spaced ones are drawn. The stairs are the Pareto
-    front; its methods are named.
+    If that share is unknown, the lower panels show the shares of greedy tokens. There are no lower panels with more than six conditions,
+    in a narrow figure, or if `shares` is False. Of more than twelve conditions (eight in a narrow figure), evenly spaced ones are drawn.
+    The stairs are the Pareto front, whose methods are labelled.
     """
     shown = spread(findings, MOST_COMPACT_PANELS if form.compact else MOST_PANELS)
     metric = quality_metric(run)
@@ -100,7 +100,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     for place, said in enumerate(shown):
         upper = grid[per_block * (place // across)][place % across]
         uppers.append(upper)
-        in_full = form.titles and not (form.compact and across > 1)  # half a column is too narrow for a sentence
+        in_full = form.titles and not (form.compact and across > 1)  # half the figure is too narrow for a sentence
         heading = said.heading if in_full else said.condition if len(shown) > 1 else ""
         wrapped_title(upper, heading, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
         pending.append((upper, *_quality_panel(upper, said, metric, look, form)))
@@ -133,7 +133,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
             f"The legend leaves out {counted(missing, 'case')}{' beside the front' if any(said.front for said in shown) else ''}."
         )
     finish(figure, form, entries, notes, run.as_if)
-    if not form.compact:  # in a narrow figure the legend names the points
+    if not form.compact:  # a narrow figure has a legend instead
         laid_out(figure)
         for ax, labels, marks in pending:
             place_labels(ax, labels, marks)
@@ -143,7 +143,7 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
 def _quality_panel(
     ax: Axes, said: Finding, metric: Metric, look: dict[str, Look], form: Form
 ) -> tuple[list[Label], list[tuple[float, float]]]:
-    """Points, intervals, base's line and the Pareto front of one panel; the labels to place and the points they must not cover."""
+    """Draw points, intervals, base's line and the Pareto front of one panel. Return the labels to place, and the points to keep free."""
     column = metric.name
     cases = said.cases[np.isfinite(said.cases["latency_mean_s"]) & np.isfinite(said.cases[column])]
     stems = cases["label"].map(lambda label: str(label).rpartition("=")[0])
@@ -155,7 +155,7 @@ def _quality_panel(
     labels: list[Label] = []
     marks: list[tuple[float, float]] = []
     with_reference = False
-    least_s = cases["latency_mean_s"].min()  # a panel of several conditions holds a label several times
+    least_s = cases["latency_mean_s"].min()  # a panel of several conditions has a label several times
     for _, row in cases.iterrows():
         x, y, label = float(row["latency_mean_s"]), float(row[column]), str(row["label"])
         one, fastest = look[label], label == said.fastest and x == least_s and len(cases) > 1
@@ -180,7 +180,7 @@ def _quality_panel(
         ax.plot(front["latency_mean_s"], front[column], zorder=2, **stairs)
     once = {
         label.text: label for label in sorted(labels, key=lambda label: label.bold)
-    }  # where it is ringed, else where it comes last
+    }  # at its ringed point, else at its last one
     short = short_labels(list(dict.fromkeys(label.text for label in labels)))
     labels = [label._replace(text=clipped(short[text])) for text, label in once.items()]
     return sorted(labels, key=lambda label: not label.bold), marks
@@ -209,7 +209,7 @@ def _bars(ax: Axes, x: float, y: float, across: np.ndarray, up: np.ndarray, one:
 def _handles(
     run: Run, shown: Sequence[Finding], look: dict[str, Look], form: Form, greedy: bool
 ) -> tuple[list[Line2D], int]:
-    """Entries of the legend, and how many cases it leaves out."""
+    """Return the entries of the legend, and the number of cases that it does not name."""
     size = form.marker
     ring: dict[str, Any] = {"marker": "o", "ms": 11 * size, "mfc": "none", "mec": INK, "mew": 1.3 * size}
     several = any(np.isfinite(said.cases["latency_mean_s"]).sum() > 1 for said in shown)
@@ -232,7 +232,7 @@ def _handles(
 
 
 def short_labels(labels: Sequence[str]) -> dict[str, str]:
-    """Text at a point, by label: of three or more of a panel that differ in one value alone, the later ones show only that."""
+    """Return the text at a point by label. If three or more labels differ only in one value, all but the first show only the value."""
     families: dict[str, list[str]] = {}
     for label in dict.fromkeys(labels):
         families.setdefault(label.rpartition("=")[0] or label, []).append(label)
@@ -246,7 +246,7 @@ def short_labels(labels: Sequence[str]) -> dict[str, str]:
 def _same_scales(
     uppers: Sequence[Axes], lowers: Sequence[Axes], cases: pd.DataFrame, metric: Metric, shares: Sequence[_Share]
 ) -> None:
-    """One latency scale and one scale of each quality for all panels, wide enough for all intervals and labels."""
+    """Set the same scales of latency and quality for all panels, wide enough for all intervals and labels."""
     ends = cases[["latency_mean_s", *interval_columns("latency_mean_s")]].to_numpy(dtype=float)
     scale_x([*uppers, *lowers], ends, LOG_FROM)
     low, high = _range(ends)
@@ -265,24 +265,24 @@ def _same_scales(
         return
     columns = [share.scale * _with_ends(cases, share.name) for share in shares]
     low, high = _range(np.concatenate([column.ravel() for column in columns]))
-    room = 0.05 * max(high, 10.0)  # for whole markers at 0, and none for a tick below it
+    room = 0.05 * max(high, 10.0)  # enough for whole markers at 0, too little for a tick below 0
     for ax in lowers:
         ax.set_ylim(min(0.0, low) - room, max(high, 10.0) + room)
 
 
 def _with_ends(cases: pd.DataFrame, name: str) -> np.ndarray:
-    """Values of a metric and the ends of its intervals, as far as the cases have them."""
+    """Return the values of a metric and, if the cases have them, the ends of its intervals."""
     return cases[[one for one in (name, *interval_columns(name)) if one in cases]].to_numpy(dtype=float)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """The least and the greatest finite value; 0 and 100 where there is none."""
+    """Return the smallest and largest finite value, or 0 and 100 if there is none."""
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 100.0)
 
 
 def speedup_table(run: Run, form: Form = PAGE) -> Figure:
-    """A row per method, a column per condition: in each cell, and as its colour, the speed-up; under it the latency in seconds."""
+    """Draw a table of speed-ups: a row per method, a column per condition. A cell has the speed-up, also as colour, and the latency (s)."""
     conditions, labels = [name for name, _ in run.conditions()], run.labels()
     columns = spread(conditions, 5 if form.compact else MOST_COLUMNS)
     rows = best_labels(run, MOST_ROWS)
@@ -297,13 +297,13 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
     texts = [clipped(name, 40) for name in columns]
     longest = max(text_width(text, small) for text in texts)
     turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if longest > each - 0.08 else {}
-    more = max(0.0, 0.64 * longest - 0.6) if turned else 0.0  # their height beyond that of short ones
+    more = max(0.0, 0.64 * longest - 0.6) if turned else 0.0  # additional height of rotated labels
     figure = new_figure(width, 1.6 + more + (0.3 if form.compact else 0.42) * len(rows), form)
     ax = figure.subplots()
     logs = np.log2(np.where(speed > 0, speed, math.nan))
     top = max(1.0, float(np.nanmax(np.abs(logs)))) if np.isfinite(logs).any() else 1.0
     drawn = ax.imshow(logs, cmap=mpl.colormaps["PuOr"].with_extremes(bad=GRID), vmin=-top, vmax=top, aspect="auto")
-    shades = drawn.to_rgba(logs)[..., :3] @ (0.299, 0.587, 0.114)  # how light each cell is
+    shades = drawn.to_rgba(logs)[..., :3] @ (0.299, 0.587, 0.114)  # lightness of each cell
     for y, x in np.ndindex(*speed.shape):
         if math.isfinite(seconds[y, x]):
             gain = [f"{times(float(speed[y, x]))}×"] if math.isfinite(speed[y, x]) else []
@@ -328,5 +328,5 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
 
 
 def panel_axes(run: Run) -> list[str]:
-    """Swept keys that can divide a run into panels: all but the methods' own settings."""
+    """Return the swept keys that can divide a run into panels: all except settings of methods."""
     return [key for key in run.swept if not key.startswith("methods.")]

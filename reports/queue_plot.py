@@ -14,7 +14,7 @@ MOST_PANELS, MOST_LINES = 6, 8
 
 
 def queue_over_time(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
-    """Requests that wait in the cloud against time, a panel per condition, a line per method; the methods with the longest queues."""
+    """Draw the requests waiting in the cloud over time: a panel per condition, with lines of the methods that have the longest queues."""
     queue = run.queue.assign(waiting=run.queue["queued"] + run.queue["admission"])
     shown = spread(findings, MOST_PANELS)
     look = looks(run.series)

@@ -1,4 +1,4 @@
-"""The regime map: which method wins under which conditions, with its break-evens and their intervals."""
+"""The regime map: the fastest method under each condition, and the break-evens with their intervals."""
 
 import io
 import json
@@ -23,22 +23,22 @@ from simulator.core.files import read_file
 from simulator.results.files import csv_bytes, csv_text, json_bytes
 
 NOBODY = "none"
-MOST_MARKERS = 12  # along an axis; of more cells every second, third ... has one
+MOST_MARKERS = 12  # along an axis; with more cells only every second, third ... cell has one
 
 
 class RegimeMap(NamedTuple):
-    """What the figure shows.
+    """Content of the figure.
 
     Attributes:
         cells: A row per condition: the conditions by dotted path, winner, sure (its lead is significant).
-        break_evens: A row per change of the winner along x: x, low, high, below, above; and y where there is one.
+        break_evens: A row per change of the winner along x: x, low, high, below, above, and y if there is one.
         latency: A row per condition and method: latency_s, floor_kept.
         x: Dotted path of the first condition.
-        y: Of the second one; None where there is one condition.
+        y: Dotted path of the second condition; None with one condition.
         log_x: Whether the axis of x is logarithmic.
-        log_y: Whether that of y is.
-        names: Name of the method by its label.
-        note: For the footnote.
+        log_y: Whether the axis of y is logarithmic.
+        names: Name of the method by label.
+        note: Text of the footnote.
     """
 
     cells: pd.DataFrame
@@ -52,7 +52,7 @@ class RegimeMap(NamedTuple):
     note: str
 
     def files(self) -> dict[str, bytes]:
-        """The folder of a map: regime.png and .svg, and what `read_map` makes it from again."""
+        """Return the files of a map's folder by name: regime.png, regime.svg and the files that `read_map` reads."""
         tables = {"regime": self.cells, "break_evens": self.break_evens, "latency": self.latency}
         rest = {
             name: value for name, value in self._asdict().items() if name not in ("cells", "break_evens", "latency")
@@ -67,10 +67,10 @@ class RegimeMap(NamedTuple):
 
 
 def read_map(folder: Path) -> RegimeMap:
-    """The map that `ciar-sim regime` wrote into a folder.
+    """Read the map that `ciar-sim regime` wrote into a folder.
 
     Raises:
-        RunFolderError: The folder is something else, or damaged.
+        RunFolderError: The folder is not that of a map, or is damaged.
     """
     try:
         rest: dict[str, Any] = json.loads(read_file(folder / "regime.json"))
@@ -95,14 +95,14 @@ def read_map(folder: Path) -> RegimeMap:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """A CSV file in which only an empty cell is a missing value: a label may be `nan` or `NA`."""
+    """Read a CSV file in which only empty cells are missing values, since a label may be `nan` or `NA`."""
     content = read_file(path)
-    csv_text(content)  # refuses lines that pandas would shift
+    csv_text(content)  # refuses lines whose cells pandas would shift
     return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
 
 
 def _check(made: RegimeMap, keys: Sequence[str]) -> None:
-    """Raises TypeError or ValueError where what is drawn is not what `ciar-sim regime` writes."""
+    """Raise TypeError or ValueError if the content is not what `ciar-sim regime` writes."""
     numbers = (
         (made.cells, keys),
         (made.break_evens, [*keys, "low", "high"]),
@@ -125,15 +125,15 @@ def _check(made: RegimeMap, keys: Sequence[str]) -> None:
 
 
 def regime_map(drawn: RegimeMap, form: Form = PAGE, methods: Sequence[str] = ()) -> Figure:
-    """The map over two conditions, or the curves over one.
+    """Draw the map over two conditions, or the curves over one.
 
     Args:
-        drawn: What it shows.
+        drawn: Content of the figure.
         form: Size and titles.
-        methods: Labels or names of the curves to draw, empty for all. A map has no curves: its winners are those of all methods.
+        methods: Labels or names of the curves to draw, empty for all. They cannot be chosen for a map, whose winners are of all methods.
 
     Raises:
-        RunFolderError: No such method, or methods chosen for a map.
+        RunFolderError: There is no such method, or methods were chosen for a map.
     """
     methods = rejoined(",".join(methods), {*drawn.names, *drawn.names.values()})
     for name in methods:
@@ -147,7 +147,7 @@ def regime_map(drawn: RegimeMap, form: Form = PAGE, methods: Sequence[str] = ())
 
 
 def _map(drawn: RegimeMap, form: Form) -> Figure:
-    """Cells in the hue and with the marker of their winner, pale where its lead is not significant; break-evens as lines along y."""
+    """Draw the map: cells have the hue and marker of their winner, pale if its lead is not significant. Break-evens are lines along y."""
     assert drawn.y is not None
     look = looks(drawn.names.items())
     figure = new_figure(6.8, 2.6 if form.compact else 4.3, form)
@@ -193,7 +193,7 @@ def _map(drawn: RegimeMap, form: Form) -> Figure:
 
 
 def _lines(ax: Axes, drawn: RegimeMap) -> None:
-    """Break-evens of the same two methods in neighbouring rows are joined."""
+    """Draw break-evens. Those of the same two methods in neighbouring rows are joined."""
     levels = np.unique(drawn.cells[drawn.y].to_numpy(float))
     for _, found in drawn.break_evens.groupby(["below", "above"], sort=False):
         rows = np.searchsorted(levels, found[drawn.y].to_numpy(float))
@@ -205,7 +205,7 @@ def _lines(ax: Axes, drawn: RegimeMap) -> None:
 
 
 def _curves(drawn: RegimeMap, form: Form, kept: Sequence[str]) -> Figure:
-    """Mean latency of every method along x; open and dashed where it does not keep the floor; break-evens as vertical lines."""
+    """Draw the mean latency of every method along x, pale if it does not keep the quality floor, and break-evens as vertical lines."""
     look = looks(drawn.names.items())
     figure = new_figure(6.8, 2.4 if form.compact else 3.9, form)
     ax = figure.subplots()
@@ -218,7 +218,7 @@ def _curves(drawn: RegimeMap, form: Form, kept: Sequence[str]) -> Figure:
         if not keeps:
             one = one._replace(colour=mix(one.colour, "white", 0.55), fill="none", dash=(0, (2, 2)))
         x, seconds = (rows[key].to_numpy(float) for key in (drawn.x, "latency_s"))
-        fine = between(x, ax)  # as break-evens are computed
+        fine = between(x, ax)  # linear between the runs, as break-evens are computed
         ax.plot(
             fine,
             np.interp(fine, x, seconds),
@@ -255,7 +255,7 @@ def _scales(ax: Axes, drawn: RegimeMap) -> None:
 
 
 def _edges(values: np.ndarray, log: bool) -> np.ndarray:
-    """Edges of the cells around values, float [n + 1]: half way between neighbours."""
+    """Return the edges of the cells around values, float [n + 1], halfway between neighbours."""
     if len(values) == 1:
         return values[0] * np.array([0.9, 1.1]) if values[0] else np.array([-0.5, 0.5])
     scaled = np.log(values) if log else values

@@ -32,14 +32,14 @@ from reports.looks import looks
 from reports.metrics import BUSY, CALLS, GOODPUT, LATENCY, P95, Metric
 from reports.words import axis_label, number, own_setting, shortened, significant, split_unit
 
-# Rows of heat maps, lines of a panel, cells with their value in them.
+# Rows of heat maps, lines of a panel, cells of a heat map up to which values are written into them.
 MOST_CONDITIONS, MOST_LINES, MOST_WRITTEN = 3, 8, 120
-KNEE = 2.0  # without an objective, the knee is where p95 is this many times its value at the lowest load
+KNEE = 2.0  # without an objective, p95 at the knee as a multiple of that at the lowest load
 HEAT = mpl.colormaps["cividis"].with_extremes(bad=GRID)
 
 
 def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
-    """Latency, cloud calls and quality over two settings of one method: a row of maps per condition, up to three."""
+    """Draw heat maps of latency, cloud calls and quality over two settings of one method: a row per condition, up to three."""
     own = run.summary[run.summary[x].notna() & run.summary[y].notna()]
     own = own[np.isfinite(own[x].astype(float)) & np.isfinite(own[y].astype(float))]
     conditions = list(dict.fromkeys(own["condition"]))
@@ -92,7 +92,7 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
 
 
 def setting_pair(run: Run) -> tuple[str, str] | None:
-    """Two swept numbers of one method, its threshold first; None where there are none."""
+    """Return two swept numbers of one method, its threshold first, or None."""
     by_method: dict[str, list[str]] = {}
     for key in run.swept:
         own = own_setting(key)
@@ -112,7 +112,7 @@ def _setting(key: str) -> str:
 
 
 def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:
-    """The share of requests answered within a latency: a panel per condition, the methods with the lowest means."""
+    """Draw the share of requests answered within a latency: a panel per condition, with the methods that have the lowest means."""
     ran = [said for said in findings if said.fastest != "none"]
     shown = spread(ran, 3 if form.compact else 6)
     names = best_labels(run, MOST_LINES)
@@ -165,7 +165,7 @@ def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Fig
 
 
 def load_axis(run: Run) -> str | None:
-    """The swept number that loads the cloud: a rate of arrivals, a number of devices, work of others; None where there is none."""
+    """Return the swept number that sets the load: arrival rate, number of devices or background jobs. None if there is none."""
     for key in run.swept:
         values = pd.to_numeric(run.summary[key], errors="coerce")
         if key.startswith(("workload.", "cloud.background")) and values[np.isfinite(values)].nunique() > 1:
@@ -174,10 +174,10 @@ def load_axis(run: Run) -> str | None:
 
 
 def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
-    """p95 and goodput (or how busy the cloud is) against the load, with the latency objective and the knee of each method.
+    """Draw p95 and goodput (else the cloud's utilisation) against the load, with the latency objective and the knee of each method.
 
-    The knee is where p95 passes the objective (`workload.slo_s`), else twice its value at the lowest load, interpolated between the
-    runs. A column per choice of the other conditions, up to three.
+    The knee is the load at which p95 exceeds the objective (`workload.slo_s`), or without one twice its value at the lowest load. It is
+    interpolated between the runs. There is a column per combination of the other conditions, up to three.
     """
     others = tuple(other for other in run.swept if other != key and not other.startswith("methods."))
     table = run.summary.assign(column=condition_names(run.summary, others))
@@ -239,7 +239,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
 
 
 def knee(x: np.ndarray, y: np.ndarray, bound: float, *, log_x: bool = False, log_y: bool = False) -> float:
-    """Where y first passes the bound from below, NaN where it never does; between the points a straight line on these scales, as drawn."""
+    """Return the x at which y first exceeds the bound, or NaN. The curve is interpolated linearly on the scales of the plot."""
     if log_y:
         y, bound = np.log(y), math.log(bound)
     for i in range(1, len(x)):

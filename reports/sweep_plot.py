@@ -1,4 +1,4 @@
-"""Latency, cloud calls and quality along a swept number, and where a method breaks even with base."""
+"""Plots along a swept number: latency, cloud calls, quality, speed-up, and break-evens with base."""
 
 import itertools
 import math
@@ -37,18 +37,18 @@ from simulator.results.statistics import bend
 
 MOST_COLUMNS, MOST_IN_LEGEND = 3, 24
 MOST_LINES = 8  # of the plot of speed-ups
-LOG_FROM = 8.0  # the axis is logarithmic where its largest value is this many times its smallest
-LOG_SPEEDUPS_FROM = 4.0  # the same of the axis of speed-ups
+LOG_FROM = 8.0  # least ratio of largest and smallest value for a logarithmic axis
+LOG_SPEEDUPS_FROM = 4.0  # the same for the axis of speed-ups
 
 
 class BreakEvenWithBase(NamedTuple):
-    """Where a method's mean latency equals base's.
+    """The value of the axis at which a method's mean latency equals base's.
 
     Attributes:
         label: the method.
         at: value of the axis.
         low, high: 95 % interval of `at`, from the interval of the speed-up.
-        latency_s: the latency there.
+        latency_s: mean latency at this value.
     """
 
     label: str
@@ -59,12 +59,12 @@ class BreakEvenWithBase(NamedTuple):
 
 
 def sweep_name(key: str) -> str:
-    """File name, without ending, of the plot along a swept key."""
+    """Return the file name, without extension, of the plot along a swept key."""
     return "sweep_" + "".join(letter if letter.isalnum() else "_" for letter in key)
 
 
 def numeric_axes(run: Run) -> list[str]:
-    """Swept keys with at least two different finite numbers."""
+    """Return the swept keys with at least two different finite numbers."""
     return [
         key
         for key in run.swept
@@ -75,9 +75,9 @@ def numeric_axes(run: Run) -> list[str]:
 
 
 def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
-    """Latency, cloud calls and, where there are images, quality against one swept number; a column per choice of the other conditions.
+    """Draw latency, cloud calls and, if known, quality against one swept number.
 
-    At most three columns.
+    There is a column per combination of the other conditions, up to three.
     """
     own = key.startswith("methods.")
     table = _series(run, key, own)
@@ -130,7 +130,7 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
 
 
 def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
-    """Speed-up against one swept number, with break-even: a panel per choice of the other conditions, the methods that gain most."""
+    """Draw speed-ups and break-evens along one swept number: a panel per combination of the other conditions, the fastest methods."""
     table = _series(run, key, own=False)
     table = table[np.isfinite(table[key].astype(float))]
     columns = list(dict.fromkeys(table["column"]))
@@ -181,21 +181,21 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
 
 
 def _speedup_scale(axes: Sequence[Axes], ends: np.ndarray) -> None:
-    """The y axis of speed-ups and the ends of their intervals [N, 3]: logarithmic where they span much, so that 2x and 1/2x weigh alike."""
+    """Scale the y axis for speed-ups and the ends of their intervals [N, 3]. A wide range is logarithmic, symmetric in 2x and 1/2x."""
     top = max(1.0, float(np.nanmax(ends)))
     gains = ends[:, 0][np.isfinite(ends[:, 0]) & (ends[:, 0] > 0)]
     if len(gains) and top >= LOG_SPEEDUPS_FROM * min(1.0, gains.min()):
         for ax in axes:
             logarithmic(ax, "y")
-        # An interval of few requests may reach down to no speed at all.
-        least = min(1.0, float(gains.min()))  # the line of base is drawn, too
+        # The interval of few requests may extend to a speed-up of 0 or less.
+        least = min(1.0, float(gains.min()))  # base's line at 1 must be visible
         axes[0].set_ylim(max(min(1.0, float(np.nanmin(ends))), 0.7 * least) / 1.1, 1.12 * top)
     else:
         axes[0].set_ylim(0, 1.05 * top)
 
 
 def _series(run: Run, key: str, own: bool) -> pd.DataFrame:
-    """The summary with two more columns: series (the label without the swept setting) and column (the other conditions)."""
+    """Return the summary with two more columns: series (the label without the swept setting) and column (the other conditions)."""
     setting = key.rpartition(".")[2]
     others = tuple(other for other in run.swept if other != key and not other.startswith("methods."))
     rows = [{str(name): value for name, value in row.items()} for row in run.summary.to_dict("records")]
@@ -212,11 +212,18 @@ def _lines(
     form: Form,
     base_s: "pd.Series[float] | None" = None,
 ) -> None:
-    """One metric against the swept number: a line per series, level where the axis does not concern the method.
+    """Draw one metric against the swept number: a line per series, horizontal if the axis does not apply to the method.
 
-    Latencies are linear between the runs, on logarithmic axes as well, as the break-evens are; so a speed-up is the ratio of two such.
+    Latencies are linear between the runs, on logarithmic axes too, as for break-evens. A speed-up is the ratio of two such lines.
 
-    base_s: of speed-ups, the latency of base by the swept number.
+    Args:
+        ax: the panel.
+        cases: cases of one column of the figure.
+        key: the swept key.
+        metric: column of the summary.
+        look: looks by series.
+        form: size and titles.
+        base_s: for speed-ups, the latency of base by swept number.
     """
     names = (metric, *interval_columns(metric))
     for series, rows in cases.groupby("series", sort=False):
@@ -238,7 +245,7 @@ def _lines(
 
 
 def _filled(fine: np.ndarray, x: np.ndarray, y: np.ndarray, base_s: np.ndarray | None) -> np.ndarray:
-    """Values at the points between those of the runs, see `_lines`; an end of an interval at no speed at all is linear itself."""
+    """Interpolate values between the runs, see `_lines`. The end of an interval is linear itself if it has a speed-up of 0 or less."""
     filled: np.ndarray = np.interp(fine, x, y)
     if base_s is not None and np.isfinite(base_s).all() and (y > 0).all():
         filled = np.interp(fine, x, base_s) / np.interp(fine, x, base_s / y)
@@ -246,7 +253,7 @@ def _filled(fine: np.ndarray, x: np.ndarray, y: np.ndarray, base_s: np.ndarray |
 
 
 def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEvenWithBase]) -> str:
-    """Which method has the lowest mean latency along the axis, and where one breaks even with base."""
+    """Describe which method has the lowest mean latency along the axis, and the last break-even with base."""
     name, unit = split_unit(key)
     ran = cases[np.isfinite(cases["latency_mean_s"])]
     if ran.empty:
@@ -278,12 +285,12 @@ def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEvenWithBase]) ->
 
 
 def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEvenWithBase]:
-    """Where methods break even with base along the axis.
+    """Return the break-evens of methods with base along the axis.
 
     A method breaks even between a run at which it is significantly faster than base and the next run at which it is significantly
-    slower, or the other way round, however many runs without a significant difference lie between. The gap to base is interpolated
-    linearly between the runs; where it bends, the interval holds what the bend leaves open, as in `ciar-sim regime`. Where it changes its
-    sign several times there, the root of a straight line through it counts.
+    slower, or vice versa. Runs without a significant difference may lie between them. The difference to base is interpolated linearly
+    between the runs. If it is not linear, the interval is widened as in `ciar-sim regime`. If it changes its sign several times, the
+    break-even is the root of a straight line fitted to it.
     """
     lines = {
         str(label): rows[np.isfinite(rows[key].astype(float)) & np.isfinite(rows["latency_mean_s"])].sort_values(key)
@@ -301,7 +308,7 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEvenWithBase]:
             continue
         x, own = rows[key].to_numpy(dtype=float), rows["latency_mean_s"].to_numpy(dtype=float)
         gap = own - its[rows[key]].to_numpy(dtype=float)
-        # Ends of the gap's interval: own - base = own (1 - speedup).
+        # Ends of the interval of the difference: own - base = own (1 - speedup).
         ends = [own * (1 - rows[name].to_numpy(dtype=float)) for name in ("speedup_hi", "speedup_lo")]
         side = np.sign(np.where(rows["speedup_lo"] > 1, 1, 0) - np.where(rows["speedup_hi"] < 1, 1, 0))
         decided = np.nonzero(side)[0]
@@ -319,12 +326,12 @@ def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEvenWithBase]:
 
 
 def _changes(y: np.ndarray) -> np.ndarray:
-    """The points after which y changes its sign."""
+    """Return the indices after which y changes its sign."""
     return np.nonzero((y[:-1] < 0) != (y[1:] < 0))[0]
 
 
 def _root(x: np.ndarray, y: np.ndarray) -> float:
-    """Where y, linear between the points, crosses 0 between the first point and the last, which lie on different sides."""
+    """Return the root of y, linear between the points. The first and last point have different signs."""
     changes = _changes(y)
     if len(changes) == 1:
         i = int(changes[0])

@@ -1,4 +1,4 @@
-"""What `ciar-sim evaluate uncertainty` writes besides its tables: two plots, as PNG and SVG, and a summary in Markdown."""
+"""Plots (PNG and SVG) and Markdown summary of `ciar-sim evaluate uncertainty`."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ EVENT_TITLES = {
     "tv": "total variation above its median",
     "nll": "nats of the token above their median",
 }
-# Measures drawn, with colour and dash: Okabe and Ito's hues; the Inter-Head's scores share one and differ in dash.
+# Measures drawn, with colour (Okabe and Ito's hues) and dash. The Inter-Head's scores share a colour and differ in dash.
 LOOKS: dict[str, tuple[str, str]] = {
     "u": ("#d55e00", "-"),
     "omega": ("#d55e00", "--"),
@@ -33,7 +33,7 @@ LOOKS: dict[str, tuple[str, str]] = {
 def draw(
     summary: pd.DataFrame, risk: pd.DataFrame, calibration: pd.DataFrame, facts: dict[str, Any]
 ) -> dict[str, bytes]:
-    """Both plots, as file name -> bytes; equal tables give equal bytes."""
+    """Draw both plots. Return file name -> bytes; equal tables give equal bytes."""
     files: dict[str, bytes] = {}
     with styled():
         figures = {
@@ -46,7 +46,10 @@ def draw(
 
 
 def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, Any]) -> Figure:
-    """A panel per event: share of events among the tokens kept on the device, by how many are kept; best area first in the legend."""
+    """Draw risk-coverage curves: a panel per event, with the share of events among the tokens kept on the device.
+
+    The legend is sorted by the area under the curve.
+    """
     figure = new_figure(12.5, 6.0, PAGE)
     for axes, event in zip(figure.subplots(1, len(EVENT_TITLES)), EVENT_TITLES, strict=True):
         rows = summary[(summary["event"] == event) & summary["measure"].isin(list(LOOKS))].sort_values(
@@ -85,7 +88,7 @@ def risk_coverage(summary: pd.DataFrame, risk: pd.DataFrame, facts: dict[str, An
 
 
 def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: dict[str, Any]) -> Figure:
-    """A panel per measure: how often the cloud differs, by tenth of the score, with 95 % intervals over prompts."""
+    """Draw a panel per measure: the share of tokens on which the cloud differs by decile of the score, with 95 % intervals."""
     rows = {row.measure: row for row in summary[summary["event"] == "differs"].itertuples(index=False)}
     names = [name for name in LOOKS if name in rows]
     columns = 5
@@ -107,7 +110,7 @@ def calibration_plot(summary: pd.DataFrame, calibration: pd.DataFrame, facts: di
 
 
 def _calibration_panel(axes: Axes, name: str, row: Any, calibration: pd.DataFrame) -> None:
-    """row: the measure's row of the summary."""
+    """Draw the panel of one measure. row: its row of the summary."""
     part = calibration[(calibration["event"] == "differs") & (calibration["measure"] == name)]
     share = part["tokens"] / part["tokens"].sum()
     middle = 100 * (share.cumsum() - share / 2)
@@ -123,7 +126,7 @@ def _calibration_panel(axes: Axes, name: str, row: Any, calibration: pd.DataFram
 
 
 def described(facts: dict[str, Any]) -> str:
-    """What was measured, in one line."""
+    """Describe the measurement in one line."""
     where = {"generated": "sequences decoded by the cloud", "scenes": "tokens of real scenes"}[facts["on"]]
     return (
         f"pair {facts['pair']}, {facts['prompts']} prompts (seed {facts['seed']}), {facts['tokens']} tokens, {where}, "
@@ -132,7 +135,7 @@ def described(facts: dict[str, Any]) -> str:
 
 
 def markdown(summary: pd.DataFrame, regions: pd.DataFrame, timing: pd.DataFrame | None, facts: dict[str, Any]) -> str:
-    """The summary: AUROC of every measure for every event, regions, and times if they were taken."""
+    """Return the Markdown summary: AUROC of every measure for every event, regions, and times if measured."""
     lines = [
         "# Uncertainty scores",
         "",

@@ -1,4 +1,4 @@
-"""How values, units, methods and conditions are written in tables, plots and sentences."""
+"""Formatting of values, units, methods and conditions in tables, plots and sentences."""
 
 import math
 import re
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-# Suffix of a setting's name -> unit as it is written.
+# Suffix of a setting's name -> unit as displayed.
 UNITS = {
     **{
         "ms": "ms",
@@ -36,21 +36,21 @@ NAMES = {
     "workload.arrivals.poisson_per_s": "Poisson arrivals",
     "workload.arrivals.bursty_per_s": "bursty arrivals",
 }
-NAMED_KEYS = ("run", "network", "network.preset", "network.trace")  # their values are names and need no key before them
+NAMED_KEYS = ("run", "network", "network.preset", "network.trace")  # their values are names that need no key
 
 
 _NUMBER = r"\d+(?:\.\d+)?"
 
 
 def own_setting(key: str) -> tuple[str, str] | None:
-    """Method (label or name) and setting of a swept key: "methods.ciar v1.2.threshold" -> ("ciar v1.2", "threshold")."""
+    """Return method (label or name) and setting of a swept key: "methods.ciar v1.2.threshold" -> ("ciar v1.2", "threshold")."""
     front, _, setting = key.rpartition(".")
     return (front.removeprefix("methods."), setting) if front.startswith("methods.") else None
 
 
 def split_unit(key: str) -> tuple[str, str]:
-    """Name and unit of a dotted path: "network.rtt_ms" -> ("RTT", "ms"), "cloud.replicas" -> ("cloud replicas", "")."""
-    own = own_setting(key)  # the label of a method may hold dots
+    """Return name and unit of a dotted path: "network.rtt_ms" -> ("RTT", "ms"), "cloud.replicas" -> ("cloud replicas", "")."""
+    own = own_setting(key)  # the label of a method may contain dots
     words = [*own] if own else [word for word in key.split(".") if word not in ("network", "workload", "arrivals")]
     last = words[-1] if words else key
     suffix = max((one for one in UNITS if last.endswith(f"_{one}")), key=len, default="")
@@ -63,18 +63,18 @@ def split_unit(key: str) -> tuple[str, str]:
 
 
 def axis_label(key: str) -> str:
-    """Name and unit of a swept key at an axis: "RTT (ms)"."""
+    """Return the axis label of a swept key: "RTT (ms)"."""
     name, unit = split_unit(key)
     return f"{name} ({unit})" if unit else name
 
 
 def number(value: Any) -> str:
-    """A swept value as text: 0.5, 20, lte."""
+    """Format a swept value: 0.5, 20, lte."""
     return f"{value:.12g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def rejoined(text: str, known: Collection[str]) -> list[str]:
-    """What stands between the commas of a text; a known name that holds commas itself stays whole."""
+    """Split a text at commas, but not within known names that contain commas."""
     parts = text.split(",")
     found, start = [], 0
     while start < len(parts):
@@ -86,9 +86,10 @@ def rejoined(text: str, known: Collection[str]) -> list[str]:
 
 
 def shortened(values: Iterable[float]) -> dict[float, float]:
-    """Each value as it is shown: with three significant digits, or as many as keep all apart, where some have more than four.
+    """Return the displayed value of each value. Whole numbers are unchanged.
 
-    Ranges and random points have six. Whole numbers stay.
+    If any value has more than four significant digits, all are rounded to three digits, or to as many as keep the values distinct. Values
+    of ranges and random points have six.
     """
     distinct = {value for value in map(float, values) if math.isfinite(value)}
     broken = {value for value in distinct if value != round(value)}
@@ -102,7 +103,7 @@ def shortened(values: Iterable[float]) -> dict[float, float]:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A value with so many significant digits, without an exponent where it is readable; a dash for NaN."""
+    """Format a value with the given number of significant digits, without an exponent unless it is very small or large. NaN is a dash."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "∞"
     if value == 0:
@@ -114,9 +115,9 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def clipped(text: str, width: int = 36) -> str:
-    """The text in at most `width` characters; an ellipsis marks what is left out.
+    """Shorten the text to at most `width` characters, with an ellipsis.
 
-    What tells labels apart stands at their ends: names of settings are shortened first, not their values, and then the middle goes.
+    Labels differ at their ends. Therefore names of settings, not their values, are shortened first, and then the middle is removed.
     """
     text = " ".join(text.split())
     if len(text) <= width:
@@ -130,27 +131,27 @@ def clipped(text: str, width: int = 36) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """The text in lines of at most `width` characters."""
+    """Wrap the text into lines of at most `width` characters."""
     return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
 
 
 def unbroken(text: str) -> str:
-    """The text with blanks that no line is broken at before units, so that "30 %" and "81 ms" stay whole."""
+    """Put non-breaking spaces before units, so that "30 %" and "81 ms" are not split between lines."""
     return re.sub(r"(?<=\d) (?=(?:%|ms|s|Mbit/s|per s)(?![\w/]))|(?<=×) (?=base)", "\u00a0", text)
 
 
 def times(gain: float) -> str:
-    """A speed-up in two digits; in three where two would say that it is 1 and it is not."""
+    """Format a speed-up with two digits, or with three if two would show 1.0 although it is not 1."""
     text = significant(gain, 2)
     return significant(gain, 3) if text == "1.0" and gain != 1 else text
 
 
 def grouped(warnings: Sequence[str], most: int = 3) -> list[str]:
-    """Warnings "CASE: text" with those that say the same of many cases in one: how many, the first few, the range of the number.
+    """Merge warnings "CASE: text" with the same text: the number of cases, the first few, and the range of the number that varies.
 
     Args:
         warnings: As in provenance.json.
-        most: Cases of one text that are named.
+        most: Number of cases named per text.
     """
     alike: dict[str, list[tuple[str, str]]] = {}
     for text in warnings:
@@ -176,22 +177,22 @@ def grouped(warnings: Sequence[str], most: int = 3) -> list[str]:
 
 
 def joined(names: list[str]) -> str:
-    """a, b and c."""
+    """Join names as "a, b and c"."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
 def sentence(text: str) -> str:
-    """The text with a capital first letter."""
+    """Capitalise the first letter of a text."""
     return text[:1].upper() + text[1:]
 
 
 def absent(value: Any) -> bool:
-    """Whether a cell of a swept column says nothing: the axis does not concern the method."""
+    """Return whether a cell of a swept column is empty because the axis does not apply to the method."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
 
 
 def label(row: dict[str, Any], swept: tuple[str, ...]) -> str:
-    """The method with the swept settings of its own that its label does not name yet: "ciar threshold=0.5"."""
+    """Return the method with its own swept settings, unless its label contains them: "ciar threshold=0.5"."""
     text = str(row["method"])
     for key in swept:
         own = own_setting(key)
@@ -202,7 +203,7 @@ def label(row: dict[str, Any], swept: tuple[str, ...]) -> str:
 
 
 def condition(row: dict[str, Any], swept: tuple[str, ...]) -> str:
-    """What is swept besides the methods' own settings: "wifi", "RTT 20 ms", "lte, cloud replicas 4"."""
+    """Describe the swept values that are not settings of methods: "wifi", "RTT 20 ms", "lte, cloud replicas 4"."""
     parts = []
     for key in swept:
         if key.startswith("methods.") or absent(row[key]):

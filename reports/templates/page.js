@@ -1,5 +1,5 @@
 "use strict";
-// The table: sorting, filters, percentages against a baseline. Plots: methods are hidden with their rows, a click enlarges.
+// The table: sorting, filters, percentages against a baseline. The plots: the filter of methods also applies to them, a click enlarges one.
 const table = document.getElementById("cases");
 const body = table.tBodies[0];
 const heads = [...table.tHead.rows[0].cells];
@@ -19,7 +19,7 @@ function sort() {
   const order = (a, b) => {
     if (within && a.dataset.place !== b.dataset.place) return a.dataset.place - b.dataset.place;
     const x = value(a, column), y = value(b, column);
-    if (x === "" || y === "") return (x === "") - (y === ""); // no samples: last, either way
+    if (x === "" || y === "") return (x === "") - (y === ""); // empty cells last, in both directions
     return (up ? 1 : -1) * (numeric ? x - y : x.localeCompare(y));
   };
   body.append(...rows.sort(order));
@@ -43,13 +43,13 @@ function filter() {
 function change(percent) {
   const size = Math.abs(percent);
   let digits = size < 10 ? 1 : 0;
-  while (percent < 0 && digits < 3 && Number(size.toFixed(digits)) >= 100) digits++; // -100 % would be nothing at all
+  while (percent < 0 && digits < 3 && Number(size.toFixed(digits)) >= 100) digits++; // -100 % would mean a value of 0
   const text = size.toFixed(digits);
   return `${Number(text) === 0 ? "" : percent < 0 ? "\u2212" : "+"}${text} %`;
 }
 
 function compare() {
-  // "label:L" compares with the method L under the same condition, "run:R" with the same method and condition in the run R.
+  // "label:L" compares with method L under the same condition, "run:R" with the same method and condition in run R.
   const [kind, ...rest] = form.elements.baseline.value.split(":");
   const name = rest.join(":");
   const key = row => kind === "run" ? `${row.dataset.label}\u0000${row.dataset.rest}` : row.dataset.condition;
