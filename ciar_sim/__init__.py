@@ -1,6 +1,6 @@
 """Latency and quality of edge-cloud image generation: `run`, `sweep` and decide from Python.
 
-The names are those of `__init__.pyi`, each imported at its first use, so that `ciar-sim --help` stays quick.
+The names are those of `__init__.pyi`. Each is imported at its first use, so that `ciar-sim --help` is fast.
 """
 
 import lazy_loader

@@ -1,6 +1,4 @@
-"""Arguments of the Python API as options of the program: refused as these are, in one `CiarSimError` that names the argument, or written
-as these are.
-"""
+"""Checks of arguments of the Python API, with errors like those of the options of the program, and conversion to such options."""
 
 import json
 import math
@@ -18,7 +16,7 @@ LONGEST_NAME = 4096  # characters; Linux's PATH_MAX
 
 
 def unusable(text: str) -> str:
-    """What makes a text unusable as a name or a value, empty for nothing."""
+    """Return why a text cannot be used as a name or value; empty if it can."""
     if len(text) > LONGEST_NAME:
         return f"has {len(text)} characters; allowed: {LONGEST_NAME}"
     if "\0" in text:
@@ -33,9 +31,10 @@ def unusable(text: str) -> str:
 def check_number(
     name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = False, over: bool = False
 ) -> Any:
-    """Return a number as Python's own: those of numpy cannot be written as JSON.
+    """Return a number as a Python number, since NumPy's cannot be written as JSON. over: the range excludes `least`.
 
-    Raises CiarSimError where the value is no finite number in the range. over: the least is not in it.
+    Raises:
+        CiarSimError: The value is not a finite number in the range.
     """
     kind: type = Integral if whole else Real
     if isinstance(value, kind) and type(value) is not bool:
@@ -48,7 +47,7 @@ def check_number(
 
 
 def check_place(name: str, value: Any, what: str = "a path") -> None:
-    """Raises CiarSimError where a value is no path that a file system can hold."""
+    """Raise CiarSimError if a value is not a possible path."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
         raise CiarSimError(f"{name}: must be {what}, got {_shown(value)}")
@@ -57,7 +56,7 @@ def check_place(name: str, value: Any, what: str = "a path") -> None:
 
 
 def check_scenario(value: Any) -> None:
-    """Raises CiarSimError where a value is neither a scenario as a mapping, nor the name of a file or of a shipped one."""
+    """Raise CiarSimError if a value is neither a mapping nor a possible name of a file or shipped scenario."""
     if isinstance(value, Mapping):
         return
     check_place("scenario", value, "a file, the name of a shipped scenario, or a mapping")
@@ -68,13 +67,13 @@ def check_scenario(value: Any) -> None:
 
 
 def check_mapping(name: str, value: Any, form: str) -> None:
-    """Raises CiarSimError where a value is no mapping whose keys are texts. form: what it looks like."""
+    """Raise CiarSimError if a value is not a mapping with texts as keys. form: an example, for the message."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise CiarSimError(f"{name}: must be a mapping like {form}, got {_shown(value)}")
 
 
 def check_text(name: str, value: Any, form: str) -> None:
-    """Raises CiarSimError where a value is no text. form: what it looks like."""
+    """Raise CiarSimError if a value is not a text. form: examples, for the message."""
     if not isinstance(value, str):
         raise CiarSimError(f"{name}: must be text like {form}, got {_shown(value)}")
 
@@ -82,7 +81,7 @@ def check_text(name: str, value: Any, form: str) -> None:
 def check_means(
     cache: Any = None, torch_device: Any = "auto", max_batch: Any = 64, jobs: Any = None, progress: Any = None
 ) -> dict[str, Any]:
-    """Return the numbers among these by name, as Python's own; raises CiarSimError where one cannot be used."""
+    """Return the numbers among these arguments by name, as Python numbers. Raises CiarSimError if an argument cannot be used."""
     if cache is not None:
         check_place("cache", cache)
     check_text("torch_device", torch_device, "auto, cpu, cuda or cuda:1")
@@ -120,33 +119,33 @@ def choice_of(zips: Any, random: Any, tune: Any) -> "Choice":
 
 
 def options_of_sets(sets: Mapping[str, Any] | None) -> list[str]:
-    """Values of keys as those of the option --set: `path=YAML`."""
+    """Convert values by path to values of the option --set: `path=YAML`."""
     check_mapping("sets", {} if sets is None else sets, '{"cloud.replicas": 2}')
     return [f"{path}={_yaml(value, path)}" for path, value in (sets or {}).items()]
 
 
 def options_of_axes(axes: Mapping[str, Sequence[Any] | Mapping[str, Any]] | None) -> list[str]:
-    """Values of swept keys as those of the option --axis."""
+    """Convert axes by path to values of the option --axis."""
     check_mapping("axes", {} if axes is None else axes, '{"network.rtt_ms": [5, 50]}')
     return [f"{path}={_values(values, path)}" for path, values in (axes or {}).items()]
 
 
 def _yaml(value: Any, path: str) -> str:
-    """A value in YAML's flow form, as the options of the command line are read."""
+    """Format a value as YAML in flow style, which command-line options use."""
     from simulator.core.written import as_written
 
     return _flow(as_written(value, path))
 
 
 def _flow(value: Any) -> str:
-    """Plain data in JSON's form, with numbers that JSON lacks as in YAML, and characters escaped as YAML escapes them."""
+    """Format plain data as JSON, with YAML's infinities, NaN and escapes of characters."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value).replace("inf", ".inf").replace("nan", ".nan")
-    # JSON escapes a character beyond U+FFFF as two, which YAML does not join.
+    # JSON escapes a character beyond U+FFFF as a surrogate pair, which YAML does not join.
     text = json.dumps(value, ensure_ascii=False)
     return "".join(sign if sign.isprintable() else f"\\U{ord(sign):08x}" for sign in text)
 

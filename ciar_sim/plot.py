@@ -1,4 +1,4 @@
-"""Plots of a result: `result.plot.figure("speed-up")`, or on your own axes `result.plot.latency_quality(ax=ax)`."""
+"""Plots of a result: `result.plot.figure("speed-up")`, or `result.plot.latency_quality(ax=ax)` on your own axes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from simulator.core.yamlfile import did_you_mean
 
 @dataclass(frozen=True)
 class Plots:
-    """The plots of one run folder. Those of the report are also files in its plots/."""
+    """The plots of a run folder. Those of the report are also stored in its plots/."""
 
     folder: Path
 
@@ -42,7 +42,7 @@ class Plots:
             A matplotlib figure.
 
         Raises:
-            CiarSimError: No such kind, or the run cannot provide it; the message says what it needs.
+            CiarSimError: There is no such kind, or the run does not have the data for it; the message says what it needs.
         """
         from ciar_sim.cli.plot import LEAST, MOST
         from reports.figure import Form

@@ -1,4 +1,4 @@
-"""Scenarios that come with the program, found by name from any folder."""
+"""Scenarios shipped with the program, found by name from any folder."""
 
 import os
 import re
@@ -7,19 +7,21 @@ from pathlib import Path
 from simulator.core.errors import ScenarioError
 from simulator.core.yamlfile import did_you_mean
 
-SCENARIOS = Path(__file__).parent / "scenarios"  # in a checkout a link to the folder at its top
+SCENARIOS = Path(__file__).parent / "scenarios"  # in a checkout a link to the top-level folder
 
 
 def shipped_scenarios() -> list[str]:
-    """Names of the scenarios that come with the program, sorted."""
+    """Return the names of the shipped scenarios, sorted."""
     return sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
 
 
 def scenario_path(name: str | Path) -> Path:
-    """The file of that name, or else the shipped scenario of that name.
+    """Return the path of the file with this name, else of the shipped scenario with this name.
+
+    A name with a folder or an extension is always that of a file; reading it raises the error.
 
     Raises:
-        ScenarioError: Neither exists. A name with a folder or an extension is a file's, and whoever reads it says what is wrong.
+        ScenarioError: Neither exists.
     """
     text = os.fspath(name)
     if os.path.exists(text) or not re.fullmatch(r"[\w-]+", text):

@@ -1,4 +1,4 @@
-"""How fast this machine records and simulates, as its last runs have shown; for the forecast of a dry run."""
+"""Speed of recording and simulating on this machine, from its last runs, for the forecast of a dry run."""
 
 import json
 import time
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from simulator.experiment.state import State
 
 FILE = "speed.json"
-# Of two slow CPU cores, where nothing was measured yet: the scenes pair, and a request of a few hundred calls.
+# Defaults without measurements: the scenes pair and a request of a few hundred calls on two slow CPU cores.
 SESSION_S, REQUEST_S = 1.0, 0.02
 RECORDING_BYTES, CASE_BYTES = 30_000.0, 30_000.0
-_SAMPLE = 64  # files whose mean size stands for all
+_SAMPLE = 64  # files from which the mean size is estimated
 
 
 class Stopwatch:
-    """Passes progress on, and measures how long recording and simulating take."""
+    """Forwards progress, and measures the time of recording and simulating."""
 
     def __init__(self, progress: "Progress") -> None:
         self.progress = progress
@@ -37,7 +37,7 @@ class Stopwatch:
         self.progress(stage, done, total)
 
     def remember(self, cache: Path, where: str, sessions: int, requests: float) -> None:
-        """Keeps the seconds of a session, by weights and torch device, and of a request. A cache that cannot be written is no error."""
+        """Store the seconds per session, by weights and torch device, and per request. It is no error if the cache cannot be written."""
         told = _read(cache)
         if sessions:
             told[f"session {where}"] = self.seconds["recording"] / sessions
@@ -49,7 +49,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take. basis: where the times come from."""
+    """Expected time and disk space of a run. basis: the source of the times, in words."""
 
     recording_s: float
     simulating_s: float
@@ -59,7 +59,7 @@ class Forecast:
 
 
 def forecast(state: "State", cache: Path, torch_device: str) -> Forecast:
-    """Time and bytes of what is still to do."""
+    """Return the expected time and disk space of the remaining work."""
     told = _read(cache)
     sessions = len(state.missing) + state.more_sessions
     cases = len(state.cases) - len(state.simulated) + state.more_cases
@@ -78,7 +78,7 @@ def forecast(state: "State", cache: Path, torch_device: str) -> Forecast:
 
 
 def where(weights: str, torch_device: str) -> str:
-    """What the speed of recording depends on."""
+    """Return the key of the speed of recording: weights and torch device."""
     return f"{weights[:16]} {torch_device}"
 
 

@@ -1,1 +1,1 @@
-"""The command line. Each file composes the rooms for its commands and imports them when a command runs."""
+"""The command line. Each file combines the other packages for its commands and imports them when a command runs."""

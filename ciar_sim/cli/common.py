@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, the cache folder, the torch device, writing a few files."""
+"""Common parts of all commands: options, one-line errors, the cache folder, the torch device, writing of files."""
 
 import errno
 import functools
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from simulator.protocol.pairs import PairRef
 
 MOST_CHARACTERS = 1200  # of an error message
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # of a disk, not of the program
-NO_MEMORY = ("out of memory", "can't allocate memory")  # what torch says of a GPU's and of the machine's own
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # faults of a disk, not of the program
+NO_MEMORY = ("out of memory", "can't allocate memory")  # in torch's errors for GPU memory and main memory
 TORCH_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def default_cache() -> Path:
-    """Where recordings and measured profiles are kept: $CIAR_SIM_CACHE, else ciar-sim/ in the user's cache folder."""
+    """Return the folder of recordings, cases and profiles: $CIAR_SIM_CACHE, else ciar-sim/ in the user's cache folder."""
     import platformdirs
 
     own = os.environ.get("CIAR_SIM_CACHE")
@@ -39,10 +39,10 @@ PAIR_HELP = "A shipped pair's name, a pair's folder, or a YAML file with pair: a
 
 
 def pair_of(text: str) -> "PairRef":
-    """What --pair names: a YAML file's `pair:` or, where it has none, its mapping; else a shipped pair or a folder.
+    """Resolve --pair: the `pair:` of a YAML file, the whole mapping of a file without `pair:`, a shipped pair or a folder.
 
     Raises:
-        ScenarioError: the file names no pair, or a name is that of a shipped pair and of a folder.
+        ScenarioError: the file has no valid pair, or a name is that of both a shipped pair and a folder.
     """
     from pydantic import ValidationError
 
@@ -72,7 +72,7 @@ def pair_of(text: str) -> "PairRef":
 
 
 def prompts_of(path: Path) -> "list[Prompt]":
-    """The prompts of a file of any form that scenarios take. Raises PromptError, which names the file and, where it has lines, the line."""
+    """Read the prompts of a file in any format that scenarios accept. Raises PromptError, which names the file and line."""
     from simulator.core.errors import PromptError
     from simulator.core.files import read_file
     from simulator.core.prompt_files import MOST_BYTES, read_prompts
@@ -118,7 +118,7 @@ columns_option = click.option(
 
 
 def options(*some: Decorator) -> Decorator:
-    """Several options in one decorator, in the order of the help."""
+    """Combine several options in one decorator, in the order of the help."""
 
     def added(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(some):
@@ -129,10 +129,10 @@ def options(*some: Decorator) -> Decorator:
 
 
 def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A user's error is one line on stderr and exit code 2; SIGINT and SIGTERM are one line and exit codes 130 and 143.
+    """Report user errors in one line on stderr with exit code 2, and SIGINT and SIGTERM in one line with exit codes 130 and 143.
 
-    So is a full or read-only disk wherever it is met, and memory that is used up. Anything else is a fault of the program and keeps its
-    traceback.
+    A full or read-only disk and exhausted memory are reported like user errors. Any other exception is a fault of the program and keeps
+    its traceback.
     """
 
     @functools.wraps(command)
@@ -149,7 +149,7 @@ def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            if error.filename is None:  # standard output: what is left of it would fail again at the end of the program
+            if error.filename is None:  # standard output, whose buffer would fail again at exit
                 with suppress(OSError, ValueError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             click.echo(f"Error: {error.filename or 'the output'} cannot be written: {reason(error)}", err=True)
@@ -171,7 +171,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM raises Terminated. Without effect outside the main thread, which gets signals."""
+    """Let SIGTERM raise Terminated inside the block. It has no effect outside the main thread, which alone receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -187,16 +187,16 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def one_line(error: CiarSimError) -> str:
-    """The error's text on one line, cut where the input made it long."""
+    """Return the text of an error as one line, truncated to `MOST_CHARACTERS`."""
     text = " ".join(str(error).split("\n")).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ... ({len(text)} characters)"
 
 
 def resolve_torch_device(name: str) -> str:
-    """The name of a usable torch device. auto: the first CUDA device if there is one, else the CPU.
+    """Return the name of a usable torch device. `auto` is the first CUDA device if there is one, else the CPU.
 
     Raises:
-        CiarSimError: no such device, or this build of torch does not support it.
+        CiarSimError: there is no such device, or this build of torch does not support it.
     """
     import torch
 
@@ -218,7 +218,7 @@ def resolve_torch_device(name: str) -> str:
 
 
 class FiniteRange(click.FloatRange):
-    """A range of floats without NaN, which click's comparisons let pass."""
+    """A range of finite floats; click's own range accepts NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)
@@ -228,7 +228,7 @@ class FiniteRange(click.FloatRange):
 
 
 def refuse_unusable(folder: Path) -> None:
-    """Raises RunFolderError where nothing can be written into a folder; asked before the work, which may take hours."""
+    """Raise RunFolderError if a folder is not writable. Called before work that may take hours."""
     from simulator.core.errors import RunFolderError
     from simulator.core.files import why_unusable
 
@@ -237,7 +237,7 @@ def refuse_unusable(folder: Path) -> None:
 
 
 def refuse_unwritable(file: Path | None) -> None:
-    """Raises RunFolderError where a file cannot be written; asked before the work. None is no file."""
+    """Raise RunFolderError if a file is not writable; None is no file. Called before work that may take hours."""
     from simulator.core.errors import RunFolderError
     from simulator.core.files import why_unwritable
 
@@ -248,13 +248,13 @@ def refuse_unwritable(file: Path | None) -> None:
 
 
 def write_files(folder: Path, files: dict[str, bytes | None]) -> None:
-    """Write files into a folder, all or none, and delete those that are None; others are left alone. Raises RunFolderError."""
+    """Write files into a folder, all or none, and delete those that are None. Other files are kept. Raises RunFolderError."""
     from simulator.core.errors import RunFolderError
     from simulator.core.files import write_atomically, write_together
 
     try:
         ((name, content), *others) = files.items()
-        if content is not None and not others:  # which may be a device
+        if content is not None and not others:  # a single file may be a device
             write_atomically(folder / name, content)
         else:
             write_together(folder, files)

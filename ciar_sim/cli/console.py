@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, the table and warnings of a run."""
+"""Output of the command line: progress bars, tables and warnings."""
 
 import difflib
 import io
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class _Bars:
-    """One bar per stage, made at its first report. Callable as `simulator.experiment.simulating.Progress`."""
+    """One bar per stage, created at its first report. It is a `simulator.experiment.simulating.Progress`."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
@@ -55,7 +55,7 @@ class _Bars:
 
 
 class _Rate(ProgressColumn):
-    """Work done per second: tokens, cases, images."""
+    """Column with the rate of work: tokens, cases or images per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -63,29 +63,29 @@ class _Rate(ProgressColumn):
 
 
 def _pace(rate: float) -> str:
-    """Steps per second as a person says them: `4.33/s`, `154 s each`."""
+    """Format a rate in steps per second: `4.33/s`, or `154 s each` below 1/s."""
     return f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
 
 
-LINE_EVERY_S = 30.0  # where there is no terminal
+LINE_EVERY_S = 30.0  # interval of progress lines without a terminal
 
 
 class _Lines:
-    """A line on stderr every 30 s, for logs: the stage, its share, the rate and the time that is left."""
+    """A line on stderr every 30 s, for logs: stage, share done, rate and remaining time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.last_s = clock()
-        self.begun: dict[str, tuple[float, float]] = {}  # by stage: when, and what was done then
+        self.begun: dict[str, tuple[float, float]] = {}  # by stage: start time, and work done at that time
         self.done: dict[str, float] = {}
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         now = self.clock()
-        if done < self.done.get(stage, 0.0):  # it begins once more, as the simulations of a search do
+        if done < self.done.get(stage, 0.0):  # the stage restarts, as in a search
             del self.begun[stage]
         self.done[stage] = done
         start_s, before = self.begun.setdefault(stage, (now, done))
-        # What is done needs no line: the next stage or the result follows.
+        # A finished stage needs no line, because the next stage or the result follows.
         if now - self.last_s < LINE_EVERY_S or done >= total:
             return
         self.last_s = now
@@ -97,7 +97,7 @@ class _Lines:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `40 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Format a duration: `40 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator["_Bars | _Lines"]:
-    """Bars on stderr while the block runs, or a line every 30 s where it is no terminal; nothing when quiet."""
+    """Show bars on stderr while the block runs, or a line every 30 s if it is not a terminal; nothing if quiet."""
     console = Console(stderr=True)
     if quiet:
         yield _Bars(None)
@@ -127,7 +127,7 @@ def progress_bars(quiet: bool) -> Iterator["_Bars | _Lines"]:
 
 
 def profile_lines(profile: Profile) -> str:
-    """Milliseconds of the measured passes, by role, rows and new tokens; a column per number of cached tokens."""
+    """Format the milliseconds of the measured passes by role, rows and new tokens, with a column per number of cached tokens."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     cached = sorted({kv for passes in (*profile.passes.values(), *profile.verify.values()) for kv in passes.kv_tokens})
     for name in ("model", "rows", "new tokens", *(f"ms at {kv} cached" for kv in cached)):
@@ -146,7 +146,7 @@ def profile_lines(profile: Profile) -> str:
 def roofline_lines(
     cells: Sequence[RooflineCell], fitted: Sequence[RooflineCell], machine: Hardware, fit: FittedRoofline
 ) -> str:
-    """How far two rooflines are off, by model and phase: one of measured figures, and one fitted to the passes."""
+    """Format the errors of two rooflines by model and phase: one of measured figures, and one fitted to the passes."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in (
         "model",
@@ -176,18 +176,18 @@ def roofline_lines(
     return "\n".join([drawn(table), *lines])
 
 
-# Columns of the table of a run. Where the terminal is narrow, the last ones are left out first.
+# Columns of the table of a run. In a narrow terminal the last ones are omitted first.
 _SHOWN = ("latency_mean_s", "latency_p95_s", "speedup", "cloud_call_pct", "cloud_nll")
 _SHOWN_LAST = ("images", "bytes_up", "bytes_down")
 _GAP = 2  # blanks between columns
-_TEXT_AT_LEAST = 12  # a condition or method is folded to no less than this
+_TEXT_AT_LEAST = 12  # least width to which a condition or method is folded
 
 
 def chosen_columns(text: str | None) -> tuple[str, ...] | None:
-    """The columns of --columns: None for the usual ones.
+    """Parse --columns. None stands for the default columns.
 
     Raises:
-        CiarSimError: A name is no column of summary.csv.
+        CiarSimError: A name is not a column of summary.csv.
     """
     if text is None:
         return None
@@ -206,12 +206,12 @@ def chosen_columns(text: str | None) -> tuple[str, ...] | None:
 
 
 def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, width: int | None = None) -> str:
-    """The table of a run: a row per case with its condition, method and numbers, none of which is ever cut.
+    """Format the table of a run: a row per case with its condition, method and numbers. Numbers are never truncated.
 
     Args:
-        summary: As in summary.csv.
-        columns: Columns to print, in several tables where one is too narrow; None prints the usual ones that fit, and names the others.
-        width: Of the terminal, in characters; None asks it. Output that goes elsewhere is 200 wide.
+        summary: The table of summary.csv.
+        columns: Columns to print, in several tables if necessary; None prints the default ones that fit, and names the others.
+        width: Width in characters; None: that of the terminal, or 200 if the output is not a terminal.
     """
     from reports.load import with_words
     from reports.metrics import WHOLE, metrics, quality_metrics
@@ -251,10 +251,10 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
 
 
 def _blocks(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: int) -> list[list[str]]:
-    """The columns of numbers in groups that fit beside the texts, at least one in each."""
+    """Divide the columns of numbers into groups that fit next to the texts, at least one in each."""
     beside = sum(_GAP + _longest(name, cells) for name, cells in texts.items())
     widest = max((_longest(name, cells) for name, cells in numbers.items()), default=0)
-    if beside + widest > width:  # the texts are folded
+    if beside + widest > width:  # the texts must be folded
         beside = min(beside, max(len(texts) * (_GAP + _TEXT_AT_LEAST), width - 2 * (widest + _GAP)))
     blocks: list[list[str]] = [[]]
     used = beside
@@ -278,7 +278,7 @@ def _block(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: in
     for name, cells in numbers.items():
         table.add_column(name, justify="right", no_wrap=True, min_width=_longest(name, cells))
     for row in zip(*texts.values(), *numbers.values(), strict=True):
-        table.add_row(*map(Text, row))  # as it stands: markup takes two of its backslashes for one
+        table.add_row(*map(Text, row))  # Text, because markup would interpret backslashes
     return drawn(table, max(width, min(needed, least)))
 
 
@@ -287,7 +287,7 @@ def _longest(name: str, cells: Sequence[str]) -> int:
 
 
 def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:
-    """The warnings of a run, one a line; where there are more than `most`, the last line says how many."""
+    """Return the warnings of a run, one per line. If there are more than `most`, the last line gives the number of the others."""
     from reports.words import grouped
 
     texts = grouped(warnings)
@@ -296,7 +296,7 @@ def warning_lines(warnings: Sequence[str], most: int = 8) -> list[str]:
 
 
 def _first_seen(column: pd.Series) -> pd.Series:
-    """Sort key that keeps values in the order in which they first occur."""
+    """Sort key for the order of first occurrence."""
     return pd.Series(pd.factorize(column, use_na_sentinel=False)[0], index=column.index)
 
 
@@ -304,7 +304,7 @@ def _cell(value: float, metric: "Metric") -> str:
     from reports.words import significant
 
     shown, digits = metric.scale * value, 0 if metric.name == "images" else 1 if "%" in metric.unit else 2
-    if digits and 0 < abs(shown) < 10 ** (1 - digits):  # where that would leave one digit, or none
+    if digits and 0 < abs(shown) < 10 ** (1 - digits):  # fixed decimals would leave fewer than two digits
         return significant(shown, 2)
     return _number(shown, digits)
 
@@ -315,11 +315,11 @@ def _number(value: float, digits: int) -> str:
 
 def _terminal_width() -> int:
     console = Console()
-    return console.width if console.is_terminal or "COLUMNS" in os.environ else 200  # piped: wide enough not to fold
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else 200  # wide enough not to fold
 
 
 def drawn(renderable: Any, width: int | None = None) -> str:
-    """The renderable as text, in colour on a terminal."""
+    """Render as text, in colour on a terminal."""
     width = _terminal_width() if width is None else width
     console = Console(width=width)
     if console.is_terminal:
@@ -334,7 +334,7 @@ def drawn(renderable: Any, width: int | None = None) -> str:
 
 
 def pareto_lines(pareto: pd.DataFrame, quality: str) -> str:
-    """The cases that no other beats in latency and in a quality."""
+    """Format the cases on the Pareto front of latency and a quality."""
     names = list(pareto.columns)
     swept = names[names.index("method_name") + 1 : names.index("images")]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -348,7 +348,7 @@ def pareto_lines(pareto: pd.DataFrame, quality: str) -> str:
 
 
 def state_lines(state: "State", cache: Path, torch_device: str) -> list[str]:
-    """What a run has still to do: cases, sessions, time and bytes."""
+    """Format the remaining work of a run: cases, sessions, time and disk space."""
     from ciar_sim.speed import forecast
 
     cases, left = len(state.cases) + state.more_cases, len(state.cases) - len(state.simulated) + state.more_cases

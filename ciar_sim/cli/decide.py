@@ -1,4 +1,4 @@
-"""`ciar-sim compare|capacity|regime|recommend`: an answer in a sentence, then the table behind it."""
+"""`ciar-sim compare|capacity|regime|recommend|export`. A decision prints sentences, then tables."""
 
 import re
 from collections.abc import Callable
@@ -67,7 +67,7 @@ metric_option = click.option(
 )
 
 
-# What all decisions take that record and simulate.
+# Options of all decisions that record and simulate.
 replay_options = options(sets_option, cache_option, torch_device_option, max_batch_option, jobs_option, json_option)
 
 
@@ -211,7 +211,7 @@ def recommend(
 
 
 def _run(decide: Callable[[Any], Any], given: dict[str, Any]) -> Any:
-    """The decision, with the terminal's progress."""
+    """Compute a decision with progress on the terminal."""
     from ciar_sim.cli.console import progress_bars
     from ciar_sim.decide.bench import Means
 
@@ -228,7 +228,7 @@ def _print(decision: Any, as_json: bool, out: Path | None = None) -> None:
 
 
 def _usable(folder: Path) -> None:
-    """Raises CiarSimError where the folder is something else, before minutes of work."""
+    """Raise CiarSimError if the folder has files that are not of a regime map. Called before minutes of work."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     ours = {f"{name}.csv" for name in ("regime", "break_evens", "quality", "latency")}
     ours |= {"regime.json", "regime.png", "regime.svg"}

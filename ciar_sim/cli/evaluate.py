@@ -49,7 +49,7 @@ def evaluate() -> None:
 
 
 def _captions(pair: "PairRef", file: Path | None) -> "Captions":
-    """The captions of a file in its order, each once; without one those of the pair. Raises PromptError where there are none."""
+    """Return the source of captions: the distinct ones of a file in order, or those of the pair. Raises PromptError if there are none."""
     from models.quality.judges import captions_of
     from simulator.core.errors import PromptError
     from simulator.protocol.pairs import pair_manifest

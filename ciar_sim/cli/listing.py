@@ -10,7 +10,7 @@ from ciar_sim.cli.console import drawn
 
 
 def listing(what: str) -> str:
-    """The table of `ciar-sim list WHAT`."""
+    """Return the table of `ciar-sim list WHAT` as text."""
     tables = {
         "methods": _methods,
         "presets": _presets,
@@ -32,7 +32,7 @@ def _methods() -> Table:
         table.add_row(f"[bold]{name}", "", "", (entry.__doc__ or "").split("\n\n")[0])
         for key in settings_of(name):
             field = entry.model_fields[key]
-            default = "" if field.default is None else written(field.default)  # then the meaning says what holds
+            default = "" if field.default is None else written(field.default)  # its description explains the default
             table.add_row("", key, default, escape(field.description or ""))
     return table
 

@@ -1,4 +1,4 @@
-"""The program `ciar-sim`: every command, each imported from its own file."""
+"""The program `ciar-sim`, with all its commands."""
 
 import gc
 import sys
@@ -21,10 +21,10 @@ EPILOG = "Start with: ciar-sim run quickstart"
 
 
 class Program(click.Group):
-    """The command group; refuses arguments that neither a file system nor a terminal can hold, before any command sees them."""
+    """The command group. It refuses arguments that no file name or value can contain, before any command gets them."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
-        # Looking for garbage as often as usual takes a seventh of the time in which modules are loaded, and a twentieth of a run's.
+        # The default garbage-collection thresholds cost a seventh of the time of loading modules, and a twentieth of a run.
         gc.set_threshold(50_000, 20, 20)
         arguments = list(sys.argv[1:] if args is None else args)
         for number, argument in enumerate(arguments, start=1):
@@ -35,11 +35,11 @@ class Program(click.Group):
         return super().main(arguments, *rest, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which they are met, in place of the alphabet's."""
+        """Return the commands in the order of definition instead of alphabetical order."""
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The first paragraph of each command's help, in full."""
+        """Write the whole first paragraph of each command's help."""
         with formatter.section("Commands"):
             formatter.write_dl(
                 [(name, " ".join((one.help or "").partition("\n\n")[0].split())) for name, one in self.commands.items()]

@@ -1,4 +1,4 @@
-"""What a run asks of the models: sessions, captions, scores and compute times of a pair."""
+"""The models of a run: sessions, captions, scores and compute times of a pair."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """The torch side of a run, loaded at the first thing that needs it."""
+    """Access to the models of a pair. Torch and the weights are loaded when first needed."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Models:
         return self._pair
 
     def record(self, specs: Any) -> Any:
-        """Recordings of the given sessions, as `simulator.protocol.cache.CachedSource` wants them."""
+        """Yield (session, recording) for the given sessions, as `simulator.protocol.cache.CachedSource` requires."""
         from simulator.protocol.pairs import pair_manifest
 
         manifest = pair_manifest(self.name)
@@ -72,18 +72,18 @@ class Models:
             before += each * len(part)
 
     def captions(self, seed: int, count: int) -> list[str]:
-        """Captions that prompts of the pair are drawn from, see `models.quality.judges.captions_of`."""
+        """Return captions from which prompts of the pair are drawn, see `models.quality.judges.captions_of`."""
         if self._is_statistical():
             return []
         from models.quality.judges import captions_of
 
         key = seed, count
-        if key not in self._captions:  # every case of a run asks for the same ones
+        if key not in self._captions:  # all cases of a run need the same ones
             self._captions[key] = captions_of(self.name)(seed, count)
         return list(self._captions[key])
 
     def scorer(self) -> Any:
-        """Scores the images of a run; loads torch only for images that are not in the cache. None for a pair without a judge."""
+        """Return the scorer of images, which loads torch only for images that are not in the cache. None for a pair without a judge."""
         if self._is_statistical():
             return None
         from models.quality.judges import judge_of
@@ -100,9 +100,9 @@ class Models:
         return pair_manifest(self.name).statistics is not None
 
     def profile(self) -> Any:
-        """Compute times of the pair on this machine: measured once, then kept in the cache folder.
+        """Return the compute times of the pair on this machine, measured once and then stored in the cache folder.
 
-        A stored profile counts for equal weights, torch version, processor, cores, thread setting and --torch-device only; a damaged
+        A stored profile is valid only for the same weights, torch version, processor, cores, thread setting and --torch-device. A damaged
         one is measured again.
         """
         from simulator.core.errors import ComputeError
@@ -119,7 +119,7 @@ class Models:
         return profile
 
     def stored_profile(self) -> Any:
-        """As `profile`, of an earlier run. Raises ComputeError where none was measured, or it is damaged."""
+        """Return the stored profile of an earlier run. Raises ComputeError if there is none, or it is damaged."""
         from simulator.pricing.profile import Profile
 
         return Profile.read(self._profile_path())
@@ -139,7 +139,7 @@ class Models:
 
 
 def _processor() -> str:
-    """Name of this machine's processor, as far as the system tells."""
+    """Return the name of this machine's processor as reported by the system."""
     import platform
 
     try:

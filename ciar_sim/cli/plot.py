@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from reports.figure import Form
 
-# The names of `reports.kinds.KINDS`, which only loads where something is drawn (a test compares them), and what each shows.
+# The names of `reports.kinds.KINDS` with descriptions. That module is slow to import, so they are repeated here; a test compares them.
 KINDS = {
     "latency-quality": "latency against quality, with the Pareto front",
     "heat-maps": "latency, cloud calls and quality over two settings",
@@ -37,7 +37,7 @@ LEAST, MOST = 1.5, 40.0  # inches
 
 
 def _help(text: str) -> str:
-    """The help of the command, with a line for each kind."""
+    """Return the help of the command, with a line for each kind."""
     shown = {
         **KINDS,
         REGIME_MAP: "from the folder of `ciar-sim regime`",
@@ -126,7 +126,7 @@ def plot(
 def _drawing(
     folder: Path, kind: str, methods: Sequence[str], by: str | None, where: Sequence[str]
 ) -> tuple[str, Callable[["Form"], "Figure"]]:
-    """The name of what is drawn, and what draws it in a form."""
+    """Return the name of the run or answer, and a function that draws it in a given form."""
     if kind == REGIME_MAP:
         from reports.regime_plot import read_map, regime_map
         from simulator.core.errors import RunFolderError

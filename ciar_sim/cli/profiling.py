@@ -1,4 +1,4 @@
-"""What `ciar-sim profile` measures: a pair, or a model of the catalogue at its true shape."""
+"""Measurements of `ciar-sim profile`: a pair, or a model of the catalogue at its true shape."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +22,11 @@ def measure(
     progress: Callable[[int, int], None],
     budget_s: float,
 ) -> Profile:
-    """A profile of a pair, or of a model where one is named; the arguments are the options of the command."""
+    """Measure the profile of a model, or of a pair if `model` is None. The arguments are the options of the command.
+
+    Raises:
+        ComputeError: The runtime needs a CUDA device.
+    """
     import torch
 
     from models.profile import measure_model, sizes_of
@@ -39,7 +43,7 @@ def measure(
 
 
 def shapes_of(pair: str, model: str | None) -> Mapping[str, ModelShape]:
-    """Shapes of what `measure` measures, by role."""
+    """Return the shapes of the models that `measure` measures, by role."""
     from simulator.pricing.build import pair_shapes
 
     if model is None:
@@ -50,7 +54,11 @@ def shapes_of(pair: str, model: str | None) -> Mapping[str, ModelShape]:
 
 
 def fitted_yaml(found: FittedRoofline, path: Path) -> None:
-    """Write fitted figures as a file of own hardware; memory and power, which no pass tells, are for the user to fill in."""
+    """Write fitted figures as a hardware file. Memory and power cannot be measured; the user must fill them in.
+
+    Raises:
+        ComputeError: The file cannot be written.
+    """
     from simulator.core import yamlfile
     from simulator.core.files import write_atomically
 

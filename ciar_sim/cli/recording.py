@@ -1,7 +1,8 @@
-"""Recording sessions part by part, here or in several processes.
+"""Recording of sessions in parts, in this process or in several.
 
-On a CPU sessions are divided into parts (`simulator.protocol.families.parts`), each recorded by itself. Two processes with a thread each
-are faster than one with two threads: most tensors of a pass are small. On a GPU all sessions are one part, for large batches fill it.
+On a CPU sessions are divided into parts (`simulator.protocol.families.parts`), which are recorded separately. Two processes with one
+thread each are faster than one process with two threads, because most tensors of a pass are small. On a GPU all sessions form one part,
+because large batches use it best.
 """
 
 import os
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
 
 Recorded = Iterator[tuple[SessionSpec, Recording]]
 Report = Callable[[float, float], object]  # tokens decided, all tokens
-# Of sessions that are worth starting processes for, which load torch and the pair: some seconds each.
+# Least image tokens for which processes are started by default. A process needs some seconds to load torch and the pair.
 LEAST_TOKENS = 10_000
-LOOK_S = 0.5  # between two looks at what the processes have put into the cache
-LOOK_SHARE = 0.05  # of the time, at most, for looks, which ask for every session that is still missing
+LOOK_S = 0.5  # least interval between checks of the cache for new recordings
+LOOK_SHARE = 0.05  # largest share of the time for these checks, which look up every missing session
 
 
 def divided(
     specs: Sequence[SessionSpec], image_tokens: int, max_batch: int, torch_device: str
 ) -> list[list[SessionSpec]]:
-    """The parts that sessions are recorded in."""
+    """Return the parts in which sessions are recorded."""
     return parts(specs, image_tokens, max_batch) if torch_device == "cpu" else [list(specs)]
 
 
 def processes(
     asked: int | None, divided: Sequence[Sequence[SessionSpec]], pair: "PairRef", manifest: PairManifest
 ) -> int:
-    """How many processes record. asked: None: one for each core, where the pair is small and there is work for more than one."""
+    """Return the number of recording processes. asked: None for one per core, or one for a published model or little work."""
     tokens = manifest.image_tokens * sum(map(len, divided))
     if asked is None:
         asked = 1 if isinstance(pair, PairSpec) or tokens < LEAST_TOKENS else cores()
@@ -57,11 +58,11 @@ def record_in_processes(
     image_tokens: int,
     report: Report,
 ) -> Recorded:
-    """Sessions as they end, recorded on the CPU by `jobs` processes, which put each into the cache.
+    """Record sessions on the CPU in `jobs` processes, which put them into the cache. Yield them in the order of completion.
 
     Raises:
-        RecordingError: A process ended before its time.
-        CiarSimError: What recording raises.
+        RecordingError: A process was killed, or a recording disappeared from the cache or is damaged.
+        CiarSimError: An error of recording.
     """
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -100,8 +101,8 @@ def record_in_processes(
 def _record_part(
     part: Sequence[SessionSpec], pair: "PairRef", max_batch: int, cache: Path, threads: int, parent: int
 ) -> None:
-    """Record sessions into the cache; in a process of its own, which ends when its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    """Record sessions into the cache, in a child process that exits when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     import torch
 
     from models.recording import recorder_of

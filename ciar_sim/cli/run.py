@@ -188,7 +188,7 @@ def _run(
 
 
 def _print(result: "Result", columns: tuple[str, ...] | None) -> None:
-    """The table, what a reader must know of it, and the advice."""
+    """Print the table, notes, warnings and the advice."""
     from ciar_sim.cli.console import pareto_lines, summary_lines, warning_lines
     from reports.build import answer
     from reports.load import load_run
@@ -202,7 +202,7 @@ def _print(result: "Result", columns: tuple[str, ...] | None) -> None:
     if ties["near_ties"]:
         click.echo(f"note: {ties['meaning']}")
     for note in run.provenance["notes"]:
-        if note not in NOTES:  # what the readers of traces assumed
+        if note not in NOTES:  # assumptions of trace readers, repeated captions
             click.echo(f"note: {note}")
     for line in [*warning_lines(result.warnings), result.work, *answer(run), result.report]:
         click.echo(line)

@@ -73,7 +73,7 @@ def report(run_folders: tuple[Path, ...], out: Path | None, columns: str | None)
     click.echo(page)
 
 
-MOST_MISSING = 10  # cases that are named
+MOST_MISSING = 10  # missing cases that are named
 
 
 def _unfinished(folder: Path, columns: tuple[str, ...] | None) -> None:

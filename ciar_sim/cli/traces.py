@@ -1,4 +1,4 @@
-"""`ciar-sim traces import|show|generate|fit`. What a command needs is imported when it runs."""
+"""`ciar-sim traces import|show|generate|fit`. Each command imports what it needs when it runs."""
 
 import os
 from pathlib import Path
@@ -155,11 +155,11 @@ def _read(
 
 
 def _check_out(out: Path, files: tuple[Path, ...]) -> None:
-    """Raises TraceError where the file to write is one of the files to read."""
+    """Raise TraceError if the file to write is one of the files to read, and RunFolderError if it is not writable."""
     try:
         same = any(os.path.realpath(out) == os.path.realpath(path) for path in files)
     except (OSError, ValueError):
-        return  # reading or writing says what is wrong with the name
+        return  # reading or writing reports what is wrong with the name
     if same:
         raise TraceError(f"--out {out}: is one of the files to read; allowed: another name")
     refuse_unwritable(out)

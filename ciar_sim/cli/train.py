@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Training(click.Group):
-    """`train CONFIG` is `train file CONFIG`."""
+    """A group in which `train CONFIG` is an alias of `train file CONFIG`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
@@ -160,7 +160,7 @@ def device(
 
 
 def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
-    """The captions of a file, or every class label."""
+    """Return the captions of a file, or every class label without a file. Raises PromptError."""
     from models.backbones.t5 import T5Encoder
     from simulator.core.errors import PromptError
 
@@ -169,7 +169,7 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
             raise PromptError("--prompts: a file of captions is needed")
         return [str(label) for label in range(pair.cloud.classes)]
     found = prompts_of(prompts)
-    if not isinstance(pair.text, T5Encoder):  # which takes every caption, and seconds for each
+    if not isinstance(pair.text, T5Encoder):  # T5 accepts every caption, and needs seconds for each
         for one in found:
             try:
                 pair.text.encode(one.text)

@@ -1,1 +1,1 @@
-"""Answers from many simulated cases: which method, up to which load, from which round trip on, this run against that one."""
+"""Decisions from many simulated cases: recommended method, capacity, regime map, comparison of runs, exports."""

@@ -1,7 +1,8 @@
-"""Break-evens: where along a condition another method becomes the fastest.
+"""Break-evens: values of a condition at which another method becomes the fastest.
 
-A break-even lies where the difference of two mean latencies, on the same requests, changes its sign. Between grid points the latencies are
-taken as linear, which for the round trip of a lossless link they are; where they bend, the interval holds what the bend leaves open.
+At a break-even the difference of two mean latencies, on the same requests, changes its sign. Latencies are interpolated linearly between
+grid points, which is exact for the round trip of a lossless link. If the neighbouring points show that they are not linear, the interval
+is widened.
 """
 
 import math
@@ -17,7 +18,7 @@ from simulator.results.statistics import BATCHES, bend, half_width
 
 
 class BreakEven(NamedTuple):
-    """Where the winner changes along x: its value with its interval, the winner below and the winner above."""
+    """A change of the winner along x: the value of x, its interval, the winner below and the winner above."""
 
     at: float
     low: float
@@ -31,9 +32,9 @@ class Line:
     """The candidates along x at one value of y.
 
     Attributes:
-        y: The value; None without a second axis.
-        x: float [n].
-        cells: By candidate, the measured case of each x; None where it failed.
+        y: The value of y; None without a second axis.
+        x: The values of x, float [n].
+        cells: By candidate, the measured case at each x; None if it failed.
         keeps: By candidate, whether it keeps the floor at each x, bool [n].
     """
 
@@ -43,12 +44,12 @@ class Line:
     keeps: Mapping[str, np.ndarray]
 
     def means(self, name: str) -> np.ndarray:
-        """Mean latency at each x, infinite where the candidate does not keep the floor or failed, float [n]."""
+        """Return float [n], the mean latency (s) at each x; infinite if the candidate does not keep the floor or failed."""
         cells = zip(self.cells[name], self.keeps[name], strict=True)
         return np.array([one.mean_s if one is not None and keeps else math.inf for one, keeps in cells])
 
     def winners(self) -> list[str]:
-        """The fastest of those that keep the floor, at each x; empty text where nobody does."""
+        """Return the fastest candidate that keeps the floor at each x; empty text if none does."""
         names = list(self.cells)
         means = np.stack([self.means(name) for name in names])
         means = np.where(np.isnan(means), math.inf, means)
@@ -56,12 +57,12 @@ class Line:
         return [names[row] if math.isfinite(means[row, place]) else "" for place, row in enumerate(best)]
 
     def ahead(self, place: int, first: str, second: str) -> tuple[float, float]:
-        """Mean of second minus first over the requests that both answered, and half of its 95 % interval."""
+        """Return the mean of second - first (s) over the requests that both answered, and half of its 95 % interval."""
         return difference(self.cells[first][place], self.cells[second][place])
 
 
 def difference(one: Measured | None, other: Measured | None) -> tuple[float, float]:
-    """Mean of other minus one over the requests that both answered, and half of its 95 % interval by batch means."""
+    """Return the mean of other - one (s) over the requests that both answered, and half of its 95 % interval by batch means."""
     if one is None or other is None:
         return math.nan, math.nan
     both = pd.concat([one.latency_s, other.latency_s], axis=1, join="inner").to_numpy(float)
@@ -70,7 +71,7 @@ def difference(one: Measured | None, other: Measured | None) -> tuple[float, flo
 
 
 def break_evens(line: Line) -> list[BreakEven]:
-    """Where the winner changes along x, in order."""
+    """Return the changes of the winner along x, in order."""
     winners = line.winners()
     found: list[BreakEven] = []
     for place in range(len(line.x) - 1):
@@ -79,7 +80,7 @@ def break_evens(line: Line) -> list[BreakEven]:
 
 
 def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
-    """The changes between two neighbours of the grid. A third candidate may win between them."""
+    """Return the changes between two neighbouring grid points. A third candidate may win between them."""
     if below == above:
         return []
     x0, x1 = float(line.x[place]), float(line.x[place + 1])
@@ -87,7 +88,7 @@ def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
         return [BreakEven((x0 + x1) / 2, x0, x1, below, above)]
     ends = [line.ahead(at, below, above) for at in (place, place + 1)]
     keeps = [line.keeps[name][at] for name in (below, above) for at in (place, place + 1)]
-    # The floor, not the latency, decides between the two.
+    # The winner changes because of the floor, not the latency.
     if not all(keeps) or any(math.isnan(value) for value, _ in ends):
         return [BreakEven((x0 + x1) / 2, x0, x1, below, above)]
     crossing = _with_bend(line, place, below, above, crossing_of(x0, x1, ends[0], ends[1]))
@@ -107,7 +108,7 @@ def _between(line: Line, place: int, below: str, above: str) -> list[BreakEven]:
 def _with_bend(
     line: Line, place: int, below: str, above: str, crossing: tuple[float, float, float]
 ) -> tuple[float, float, float]:
-    """A crossing whose interval also holds what the neighbouring cells say of a bend between the two points."""
+    """Widen the interval of a crossing by the curvature between the two points that the neighbouring cells suggest."""
     at, low, high = crossing
     near = range(max(place - 1, 0), min(place + 3, len(line.x)))
     gap = np.array([line.ahead(one, below, above)[0] for one in near])
@@ -118,15 +119,15 @@ def _with_bend(
 def crossing_of(
     x0: float, x1: float, first: tuple[float, float], last: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """Where a difference that is linear from x0 to x1 is zero, and the ends of its interval there.
+    """Return the root of a difference that is linear from x0 to x1, and the ends of its interval.
 
-    The interval of the crossing is the half interpolated to it, over the slope.
+    Half of the interval of the root is half of that of the difference, interpolated to the root, divided by the slope.
 
     Args:
-        x0: Where the cell begins.
-        x1: Where it ends.
+        x0: Begin of the cell.
+        x1: End of the cell.
         first: The difference at x0, and half of its interval.
-        last: The same at x1; the difference has the other sign there.
+        last: The same at x1; the difference has the opposite sign there.
     """
     slope = (last[0] - first[0]) / (x1 - x0)
     if slope == 0:

@@ -1,4 +1,4 @@
-"""Finished runs against one another: paired differences of latency, quality and cost, with intervals."""
+"""Comparison of finished runs: paired differences of latency, quality and cost, with intervals."""
 
 import math
 from collections.abc import Sequence, Set
@@ -16,23 +16,23 @@ from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
 from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE, interval_columns
 from simulator.results.statistics import BATCHES, half_width
 
-# What floating point alone does to equal figures: sums in another order, and differences of times within a run of hours.
+# Relative and absolute rounding error of equal figures: sums in another order, and differences of times in a run of hours.
 ROUNDING, ROUNDING_S = 1e-9, 1e-12
-USED = ("latency_s", "decode_s", "first_token_s", *PARTS, *USE, *ENERGY)  # columns of a request besides its identity
+USED = ("latency_s", "decode_s", "first_token_s", *PARTS, *USE, *ENERGY)  # columns of requests that are compared
 
 
 def compare(folders: Sequence[Path]) -> Decision:
-    """Every run against the first one, case by case.
+    """Compare every run with the first one, case by case.
 
-    Cases belong together where label and swept values are equal; of two runs with one case each, these do. Requests are paired where
-    both runs made the same ones (number, prompt, time), images where both have the same prompts and seed; else it is the difference of two
-    independent means.
+    Cases are paired if label and swept values are equal, or if both runs have one case only. Within a pair, requests are paired if both
+    runs have the same ones (number, prompt, time), and images if prompts, seed and decoding are the same. Otherwise the difference is that
+    of two independent means.
 
     Args:
         folders: Run folders, at least two.
 
     Raises:
-        CiarSimError: Not run folders, or nothing in common.
+        CiarSimError: A folder is not a run folder, or two runs have no case in common.
     """
     if len(folders) < 2:
         raise CiarSimError(f"compare needs two runs or more, got {len(folders)}")
@@ -53,7 +53,7 @@ def compare(folders: Sequence[Path]) -> Decision:
             alike.setdefault(_said(found), []).append(name)
         told = [f"{_named(names)}: {text}." for text, names in alike.items()]
         which = f" ({other.folder} against {runs[0].folder})"
-        # Of two runs it is said once, of more with each.
+        # With two runs the folders are named once, with more after each sentence.
         sentences += [f"{text}{which if not place or len(runs) > 2 else ''}" for place, text in enumerate(told)]
         sentences += _unpaired(runs[0], {one for _, one, _ in pairs}, other)
         sentences += _unpaired(other, {two for _, _, two in pairs}, runs[0])
@@ -62,7 +62,7 @@ def compare(folders: Sequence[Path]) -> Decision:
 
 
 class _Loaded:
-    """A run folder with its requests and what decides its images."""
+    """A run folder with its requests, and the settings that determine its images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,7 +80,7 @@ class _Loaded:
                 continue
             if name in self.run.summary or name in REQUEST_COLUMNS:
                 raise RunFolderError(f"{wrong} column {name} holds {column.dtype}, needed numbers")
-            texts.add(str(name))  # somebody's own remarks
+            texts.add(str(name))  # a column that a user has added
         if self.requests["prompt"].isna().any():
             raise RunFolderError(f"{wrong} column prompt holds values that are not finite")
         self.requests = self.requests.drop(columns=[name for name in texts if name in self.requests])
@@ -90,16 +90,16 @@ class _Loaded:
         self.warmup_s = float(warm) if isinstance(warm, int | float) else 0.0
         self.images = {key: scenario.get(key) for key in ("prompts", "seed", "decoding")}
         if isinstance(self.images["prompts"], dict) and "list" not in self.images["prompts"]:
-            self.images["prompts"] = {"skip": 0, **self.images["prompts"]}  # which runs of earlier versions do not name
+            self.images["prompts"] = {"skip": 0, **self.images["prompts"]}  # runs of earlier versions do not have it
 
     def of(self, case: int) -> pd.DataFrame:
-        """The requests of a case in order of arrival, those of the warm-up left out."""
+        """Return the requests of a case in order of arrival, without those of the warm-up."""
         mine = self.requests[(self.requests["case"] == case) & (self.requests["requested_s"] >= self.warmup_s)]
         return mine.sort_values(["requested_s", "request"], kind="stable")
 
 
 def _plain(folder: Path, text: str) -> dict[str, Any]:
-    """scenario.yaml as plain data; it is compared, and not checked again."""
+    """Return scenario.yaml as plain data, without validation."""
     try:
         data = yamlfile.parse(text, str(folder / "scenario.yaml")).data
     except ScenarioError as error:
@@ -110,7 +110,7 @@ def _plain(folder: Path, text: str) -> dict[str, Any]:
 
 
 def _pairs(one: _Loaded, two: _Loaded) -> list[tuple[str, int, int]]:
-    """Name and cases of what belongs together."""
+    """Return name and case numbers of the pairs of cases. Raises CiarSimError if a condition is swept in one run only."""
     common = [key for key in one.run.swept if key in two.run.swept]
     varied = [
         key for run in (one.run, two.run) for key in run.swept if key not in common and run.summary[key].nunique() > 1
@@ -136,20 +136,20 @@ def _pairs(one: _Loaded, two: _Loaded) -> list[tuple[str, int, int]]:
 
 
 def _name(row: Any, swept: Sequence[str]) -> str:
-    """Label and condition; settings of methods stand in the label, and make no condition."""
+    """Return label and condition. The label contains swept settings of methods."""
     with_condition = any(own_setting(key) is None for key in swept)
     return ", ".join(dict.fromkeys([str(row["label"]), *([str(row["condition"])] if with_condition else [])]))
 
 
 def _unpaired(one: _Loaded, paired: Set[int], other: _Loaded) -> list[str]:
-    """Which cases of a run have none to be compared with in another one, where they failed or are not asked for."""
+    """Return a sentence about the cases of a run that the other run does not have."""
     rows = [row for _, row in one.run.summary.iterrows() if int(row["case"]) not in paired]
     names = [_name(row, one.run.swept) for row in rows]
     return [f"{_named(names)}: not in {other.folder}, and not compared."] if names else []
 
 
 def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict[str, Any]]:
-    """A row per column: its mean in both runs, the difference with its interval, and how it was paired."""
+    """Return a row per column: its mean in both runs, the difference with its interval, and the pairing."""
     first, second = one.of(case), two.of(other)
     keys = ["request", "prompt", "requested_s"]
     same = one.images["prompts"] == two.images["prompts"] and len(first) == len(second)
@@ -192,13 +192,13 @@ def _row(name: str, before: np.ndarray, after: np.ndarray, paired: bool, key: st
 
 
 def _of_summary(one: _Loaded, case: int, two: _Loaded, other: int, name: str) -> dict[str, Any]:
-    """A difference of two figures of summary.csv, from their own intervals."""
+    """Return the difference of two figures of summary.csv, with an interval from their own intervals."""
     sides = []
     for loaded, number in ((one, case), (two, other)):
         row = loaded.run.summary[loaded.run.summary["case"] == number].iloc[0]
         ends = [float(row.get(end, math.nan)) for end in interval_columns(name)]
         value = float(row.get(name, math.nan))
-        sides.append((value, max(ends[1] - value, value - ends[0])))  # an end may be cut, as at 0
+        sides.append((value, max(ends[1] - value, value - ends[0])))  # one end may be clipped, for example at 0
     return _told(name, sides[0][0], sides[1][0], math.hypot(sides[0][1], sides[1][1]), "no")
 
 
@@ -223,7 +223,7 @@ def _told(name: str, before: float, after: float, half: float, paired: str) -> d
     }
 
 
-MOST_NAMED = 3  # cases of which the same is said
+MOST_NAMED = 3  # cases named in one sentence
 
 
 def _named(names: Sequence[str]) -> str:
@@ -232,7 +232,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _said(rows: Sequence[dict[str, Any]]) -> str:
-    """The latency in words, and which quality differs."""
+    """Describe the difference in latency, and the quality columns that differ."""
     found = {row["column"]: row for row in rows}
     latency = found.get("latency_s")
     if latency is None:

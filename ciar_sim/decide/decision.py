@@ -1,4 +1,4 @@
-"""The result of every decision: sentences first, then tables."""
+"""The result of a decision: sentences, then tables."""
 
 import json
 import math
@@ -19,7 +19,7 @@ class Decision:
         table: The figures behind it, a row per alternative.
         more: Further tables by name.
         facts: Settings and numbers of the decision.
-        shown: Names of the tables in its text; `table` is the first one.
+        shown: Names of the tables that its text contains.
     """
 
     sentences: tuple[str, ...]
@@ -34,7 +34,7 @@ class Decision:
         return self.sentences[0]
 
     def to_json(self) -> str:
-        """The sentences, tables and facts as JSON; null for unknown values."""
+        """Return sentences, tables and facts as JSON. Unknown values are null."""
         from simulator.results.tables import plain
 
         tables = {"table": self.table, **self.more}
@@ -42,7 +42,7 @@ class Decision:
         return json.dumps(plain({"sentences": list(self.sentences), **rows, **self.facts}), indent=2, allow_nan=False)
 
     def __repr__(self) -> str:
-        return str(self)  # what a notebook shows
+        return str(self)  # displayed by notebooks
 
     def __str__(self) -> str:
         tables = {"table": self.table, **self.more}
@@ -51,8 +51,8 @@ class Decision:
 
 
 def text_table(table: "pd.DataFrame") -> str:
-    """The table as aligned text: three significant digits, a dash for what is not known, nothing cut."""
-    from rich.cells import cell_len  # letters of some scripts take two places of a terminal
+    """Format the table as aligned text: three significant digits, a dash for unknown values, nothing truncated."""
+    from rich.cells import cell_len  # letters of some scripts are two cells wide
 
     cells = [list(table.columns), *([_cell(value) for value in row] for row in table.itertuples(index=False))]
     widths = [max(cell_len(row[place]) for row in cells) for place in range(len(table.columns))]
@@ -78,7 +78,7 @@ def _cell(value: Any) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """An interval in words, empty where there is none: ` (4.1 to 4.6)`."""
+    """Format an interval as ` (4.1 to 4.6)`; empty if it is NaN."""
     from reports.words import significant
 
     if math.isnan(low) or math.isnan(high):
@@ -86,11 +86,11 @@ def span(low: float, high: float) -> str:
     return f" ({significant(low)} to {significant(high)})"
 
 
-MOST_FAILED = 3  # messages that are shown
+MOST_FAILED = 3  # messages that are quoted
 
 
 def failed_cases(messages: Sequence[str]) -> list[str]:
-    """A sentence about the cases that could not be simulated, and so were not compared; none where there are none."""
+    """Return a sentence about the cases that could not be simulated; empty if there are none."""
     if not messages:
         return []
     told = "; ".join(messages[:MOST_FAILED])

@@ -1,6 +1,6 @@
-"""The links of a scenario for emulators that carry real traffic: a netem script, and mahimahi's delivery traces.
+"""Export of the links of a scenario for emulators of real traffic: a netem script, and delivery traces of mahimahi.
 
-An emulator has rate, delay, loss and a queue. What else a scenario asks for is named in the comments of what is written.
+An emulator has rate, delay, loss and a queue. Comments in the files name everything else in the scenario that they leave out.
 """
 
 import math
@@ -19,13 +19,13 @@ from simulator.network.impairments import Jitter
 from simulator.network.trains import TrainCapacity
 from simulator.network.wire import Capacity, StepFunction, VaryingWire, mean_of
 
-PACKET_BYTES = 1500  # of a delivery chance of mahimahi, and of a place in a queue of netem
-UNBOUNDED_PACKETS = 1_000_000  # of a queue of netem, whose default of 1000 would drop
-MOST_STEPS = 3600  # of a link that varies, in a script
-FEW_EDGES = 100  # changes of a rate that are written one by one; of more, means of seconds
-LEAST_PERIOD_MS, LEAST_PACKETS = 1000, 100  # of the delivery trace of a constant rate
-MOST_PACKETS = 2_000_000  # of a delivery trace
-NETEM_DISTRIBUTIONS = ("normal", "pareto")  # tables that netem has
+PACKET_BYTES = 1500  # size of mahimahi's delivery opportunities, and of packets in netem's queue
+UNBOUNDED_PACKETS = 1_000_000  # limit of an unbounded queue of netem, whose default of 1000 would drop packets
+MOST_STEPS = 3600  # steps of a varying link in a script
+FEW_EDGES = 100  # rate changes up to which each is a step; with more a step is the mean of a second
+LEAST_PERIOD_MS, LEAST_PACKETS = 1000, 100  # least period and packets of the delivery trace of a constant rate
+MOST_PACKETS = 2_000_000  # packets of a delivery trace
+NETEM_DISTRIBUTIONS = ("normal", "pareto")  # distributions that netem has
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class LinkOf:
     """The link of one kind of device.
 
     Attributes:
-        title: Which kind, in words.
-        network: The link, as the engine takes it.
-        figures: The link, as the scenario has it.
+        title: The kind, in words.
+        network: The link in the form of the engine.
+        figures: The link in the form of the scenario.
     """
 
     title: str
@@ -44,7 +44,7 @@ class LinkOf:
 
 
 def links_of(case: Case) -> list[LinkOf]:
-    """The link of each kind of device of a case."""
+    """Return the link of each kind of device of a case."""
     found = []
     for number, (link, tier) in enumerate(zip(case.scenario.links, case.scenario.tiers, strict=True), start=1):
         title = f"kind {number} of the fleet" if len(case.scenario.links) > 1 else "all devices"
@@ -54,9 +54,10 @@ def links_of(case: Case) -> list[LinkOf]:
 
 
 def netem(case: Case) -> str:
-    """A shell script that puts the links of a case on an interface: `sh FILE eth0`, of a fleet of kinds `sh FILE eth0 2`.
+    """Return a shell script that emulates the links of a case on an interface: `sh FILE eth0`, or `sh FILE eth0 2` for the second kind.
 
-    The way up leaves by the interface, the way down comes in by it and is led through an intermediate one (ifb).
+    The uplink is the outgoing traffic of the interface. The downlink is its incoming traffic, redirected through an intermediate device
+    (ifb).
     """
     links = links_of(case)
     lines = [
@@ -105,7 +106,7 @@ def netem(case: Case) -> str:
 
 
 def mahimahi(case: Case) -> dict[str, bytes]:
-    """Files by name: of each kind of device `NAME.up` and `NAME.down`, delivery traces, and `NAME.sh`, which runs a command behind them."""
+    """Return files by name for each kind of device: the delivery traces `NAME.up` and `NAME.down`, and `NAME.sh`, which runs a command."""
     links = links_of(case)
     files: dict[str, bytes] = {}
     for number, one in enumerate(links, start=1):
@@ -135,9 +136,12 @@ def mahimahi(case: Case) -> dict[str, bytes]:
 
 
 def deliveries_ms(rate: float | Capacity) -> list[int]:
-    """Milliseconds at which a packet of `PACKET_BYTES` may leave, one by one; the last is the period, after which they repeat.
+    """Return the times in milliseconds at which packets of `PACKET_BYTES` may leave. The last one is the period, after which they repeat.
 
-    Of a rate that varies the first `MOST_PACKETS` at most, else whole periods of it.
+    For a varying rate they cover whole periods, but at most the first `MOST_PACKETS` packets.
+
+    Raises:
+        CiarSimError: The link never carries anything.
     """
     bits = 8.0 * PACKET_BYTES
     if not isinstance(rate, Capacity):
@@ -150,26 +154,26 @@ def deliveries_ms(rate: float | Capacity) -> list[int]:
         return constant
     if not rate.total_bits:
         raise CiarSimError("a link that never carries anything has no delivery trace")
-    periods = math.ceil(bits / rate.total_bits)  # more than one where a period is too short or too slow for a packet
-    count = math.floor(periods * rate.total_bits / bits * (1.0 + 1e-12))  # a sum of tens of thousands is off by 1e-13
+    periods = math.ceil(bits / rate.total_bits)  # more than one if a period carries less than a packet
+    count = math.floor(periods * rate.total_bits / bits * (1.0 + 1e-12))  # rounding error of a long sum: 1e-13
     target = bits * np.arange(1, min(count, MOST_PACKETS) + 1)
     before, rest = np.divmod(target * (1.0 - 1e-12), rate.total_bits)
     here = np.searchsorted(rate.bits, rest, side="left") - 1
     within_s = np.array(rate.edges_s)[here] + (rest - np.array(rate.bits)[here]) / np.array(rate.rates_bps)[here]
     times = np.maximum(1, np.ceil(1e3 * (before * rate.duration_s + within_s) - 1e-6)).astype(int)
-    if count <= MOST_PACKETS:  # the last chance stands for the period, which ends there
+    if count <= MOST_PACKETS:  # the last time is the end of the period
         times[-1] = max(int(times[-1]), round(1e3 * periods * rate.duration_s))
     found: list[int] = times.tolist()
     return found
 
 
 def _conditions(case: Case) -> list[str]:
-    """What was chosen of a scenario that has several cases."""
+    """Return comments with the swept values of the case, without settings of methods."""
     return [f"condition: {path} = {value}" for path, value in case.swept.items() if not path.startswith("methods.")]
 
 
 def _steps(network: Network) -> Iterator[tuple[float, str, str]]:
-    """Seconds, and the arguments of netem up and down; one step, of any length, for a link that does not vary."""
+    """Yield the duration (s) and the netem arguments up and down of each step. A constant link has one step."""
     n = network
     edges = _edges_s(n)
     for begin_s, end_s in pairwise(edges):
@@ -191,7 +195,7 @@ def _steps(network: Network) -> Iterator[tuple[float, str, str]]:
 
 
 def _edges_s(network: Network) -> list[float]:
-    """Begin and end of each step, over the longest period."""
+    """Return the edges of the steps (s) over the longest period."""
     varying = network.varying
     if not varying:
         return [0.0, 1.0]
@@ -207,7 +211,7 @@ def _edges_s(network: Network) -> list[float]:
 
 
 def _over(rate: float | Capacity, begin_s: float, end_s: float) -> float:
-    """Mean rate between two times."""
+    """Return the mean rate (bit/s) between two times."""
     return VaryingWire(rate).bits(begin_s, end_s) / (end_s - begin_s) if isinstance(rate, Capacity) else rate
 
 
@@ -218,7 +222,7 @@ def _at(value: float | StepFunction, time_s: float) -> float:
 def _arguments(
     bps: float, delay_s: float, jitter: Jitter, loss: float, burst_packets: float | None, buffer_bytes: float
 ) -> str:
-    """Of `tc qdisc ... netem`."""
+    """Return the arguments of `tc qdisc ... netem`."""
     mean_s = delay_s + jitter.added_s
     text = f"delay {1e3 * mean_s:.6g}ms"
     if jitter.deviation_s:
@@ -232,13 +236,13 @@ def _arguments(
     elif loss:
         text += f" loss {100 * loss:.6g}%"
     room = UNBOUNDED_PACKETS
-    if buffer_bytes < math.inf:  # netem's queue also holds what is under way
+    if buffer_bytes < math.inf:  # netem's queue also contains packets in flight
         room = max(1, math.ceil((buffer_bytes + 0.125 * bps * mean_s) / PACKET_BYTES))
     return f"{text} rate {bps:.0f}bit limit {room}"
 
 
 def _left_out(one: LinkOf, emulator: str) -> list[str]:
-    """What of a link the emulator does not do."""
+    """Return the properties of a link that the emulator does not reproduce."""
     n, link = one.network, one.figures
     jitters = bool(n.up_jitter_s or n.down_jitter_s or n.jitter_samples_s)
     told: Sequence[tuple[bool, str]] = (

@@ -1,6 +1,6 @@
-"""Runs and scenarios in formats of others.
+"""Export of runs and scenarios to formats of other tools.
 
-Of a run: an accept trace as JSON lines, KubeEdge-Ianvs' five metrics, tables for Markdown and LaTeX. Of a run or a scenario: its links
+From a run: an accept trace as JSON lines, KubeEdge-Ianvs' five metrics, tables for Markdown and LaTeX. From a run or a scenario: its links
 for netem and mahimahi, its messages as a table and as a packet capture.
 """
 
@@ -31,7 +31,7 @@ from simulator.network.transport import TRANSPORTS
 from simulator.results.tables import plain
 
 ALL = 2**62  # requests
-# Columns of the tables: heading, metric, and unit. A quality metric of the run follows.
+# Columns of the tables: heading, metric and unit. The last column is a quality metric of the run.
 TABLE = (
     ("latency", "latency_mean_s", "s"),
     ("p95", "latency_p95_s", "s"),
@@ -45,12 +45,12 @@ Exported = str | bytes | pd.DataFrame | dict[str, bytes]  # a text, a file, a ta
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a scenario is exported.
+    """The part of a scenario to export.
 
     Attributes:
-        sets: `dotted.path=value`; a swept path is given one value.
-        method: Label of a method; None for all, where one is needed the first.
-        request: Number of a request; None for all, where one is needed the first.
+        sets: `dotted.path=value`; a swept path gets a single value.
+        method: Label of a method; None for all, or for the first if the form takes one only.
+        request: Number of a request; None for all, or for the first if the form takes one only.
     """
 
     sets: Sequence[str] = ()
@@ -59,16 +59,16 @@ class Choice:
 
 
 def export(source: Path, form: str, means: Means, choice: Choice | None = None) -> Exported:
-    """A run folder or a scenario in one of `FORMS`, or a run folder in one of `RUN_FORMS`.
+    """Export a run folder or a scenario in one of `FORMS`, or a run folder in one of `RUN_FORMS`.
 
     Args:
         source: The run folder, or the file or name of a scenario.
-        form: One of these.
-        means: Where recordings are; what is missing of them is made.
-        choice: What of a scenario.
+        form: One of `FORMS` or `RUN_FORMS`.
+        means: The cache of recordings; missing sessions are recorded.
+        choice: The part of a scenario; only for `FORMS`.
 
     Raises:
-        CiarSimError: Neither, or its scenario cannot be replayed, or the choice does not go with the form.
+        CiarSimError: The source is neither, its scenario cannot be replayed, or the choice does not apply to the form.
     """
     choice = choice or Choice()
     if form in FORMS:
@@ -80,9 +80,9 @@ def export(source: Path, form: str, means: Means, choice: Choice | None = None) 
 
 
 def _scenario(source: Path, choice: Choice) -> LoadedScenario:
-    """The scenario of a run folder or of a file, with what was chosen put in place."""
+    """Load the scenario of a run folder or of a file, with the values and method of the choice."""
     if source.is_dir():
-        load_run(source)  # refuses what is no run folder
+        load_run(source)  # refuses other folders
         path = source / "scenario.yaml"
     else:
         path = scenario_path(source)
@@ -121,7 +121,7 @@ def _mahimahi(source: Path, means: Means, choice: Choice) -> dict[str, bytes]:
 
 
 def _simulated(source: Path, means: Means, choice: Choice, first: bool) -> Iterator[tuple[Case, pd.DataFrame]]:
-    """Cases with their messages. first: of the first case alone."""
+    """Yield cases with their messages. first: only the first case, and one request."""
     bench = Bench(_scenario(source, choice), means)
     prepared = bench.prepare(bench.cases()[:1] if first else bench.cases())
     prepared.measure(timeline_sessions=ALL if choice.request is None and not first else 1 + (choice.request or 0))
@@ -154,8 +154,8 @@ def _pcap(source: Path, means: Means, choice: Choice) -> bytes:
 
 
 def _replayed(folder: Path, means: Means) -> Iterator[tuple[Prepared, Measured, pd.DataFrame]]:
-    """Every case of a run with a row per round: request, round, drafted, accepted, milliseconds."""
-    load_run(folder)  # refuses what is no run folder
+    """Yield every case of a run with a table of its rounds: request, round, drafted, accepted, milliseconds."""
+    load_run(folder)  # refuses other folders
     bench = Bench(load_with_source(folder / "scenario.yaml"), means)
     prepared = bench.prepare(bench.cases())
     measured = prepared.measure(timeline_sessions=ALL)
@@ -211,7 +211,7 @@ def _ianvs(folder: Path, means: Means) -> str:
 
 
 def _cells(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of a table of the run: a row per case."""
+    """Return heading and rows of the table of a run: a row per case."""
     run = load_run(folder)
     quality = next(
         (
@@ -232,11 +232,11 @@ def _cells(folder: Path) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-_MARKDOWN = re.compile(r"[\\|<&*`$\[\]~]|(?<!\w)_|_(?!\w)")  # what Markdown would take for its own
+_MARKDOWN = re.compile(r"[\\|<&*`$\[\]~]|(?<!\w)_|_(?!\w)")  # characters with a meaning in Markdown
 
 
 def markdown_text(cell: str) -> str:
-    """A cell's text for Markdown."""
+    """Escape a cell's text for Markdown."""
     return _MARKDOWN.sub(r"\\\g<0>", cell)
 
 
@@ -259,7 +259,7 @@ _LATEX = {
 
 
 def latex_text(cell: str) -> str:
-    """A cell's text for LaTeX. The end of the row before would take a first [ or * for its own, so these stand in braces."""
+    """Escape a cell's text for LaTeX. Braces protect a leading [ or *, which would be an argument of the preceding row end."""
     text = "".join(_LATEX.get(one, f"\\{one}" if one in "&%$#_{}" else one) for one in cell)
     return f"{{{text}}}" if text.startswith(("[", "*")) else text
 
@@ -289,7 +289,7 @@ RUN_FORMS: dict[str, Callable[[Path, Means], str]] = {
 
 
 def content(found: str | bytes | pd.DataFrame, lines: bool = False) -> bytes:
-    """What is written of it: of a table CSV, or JSON lines."""
+    """Return the bytes to write. A table becomes CSV, or JSON lines if `lines`."""
     if isinstance(found, bytes):
         return found
     if isinstance(found, str):

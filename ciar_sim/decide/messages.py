@@ -1,8 +1,8 @@
 """The messages of a run as a table, and as a packet capture of one request.
 
-The capture is taken at the device, in virtual time: a message up has the time at which it is handed over, one down that at which it is
-complete. Its packets follow one another at that time, framed as the transport frames them, with zeros for content. Packets of a transport
-that carry no message are not in it: handshakes, acknowledgements, repetitions.
+The capture is taken at the device, in virtual time. An uplink message has the time at which it is handed over, a downlink message the time
+at which it is complete. All packets of a message have this time. They are framed as by the transport and contain zeros. Packets without
+message data are not captured: handshakes, acknowledgements, retransmissions.
 """
 
 import re
@@ -26,18 +26,18 @@ _KINDS = (
 )
 COLUMNS = ("request", "device", "call", "direction", "kind", "bytes", "sent_s", "delivered_s")
 
-MAGIC = 0xA1B2C3D4  # of a capture with microseconds; the writer's byte order
+MAGIC = 0xA1B2C3D4  # pcap with time stamps in microseconds, in the writer's byte order
 ETHERNET = 1
 DEVICE_MAC, CLOUD_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 DEVICE_IP, CLOUD_IP = bytes([10, 0, 0, 2]), bytes([10, 0, 1, 1])
 DEVICE_PORT, CLOUD_PORT = 50000, 443
-IPV4_BYTES, UDP_BYTES, TCP_BYTES = 20, 8, 32  # TCP with the time stamps that its framing counts
+IPV4_BYTES, UDP_BYTES, TCP_BYTES = 20, 8, 32  # TCP with the time-stamp option, which its framing counts
 _TCP, _UDP = 6, 17
 _PSH_ACK = 0x18
 
 
 def messages_of(spans: Sequence[Span]) -> pd.DataFrame:
-    """A row per message that arrives, in the order of sending, and of arriving where they are sent together: `COLUMNS`."""
+    """Return a table with the columns `COLUMNS` and a row per delivered message, sorted by time sent and time delivered."""
     rows: list[dict[str, Any]] = []
     for span in spans:
         if span.track not in WAYS:
@@ -71,7 +71,7 @@ class _End:
 
 
 def capture(messages: pd.DataFrame, transport: Transport) -> bytes:
-    """A classic pcap file (Ethernet, IPv4, TCP or UDP) of the messages of one request."""
+    """Return a classic pcap file (Ethernet, IPv4, TCP or UDP) of the messages of one request."""
     device, cloud = _End(DEVICE_MAC, DEVICE_IP, DEVICE_PORT), _End(CLOUD_MAC, CLOUD_IP, CLOUD_PORT)
     seen_s = np.where(messages["direction"] == "up", messages["sent_s"], messages["delivered_s"])
     parts = [struct.pack("<IHHiIII", MAGIC, 2, 4, 0, 0, 65535, ETHERNET)]
@@ -86,11 +86,11 @@ def capture(messages: pd.DataFrame, transport: Transport) -> bytes:
 
 
 def _packets(payload_bytes: int, transport: Transport, source: _End, target: _End, at_us: int) -> Iterator[bytes]:
-    """IPv4 packets of a message; with the headers that its transport counts they are as long as it says."""
+    """Yield the IPv4 packets of a message. With the headers that the transport counts, they have the length that it counts."""
     wire_bytes, segments = transport.frame(payload_bytes)
     stream_bytes = wire_bytes - segments * transport.segment_overhead_bytes
     streamed = transport.name in ("tcp", "grpc")
-    # What a datagram of QUIC carries besides the stream; a transport without framing counts no headers at all.
+    # Overhead inside a UDP datagram (QUIC, SCTP). The ideal transport counts no headers at all.
     inside = 0 if streamed else max(0, transport.segment_overhead_bytes - IPV4_BYTES - UDP_BYTES)
     for segment in range(segments):
         size = min(transport.segment_bytes, stream_bytes - segment * transport.segment_bytes)
@@ -124,13 +124,13 @@ def _ip_header(body_bytes: int, protocol: int, source: _End, target: _End) -> by
 
 
 def _checked(body: bytes, at: int, protocol: int, source: _End, target: _End) -> bytes:
-    """With the checksum over it and the pseudo header put in."""
+    """Insert the checksum over the body and the pseudo header."""
     pseudo = source.address + target.address + struct.pack("!BBH", 0, protocol, len(body))
     return body[:at] + struct.pack("!H", checksum(pseudo + body) or 0xFFFF) + body[at + 2 :]
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071)."""
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2")
     total = int(words.sum(dtype=np.uint64))
     while total >> 16:

@@ -1,4 +1,4 @@
-"""How much quality a method loses against base, with its interval, and how many prompts would tell whether that is too much."""
+"""Quality loss of a method against base with its interval, and the number of prompts needed to test it against a bound."""
 
 import math
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ KEEPS, FAILS, UNCLEAR = "keeps", "fails", "unclear"
 
 @dataclass(frozen=True)
 class QualityLoss:
-    """Quality lost against base, in percent of base's; below 0 it is a gain.
+    """Loss of quality against base, in percent of base's quality. A negative loss is a gain.
 
     Attributes:
         pct: The loss.
-        low: Lower end of its 95 % interval; NaN where too few images give none.
-        high: Upper end.
-        prompts: Prompts behind it.
-        of_set: Whether it is of sets of images, whose intervals are not Student's.
+        low: Lower end of its 95 % interval; NaN with too few images.
+        high: Upper end of its 95 % interval.
+        prompts: Number of prompts.
+        of_set: Whether the metric is of sets of images, whose intervals are not Student's.
     """
 
     pct: float
@@ -36,17 +36,18 @@ class QualityLoss:
     of_set: bool = False
 
     def verdict(self, most_pct: float) -> str:
-        """`keeps` where the whole interval is at most `most_pct`, `fails` where all of it is above, else `unclear`."""
+        """Return `keeps` if the whole interval is at most `most_pct`, `fails` if all of it is above, else `unclear`."""
         if self.high <= most_pct:
             return KEEPS
         return FAILS if self.low > most_pct else UNCLEAR
 
     def prompts_needed(self, most_pct: float) -> float:
-        """Prompts at which the interval would lie on one side of `most_pct`, if loss and spread stay as they are.
+        """Return the number of prompts with which the interval would lie on one side of `most_pct`, at equal loss and spread.
 
-        Never below what there is where that does not do; NaN without an interval, infinite where the loss is `most_pct` itself.
+        It is the present number if the verdict is clear, and larger otherwise; NaN without an interval, infinite if the loss equals
+        `most_pct`.
         """
-        half = self.high - self.pct  # the lower end of a two-sided one is cut at 0
+        half = self.high - self.pct  # the lower end of a two-sided loss is clipped at 0
         if self.verdict(most_pct) != UNCLEAR:
             return float(self.prompts)
         margin = abs(most_pct - self.pct)
@@ -59,9 +60,10 @@ class QualityLoss:
 
 
 def _with_student(prompts: int, narrower: float, most: int) -> int:
-    """The fewest prompts, more than there are and at most `most`, whose Student interval is so many times narrower at equal spread.
+    """Return the fewest prompts, more than `prompts` and at most `most`, whose Student interval is `narrower` times narrower.
 
-    Few prompts have a wide interval also because their spread is known from few: four as many make it more than twice as narrow.
+    The spread is assumed equal. The Student quantile of few prompts is large, so four times as many prompts make the interval more than
+    twice as narrow.
     """
     now = float(stdtrit(prompts - 1, 0.975)) / math.sqrt(prompts)
     few = prompts + 1
@@ -75,7 +77,7 @@ def _with_student(prompts: int, narrower: float, most: int) -> int:
 
 
 def metrics(records: CaseRecords) -> list[str]:
-    """Quality metrics of a case that have a good direction and a value, the caption's agreement first."""
+    """Return the quality metrics of a case that have a known direction and a value: alignment first, cloud_nll last."""
     of_image = [name for name in records.quality if name != "image"]
     found = [
         name
@@ -86,10 +88,10 @@ def metrics(records: CaseRecords) -> list[str]:
 
 
 def chosen_metric(records: Sequence[CaseRecords], asked: str | None) -> str:
-    """The metric asked for, else the first of `metrics`.
+    """Return the requested metric, else the first of `metrics`.
 
     Raises:
-        CiarSimError: The images have no such quality, or none at all, as of statistical sessions.
+        CiarSimError: The images do not have this metric, or have none (statistical sessions).
     """
     known = metrics(records[0])
     if not known:
@@ -113,7 +115,7 @@ def _of_set(name: str, records: CaseRecords) -> bool:
 
 
 def _value(records: CaseRecords, name: str) -> tuple[float, float, float]:
-    """A metric and its interval."""
+    """Return the value of a metric and the ends of its interval; NaN without an interval."""
     if _of_set(name, records):
         return records.of_set(_one_each(records)).get(name, (math.nan,) * 3)
     values = np.asarray(records.quality[name], float)
@@ -122,23 +124,23 @@ def _value(records: CaseRecords, name: str) -> tuple[float, float, float]:
 
 
 def _one_each(records: CaseRecords) -> np.ndarray:
-    """An image of every prompt: the one that its first request got, where fallbacks made several. int64 [prompts].
+    """Return int64 [prompts], one image per prompt: that of its first request if fallbacks made several.
 
-    A set of more images than base's is nearer to the real ones by their number alone, and an image that no request got is none of theirs.
+    Distances of sets depend on the number of images, so both sets must have equally many, and images without a request do not count.
     """
     images = np.asarray(records.quality["image"], np.int64)
     prompt, got = (np.asarray(records.columns[key], np.int64) for key in ("prompt", "image"))
     further = got[got != prompt]
     if not len(further):
         return images
-    chosen = images[: further.min()].copy()  # the prompts' own come first
+    chosen = images[: further.min()].copy()  # images without fallbacks come first, one per prompt
     asked, first = np.unique(prompt, return_index=True)
     chosen[asked] = got[first]
     return chosen
 
 
 def by_prompt(records: CaseRecords, name: str) -> pd.Series:
-    """A metric of an image by prompt; the mean over its requests where fallbacks made several images of one."""
+    """Return a metric of images by prompt; the mean over its requests if fallbacks made several images."""
     quality = np.asarray(records.quality[name], float)
     prompt, image = (np.asarray(records.columns[key]) for key in ("prompt", "image"))
     if np.array_equal(prompt, image):
@@ -147,7 +149,7 @@ def by_prompt(records: CaseRecords, name: str) -> pd.Series:
 
 
 def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
-    """The loss of a case against base: paired by prompt for a metric of images, from both intervals for one of sets.
+    """Return the loss of a case against base, paired by prompt for a metric of images, from both intervals for one of sets.
 
     The interval is that of the ratio to base (delta method).
     """
@@ -159,7 +161,7 @@ def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
         (own, low, high), (its, base_low, base_high) = _value(records, name), _value(base, name)
         prompts = len(_one_each(records))
         value = own / its if its > 0 else math.nan
-        halves = max(high - own, own - low), max(base_high - its, its - base_low)  # an end may be cut, as at 0
+        halves = max(high - own, own - low), max(base_high - its, its - base_low)  # one end may be clipped at 0
         half = math.hypot(halves[0], value * halves[1]) / its if its > 0 else math.nan
     else:
         pairs = pd.concat([by_prompt(records, name), by_prompt(base, name)], axis=1, join="inner").to_numpy()

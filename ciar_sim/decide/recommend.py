@@ -1,8 +1,8 @@
-"""The fastest method and settings that keep a quality floor and a latency objective, verified on prompts and seeds of their own.
+"""Recommendation of the fastest method and settings within a quality floor and a latency objective, verified on other prompts and seeds.
 
-The choice is made on the scenario's prompts, where the winner's figures are too good, since it was chosen by them. So the winner and
-base are decoded again with other captions and another seed, and only what holds there is recommended. Where it
-does not, the next best is tried, and in the end base.
+The choice is made on the scenario's prompts. The figures of the winner are biased there, because it was selected by them. Therefore the
+winner and base are decoded again with other captions and another seed. A candidate is recommended only if it meets all conditions there.
+If it does not, the next best is tried, and finally base is recommended.
 """
 
 import json
@@ -25,12 +25,21 @@ from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.prompts import PromptList
 from simulator.results.statistics import BATCHES, bounded, ratio
 
-FRESH_SEED = 1_000_003  # added to the scenario's for verification
+FRESH_SEED = 1_000_003  # added to the scenario's seed for verification
 MOST_TRIED = 3  # candidates verified before base is recommended
 
 
 class CandidateFigures(NamedTuple):
-    """A candidate's figures: its latency, its speed-up over base on the same requests, its loss, and whether it is allowed."""
+    """Figures of a candidate.
+
+    Attributes:
+        case: The case.
+        measured: Its latencies.
+        speedup: Speed-up over base on the same requests, with its 95 % interval.
+        loss: Its quality loss.
+        verdict: Whether it keeps the quality floor: keeps, fails or unclear.
+        in_time: Whether its p95 is within the objective.
+    """
 
     case: Case
     measured: Measured
@@ -46,10 +55,11 @@ class CandidateFigures(NamedTuple):
 
 
 def scenario_of(path: str | Path) -> Path:
-    """The scenario of a run folder, or the file itself.
+    """Return the path of the scenario of a run folder, or of a scenario given by file or name.
 
     Raises:
-        RunFolderError: A folder without a scenario.
+        RunFolderError: The folder has no scenario.
+        ScenarioError: There is no such file or shipped scenario.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -70,19 +80,19 @@ def recommend(
     sets: Sequence[str] = (),
     axes: Sequence[str] = (),
 ) -> Decision:
-    """A recommendation for each network and load of a scenario. Its methods and the swept settings of methods are the candidates.
+    """Recommend a method for each condition of a scenario. The candidates are its methods with their swept settings.
 
     Args:
         scenario: The scenario; base must be among its methods.
-        max_loss_pct: Quality that may be lost against base, in percent of base's.
+        max_loss_pct: Largest acceptable loss of quality, in percent of base's quality.
         metric: Quality metric; None: the first that the images have.
-        slo_s: Objective for p95 of the latency, None for none.
+        slo_s: Objective for p95 of the latency in seconds; None for none.
         means: Cache, processes, progress.
         sets: Changes as in `ciar-sim sweep`.
         axes: Axes as in `ciar-sim sweep`.
 
     Raises:
-        CiarSimError: The scenario is not usable, or has no prompts left for a verification.
+        CiarSimError: The scenario is not usable, or has no captions left for verification.
     """
     bench = Bench(load_with_source(scenario, axes, sets), means)
     prepared = bench.prepare(bench.cases())
@@ -140,7 +150,7 @@ def judge(
     max_loss_pct: float,
     slo_s: float | None,
 ) -> list[CandidateFigures]:
-    """The candidates of one condition, fastest first."""
+    """Return the candidates of one condition, fastest first."""
     judged = []
     reference = measured[base.index]
     for case in cases:
@@ -178,7 +188,7 @@ def _decide(
     max_loss_pct: float,
     slo_s: float | None,
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Sentences for one condition, and a row per verified candidate."""
+    """Return the sentences for one condition, and a row per verified candidate."""
     base = next(one for one in judged if one.case.method.name == "base")
     if not len(base.measured.latency_s):
         return ["base: no request was answered, so that nothing can be compared with it.", *_unanswered(base)], []
@@ -222,14 +232,14 @@ def _decide(
 
 
 def _failure(fresh: CandidateFigures) -> str:
-    """What of a candidate did not hold when it was verified: its quality, else its p95, else its speed-up."""
+    """Describe why a candidate failed verification: its quality, else its p95, else its speed-up."""
     if fresh.verdict != KEEPS:
         return "its quality, which stays unclear," if fresh.verdict == UNCLEAR else "its quality"
     return "its speed-up over base" if fresh.in_time else "its p95 within the objective"
 
 
 def _unanswered(*named: CandidateFigures) -> list[str]:
-    """Of which candidates requests have no answer, and so no latency."""
+    """Return sentences about candidates with unanswered requests, which have no latency."""
     return [
         f"{candidate(one.case)}: {counted(one.measured.refused, 'request')} refused and {one.measured.unfinished} unfinished; its "
         f"figures are of the {len(one.measured.latency_s)} that were answered."
@@ -239,7 +249,7 @@ def _unanswered(*named: CandidateFigures) -> list[str]:
 
 
 def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: float) -> list[str]:
-    """Which faster candidates need more prompts, and how many."""
+    """Return a sentence about faster candidates that need more prompts, and how many; empty if there are none."""
     faster = [one for one in judged if one.verdict == UNCLEAR and one.in_time and one.measured.mean_s < than_s]
     if not faster:
         return []
@@ -261,10 +271,10 @@ def verify(
     max_loss_pct: float,
     slo_s: float | None,
 ) -> CandidateFigures:
-    """A candidate beside base on captions that the choice has not seen, with another seed.
+    """Measure a candidate and base on captions that were not used for the choice, with another seed.
 
     Raises:
-        CiarSimError: There are no other captions.
+        CiarSimError: There are no other captions, or a case could not be simulated.
     """
     fresh = _fresh(bench, case.scenario)
     seed = (case.scenario.seed + FRESH_SEED) % 2**63
@@ -284,7 +294,7 @@ def _again(case: Case, captions: Sequence[str], seed: int) -> Case:
 
 
 def _fresh(bench: Bench, scenario: Scenario) -> list[str]:
-    """As many captions as the scenario has, none of them among its own."""
+    """Return up to as many captions as the scenario has, none of which it uses. Raises CiarSimError if there are none."""
     prompts, captions = scenario.prompts, bench.models.captions
     used = captions_of(scenario, captions)
     seed = getattr(prompts, "seed", None)
@@ -294,7 +304,7 @@ def _fresh(bench: Bench, scenario: Scenario) -> list[str]:
             "source, or give half of the list to the search and run the winner on the other half"
         )
     drawn: list[str] = []
-    for count in (2 * len(used), len(used)):  # a source of few captions may not hold twice as many
+    for count in (2 * len(used), len(used)):  # a small source may not have twice as many
         other = prompts.model_copy(update={"seed": (seed + FRESH_SEED) % 2**63, "count": count, "skip": 0})
         try:
             drawn = captions_of(scenario.model_copy(update={"prompts": other}), captions)

@@ -1,4 +1,4 @@
-"""Who wins where: the fastest method that keeps a quality floor, over one or two conditions, and where that changes."""
+"""Regime maps: the fastest method that keeps a quality floor, over one or two conditions, and its break-evens."""
 
 import math
 from collections.abc import Mapping, Sequence, Set
@@ -26,7 +26,14 @@ ALIASES = {"cloud.background": "cloud.background.utilisation", "workload.rate": 
 
 
 class Axis(NamedTuple):
-    """An axis of the map: a dotted path, its values in ascending order, whether it is drawn logarithmic, and how a sweep is told of it."""
+    """An axis of the map.
+
+    Attributes:
+        path: Dotted path.
+        values: Values in ascending order.
+        log: Whether the axis is drawn logarithmically.
+        written: The axis as a value of the option --axis.
+    """
 
     path: str
     values: tuple[float, ...]
@@ -35,15 +42,15 @@ class Axis(NamedTuple):
 
 
 def axis(option: str, text: str, points: int) -> Axis:
-    """The axis of `path=min:max[:points][:log]` or `path=value,value`.
+    """Parse an axis, `path=min:max[:points][:log]` or `path=value,value`.
 
     Args:
         option: Name of the option, for errors.
-        text: What it says.
-        points: Values of a range that names no number of them.
+        text: Its value.
+        points: Default number of values of a range.
 
     Raises:
-        CiarSimError: It is neither.
+        CiarSimError: The text is neither.
     """
     path, equals, written = (part.strip() for part in text.partition("="))
     path = ALIASES.get(path, path)
@@ -75,12 +82,14 @@ def regime(
     means: Means,
     sets: Sequence[str] = (),
 ) -> Decision:
-    """Who wins over one or two conditions, with break-evens. Tables: `table` (a row per cell), `break_evens`, `quality`.
+    """Find the winner over one or two conditions, with break-evens.
+
+    The tables are `table` (a row per cell), `break_evens`, `quality` and `latency`.
 
     Args:
-        scenario: The scenario; base must be among its methods. Methods' own settings may be swept.
+        scenario: The scenario; base must be among its methods. Settings of methods may be swept.
         x, y: `path=min:max[:points][:log]` or `path=value,value`.
-        max_loss_pct: Quality that may be lost against base, in percent of base's.
+        max_loss_pct: Largest acceptable loss of quality, in percent of base's quality.
         metric: Quality metric; None: the first that the images have.
         means: Cache, processes, progress.
         sets: `path=value`: changes to the scenario.
@@ -100,13 +109,13 @@ def regime(
     options = [*fixed, *(one.written for one in axes)]
     try:
         loaded = load_with_source(scenario, options, [*sets, *_background(axes, scenario, sets)])
-    except ScenarioError as error:  # the sweep knows its axes by another option
+    except ScenarioError as error:  # the message names --axis instead of --x or --y
         message = str(error)
         for (option, text), one in zip(given.items(), axes, strict=True):
             message = message.replace(f"--axis {one.written}: sweep.{one.path}", f"{option} {text}: {one.path}", 1)
             message = message.replace(f"--axis {one.written}", f"{option} {text}", 1)
         raise ScenarioError(message) from None
-    # Of a range of a setting that takes whole numbers, those.
+    # The loaded values, which are rounded if the setting takes whole numbers only.
     axes = [one._replace(values=tuple(map(float, loaded.scenario.sweep.axes[one.path]))) for one in axes]
     bench = Bench(loaded, means)
     cases = bench.cases()
@@ -121,14 +130,14 @@ def regime(
 
 
 def of_sweep(scenario: Written, sets: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options that give a swept condition one value, as axes, and the others."""
+    """Split options into those that give a swept condition a single value, to be used as axes, and the others."""
     swept = load_with_source(scenario).scenario.sweep.axes
     fixed = [option for option in sets if option.partition("=")[0].strip() in swept]
     return fixed, [option for option in sets if option not in fixed]
 
 
 def _background(axes: Sequence[Axis], scenario: Written, sets: Sequence[str]) -> list[str]:
-    """The option that gives the cloud other tenants, where an axis is about them and the scenario has none."""
+    """Return an option that adds other tenants to the cloud, if an axis is one of their settings and the scenario has none."""
     if not any(one.path.startswith("cloud.background.") for one in axes):
         return []
     there = load_with_source(scenario, (), sets).scenario.cloud.background is not None
@@ -150,7 +159,7 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
     keeps = {index for index, one in losses.items() if one.verdict(max_loss_pct) == KEEPS}
     cells = {case.index: measured[case.index] for case in known if case.index in losses}
     lines = _lines(prepared.cases, cells, keeps, across, up)
-    # No quantity but a level falls below 0.
+    # Only levels in dB may be below 0.
     least = 0.0 if across.values[0] >= 0 and not across.path.endswith("_db") else -math.inf
     changes = [(line, [one._replace(low=max(one.low, least)) for one in break_evens(line)]) for line in lines]
     table = _cells(lines, across, up)
@@ -177,7 +186,7 @@ def _at(case: Any, across: Axis, up: Axis | None) -> tuple[float, float | None]:
 def _lines(
     cases: Sequence[Case], measured: Mapping[int, Measured], keeps: Set[int], across: Axis, up: Axis | None
 ) -> list[Line]:
-    """A line per value of y. measured: by the case's index, where base was measured too; keeps: the indices that keep the floor."""
+    """Return a line per value of y. measured: by index of the case, only if base was measured too; keeps: indices that keep the floor."""
     of_cell = {(candidate(case), *_at(case, across, up)): case.index for case in cases}
     lines = []
     for value in (None,) if up is None else up.values:
@@ -194,12 +203,12 @@ def _lines(
 def _quality(
     cases: Sequence[Case], losses: Mapping[int, QualityLoss], max_loss_pct: float, across: Axis, up: Axis | None
 ) -> pd.DataFrame:
-    """What each candidate loses of the quality against base, and whether it keeps the floor: a row per candidate.
+    """Return the quality loss of each candidate against base, and whether it keeps the floor: a row per candidate.
 
-    Where the axes change the images (a seed, guidance, replies that are given up), a row per candidate and cell.
+    If the axes change the images (a seed, guidance, fallbacks), there is a row per candidate and cell.
     """
     names = list(dict.fromkeys(candidate(case) for case in cases))
-    # As text, for a loss without an interval holds NaN, which equals nothing.
+    # Compared as text, because a loss without an interval contains NaN, which is not equal to itself.
     alike = len({(candidate(cases[index]), str(one)) for index, one in losses.items()}) <= len(names)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for index, one in losses.items():
@@ -220,7 +229,7 @@ def _quality(
 
 
 def _changes(changes: Sequence[tuple[Line, Sequence[BreakEven]]], across: Axis, up: Axis | None) -> pd.DataFrame:
-    """A row per break-even."""
+    """Return a row per break-even."""
     names = (across.path, "low", "high", "below", "above")
     rows = [
         {**({} if up is None else {up.path: line.y}), **dict(zip(names, one, strict=True))}
@@ -231,7 +240,7 @@ def _changes(changes: Sequence[tuple[Line, Sequence[BreakEven]]], across: Axis, 
 
 
 def _latency(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame:
-    """A row per measured candidate and cell."""
+    """Return a row per measured candidate and cell."""
     return pd.DataFrame(
         [
             {
@@ -250,7 +259,7 @@ def _latency(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFra
 
 
 def _cells(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame:
-    """A row per cell: the winner, its latency, who comes next, and how far behind with the interval."""
+    """Return a row per cell: the winner, its latency, the next candidate, and the difference with its interval."""
     rows = []
     for line in lines:
         winners = line.winners()
@@ -298,7 +307,7 @@ def _sentences(
         where = "" if up is None else f"At {_value(up.path, line.y or 0.0)}: "
         winners = line.winners()
         text = in_words(winners, some, across.path)
-        begins = text if where or (winners[0] and not some) else sentence(text)  # a label stays as it is
+        begins = text if where or (winners[0] and not some) else sentence(text)  # labels are not capitalised
         told.append(f"{where}{begins}{'' if up else f', with {floor}'}.")
     for name, rows in quality.groupby("method", sort=False):
         unclear = rows[rows["floor"] == "unclear"]
@@ -307,7 +316,7 @@ def _sentences(
         row = unclear.iloc[int(unclear["prompts_needed"].fillna(math.inf).to_numpy(float).argmin())]
         needed = row["prompts_needed"]
         where, there = "", ""
-        if across.path in rows:  # the images differ from cell to cell
+        if across.path in rows:  # the images differ between cells
             axes = tuple(rows.columns[1 : list(rows.columns).index("loss_pct")])
             where, there = f" of {len(unclear)} of {len(rows)} cells", f" at {condition_words(dict(row), axes)}"
         more = (
@@ -324,7 +333,7 @@ def _sentences(
 
 
 def in_words(winners: Sequence[str], some: Sequence[BreakEven], path: str) -> str:
-    """`below RTT 28 ms (26 to 30) ciar, above it base`; `base throughout` where nothing changes."""
+    """Describe break-evens: `below RTT 28 ms (26 to 30) ciar, above it base`, or `base wins throughout` without any."""
     if not some:
         return f"{winners[0]} wins throughout" if winners[0] else "no method keeps the floor"
     parts = []
@@ -342,7 +351,7 @@ def _value(path: str, value: float) -> str:
 
 
 def drawing(decision: Decision) -> dict[str, bytes]:
-    """Files of the map: those of `reports.regime_plot.RegimeMap`, and quality.csv."""
+    """Return the files of the map by name: those of `reports.regime_plot.RegimeMap`, and quality.csv."""
     from reports.regime_plot import RegimeMap
     from simulator.results.files import csv_bytes
 

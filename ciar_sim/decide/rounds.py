@@ -1,8 +1,8 @@
-"""Rounds of drafts and verdicts: what each call of a session had drafted, what of it the cloud accepted, and how long that took.
+"""Rounds of a session: drafted tokens, accepted tokens and duration of each call.
 
-A round is a cloud pass that decides tokens after the session's first call: of the drafting methods the verification of a block or a tree
-of drafts, of the gated ones that of the tokens which the device decided since the last call. The counts follow from the positions that
-the passes fed and found in the cache, and not from any method's own bookkeeping.
+A round is a cloud pass that decides tokens after the session's first call. For drafting methods it verifies a block or tree of drafts, for
+gated methods the tokens that the device decided since the last call. The counts follow from the positions that the passes processed and
+found in the KV cache, not from bookkeeping of the methods.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ class Round(NamedTuple):
     """One round of a session.
 
     Attributes:
-        call: The call that held its verification, counted from 0.
-        drafted: Tokens that the verification looked at.
-        accepted: Those that stayed, a prefix of a chain or a path of a tree; the cloud's own token that follows is not among them.
+        call: The call of its verification, counted from 0.
+        drafted: Number of tokens verified.
+        accepted: Number of tokens accepted, a prefix of a chain or a path of a tree, without the cloud's own token that follows.
     """
 
     call: int
@@ -30,7 +30,7 @@ class Round(NamedTuple):
 
 
 def rounds_of(recording: Recording) -> list[Round]:
-    """The rounds of a recorded session, in order."""
+    """Return the rounds of a recorded session, in order."""
     ops = recording.ops
     passes = ops[
         (ops["side"] == CLOUD)
@@ -39,11 +39,11 @@ def rounds_of(recording: Recording) -> list[Round]:
         & (ops["decides"] == 1)
     ]
     asked = passes[passes["call"] > 0]
-    known = int(np.count_nonzero(passes["call"] == 0))  # the prefix: a token a pass
+    known = int(np.count_nonzero(passes["call"] == 0))  # the prefix: one token per pass
     found: list[Round] = []
     for place, one in enumerate(asked):
         drafted = max(0, int(one["kv_tokens"]) + int(one["new_tokens"]) - known)
-        if place + 1 < len(asked):  # the next pass finds all but the newest token in the cache
+        if place + 1 < len(asked):  # the KV cache of the next pass has all tokens but the newest
             following = int(asked[place + 1]["kv_tokens"]) + 1
             accepted = following - known - 1
         else:
@@ -55,7 +55,7 @@ def rounds_of(recording: Recording) -> list[Round]:
 
 
 def _until_cloud(recording: Recording, first: int) -> int:
-    """Tokens from a position to the next that the cloud decided; all that are left where the cloud decided every one."""
+    """Return the number of tokens before the next one that the cloud decided; all remaining ones if the cloud decided all or none."""
     by_cloud = recording.decided_by[first:] == FROM_CLOUD
     if by_cloud.all() or not by_cloud.any():
         return len(by_cloud)
@@ -63,7 +63,7 @@ def _until_cloud(recording: Recording, first: int) -> int:
 
 
 def call_seconds(spans: Sequence[Span]) -> Mapping[tuple[int, int], float]:
-    """Seconds from sending a call until the last of its reply is on the device, by request and call."""
+    """Return the seconds from sending a call until its whole reply is on the device, by (request, call)."""
     starts: dict[tuple[int, int], float] = {}
     ends: dict[tuple[int, int], float] = {}
     for span in spans:
