@@ -61,7 +61,7 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def function_of(path: str) -> Callable[..., Any]:
-    """The function that a row names as `module:function`."""
+    """Return the function of a row's `module:function`."""
     module, _, name = path.partition(":")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found

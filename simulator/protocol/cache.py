@@ -21,7 +21,11 @@ class RecordingCache:
         return self.files.path(key)
 
     def get(self, key: str) -> Recording | None:
-        """The recording, or None if there is none. A damaged file, or that of another session, is deleted and counts as missing."""
+        """Return the recording; None if there is none. A damaged file, or one of another session, is deleted and counts as missing.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
         try:
             data = self.files.get(key)
             recording = None if data is None else Recording.from_bytes(data)
@@ -35,11 +39,11 @@ class RecordingCache:
             raise RecordingError(f"cannot read the recording cache {self.root}: {reason(error)}") from None
 
     def has(self, key: str) -> bool:
-        """Whether there is a file of this key; it may be damaged."""
+        """Return whether there is a file for this key; it may be damaged."""
         return self.files.has(key)
 
     def put(self, key: str, recording: Recording) -> None:
-        """Raises RecordingError if the cache folder cannot be written."""
+        """Store a recording. Raises RecordingError if the cache folder cannot be written."""
         try:
             self.files.put(key, recording.to_bytes())
         except (OSError, ValueError) as error:
@@ -47,9 +51,9 @@ class RecordingCache:
 
 
 def _may_be(recording: Recording, key: str) -> bool:
-    """Whether a recording can be that of a key, by the session that it names; one that names none can be."""
+    """Return whether a recording may belong to a key: its session has this key, or it names no session."""
     spec = dict(recording.meta.get("spec", {}))
-    spec.pop("outcomes", None)  # of earlier versions, which told the missed calls twice
+    spec.pop("outcomes", None)  # earlier versions stored the missed calls twice
     try:
         return not spec or SessionSpec(**spec).key() == key
     except TypeError:
@@ -60,7 +64,7 @@ class RecordingSource(Protocol):
     """Gives the simulator its recordings; the simulator never imports the models that make them."""
 
     def recordings(self, specs: Sequence[SessionSpec]) -> list[Recording]:
-        """One recording per spec, in order."""
+        """Return one recording per spec, in order."""
         ...
 
 
@@ -105,7 +109,7 @@ class CachedSource:
                 raise RecordingError(f"cannot write the recording cache {self.cache.root}: {why}")
             for spec, recording in self.record(list(missing.values())):
                 key = spec.key()
-                if not self.cache.has(key):  # a process that recorded it may have put it there
+                if not self.cache.has(key):  # the process that recorded it may have stored it already
                     self.cache.put(key, recording)
                 self._loaded[key] = recording
                 self.recorded += 1

@@ -7,7 +7,7 @@ from typing import Any
 from simulator.protocol.methods import METHODS
 from simulator.protocol.recording import SessionSpec
 
-# Of the decoding settings, what the cloud's tokens follow from.
+# The decoding settings that determine the cloud's tokens.
 _DECIDES = (
     "guidance",
     "temperature",

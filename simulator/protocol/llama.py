@@ -6,7 +6,7 @@ from typing import Any
 
 from simulator.protocol.pairs import TransformerConfig
 
-ROW_WIDTH = 2  # a text token travels as two numbers below 2048, which half precision holds exactly: `digits`
+ROW_WIDTH = 2  # a text token is sent as two numbers below 2048, which fp16 represents exactly: `digits`
 BASE = 256
 
 
@@ -37,12 +37,12 @@ class LlamaConfig(TransformerConfig):
 
 
 def digits(token: int) -> tuple[int, int]:
-    """A text token as the two numbers of a caption row: token = 256 a + b."""
+    """Return a text token as the two numbers (a, b) of a caption row: token = 256 a + b."""
     return token // BASE, token % BASE
 
 
 def config_of(values: Mapping[str, Any]) -> TransformerConfig:
-    """The shape that a file's mapping describes. Raises TypeError for an unknown key, ValueError for an impossible size."""
+    """Return the shape described by a mapping of a file. Raises TypeError for an unknown key, ValueError for an impossible size."""
     if "text_vocab" not in values:
         return TransformerConfig(**values)
     return LlamaConfig(**{**values, "null_tokens": tuple(values.get("null_tokens", ()))})

@@ -32,7 +32,7 @@ class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
     elements: ClassVar[dict[str, str]] = {}
 
     def counts(self, widths: "Widths") -> dict[str, int]:
-        """Number of elements of each kind in the message (ids, vectors, rows; `image_bytes` in bytes)."""
+        """Return the number of elements of each kind in the message (ids, vectors, rows; `image_bytes` in bytes)."""
         counts = dict.fromkeys(ELEMENT_KINDS, 0)
         for name, kind in self.elements.items():
             counts[kind] += len(getattr(self, name)) // widths.bytes_of(kind)
@@ -57,8 +57,10 @@ class Widths(msgspec.Struct, frozen=True):
     caption_slots: int
 
     def bytes_of(self, kind: str) -> int:
-        """Bytes of one element: 16-bit ids and floats, one-byte indices; `image_bytes` are counted as they are. One of
-        `prompt_features` is a width-D feature at every caption slot; one of `int8_vectors` is D bytes and their fp16 scale."""
+        """Return the bytes of one element: 16-bit ids and floats, one-byte indices, single image bytes.
+
+        An element of `prompt_features` is a feature of width D at every caption slot; one of `int8_vectors` is D bytes and an fp16 scale.
+        """
         return {
             "ids": 2,
             "indices": 1,
@@ -78,7 +80,7 @@ class Start(Message, frozen=True):
     Attributes:
         caption: the prompt.
         count: number of image tokens that the cloud is asked to decode now.
-        decoding: the cloud's share of the decoding settings, as `Decoding.told` gives it.
+        decoding: decoding settings of the cloud, `Decoding.told`.
         seed: seed of the session's random draws.
         want_caption: whether the caption rows are sent back.
         deliver: "stream": each id as it is decided; "ids": all at the end; "image": a PNG.
@@ -115,9 +117,13 @@ class Picture(Message, frozen=True):
 
 
 class Verify(Message, frozen=True):
-    """A gated method's upload: pending token ids accepted on the device since the last contact, one interval feature f^I
-    (fp16 [D]) for each or none at all, and the device's candidate for the uncertain position. Without a candidate the
-    cloud only stores the tokens, and the reply is empty."""
+    """A gated method's upload. Without a candidate the cloud only stores the tokens, and the reply is empty.
+
+    Attributes:
+        ids: pending tokens, which the device accepted since the last message (uint16).
+        features: one interval feature f^I per pending token, fp16 [n, D], or none at all.
+        candidate: the device's token for the uncertain position (uint16).
+    """
 
     elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors", "candidate": "ids"}
     ids: bytes
@@ -299,12 +305,12 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
 
 
 def encode(message: Message) -> bytes:
-    """The message as bytes; the payload is their number."""
+    """Return the message as bytes; their number is the payload."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes) -> Message:
-    """The inverse of `encode`. Raises MessageError if the bytes are not a known message."""
+    """Return the message in the bytes of `encode`. Raises MessageError if they are not a known message."""
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
@@ -313,7 +319,7 @@ def decode(data: bytes) -> Message:
 
 
 def pack_ids(ids: Any) -> bytes:
-    """Token ids (< 65536) as little-endian uint16. Raises MessageError outside that range."""
+    """Pack token ids (< 65536) as little-endian uint16. Raises MessageError outside that range."""
     array = np.asarray(ids, dtype=np.int64).reshape(-1)
     if array.size and not (array.min() >= 0 and array.max() < 65536):
         raise MessageError(f"token ids must be in [0, 65536), got {array.min()}..{array.max()}")
@@ -321,26 +327,27 @@ def pack_ids(ids: Any) -> bytes:
 
 
 def unpack_ids(blob: bytes) -> list[int]:
+    """Return the token ids of `pack_ids`. Raises MessageError for an odd number of bytes."""
     if len(blob) % 2:
         raise MessageError(f"an id blob has an even length, got {len(blob)} bytes")
     return [int(i) for i in np.frombuffer(blob, dtype="<u2")]
 
 
 def pack_floats(values: np.ndarray) -> bytes:
-    """Floats as little-endian fp16, saturating at its largest finite value."""
+    """Pack floats as little-endian fp16, clipped to its largest finite value."""
     data: bytes = np.clip(values, -65504.0, 65504.0).astype("<f2").tobytes()
     return data
 
 
 def unpack_floats(blob: bytes, width: int) -> np.ndarray:
-    """float32 [n, width]. Raises MessageError if the blob does not hold whole rows."""
+    """Return float32 [n, width] from `pack_floats`. Raises MessageError if the blob does not consist of whole rows."""
     if len(blob) % (2 * width):
         raise MessageError(f"a blob of fp16 rows of width {width} has a multiple of {2 * width} bytes, got {len(blob)}")
     return np.frombuffer(blob, dtype="<f2").reshape(-1, width).astype(np.float32)
 
 
 def pack_int8(vectors: np.ndarray) -> bytes:
-    """Vectors [n, D] as n times an fp16 scale, largest magnitude / 127, and D int8."""
+    """Pack vectors [n, D] as n times an fp16 scale (largest magnitude / 127) and D int8."""
     largest = np.abs(vectors).max(axis=1, initial=0.0)  # [n]
     scale = np.clip(largest / 127, 0.0, 65504.0).astype("<f2")
     divisor = np.where(scale > 0, scale, 1).astype(np.float32)
@@ -349,7 +356,7 @@ def pack_int8(vectors: np.ndarray) -> bytes:
 
 
 def unpack_int8(blob: bytes, width: int) -> np.ndarray:
-    """float32 [n, width] from `pack_int8`. Raises MessageError if the blob does not hold whole vectors."""
+    """Return float32 [n, width] from `pack_int8`. Raises MessageError if the blob does not consist of whole vectors."""
     if len(blob) % (2 + width):
         raise MessageError(
             f"a blob of int8 vectors of width {width} has a multiple of {2 + width} bytes, got {len(blob)}"
@@ -360,15 +367,21 @@ def unpack_int8(blob: bytes, width: int) -> np.ndarray:
 
 
 def _blob_bytes(n: int) -> int:
-    """Length of a msgpack bin of n bytes (header 2, 3 or 5 bytes)."""
+    """Return the length of a msgpack bin of n bytes (header of 2, 3 or 5 bytes)."""
     return n + (2 if n < 1 << 8 else 3 if n < 1 << 16 else 5)
 
 
 def repriced_bytes(payload_bytes: int, counts: dict[str, int], pair: Widths, as_if: Widths) -> int:
-    """Payload of the same message at another model's widths: each scaled blob is replaced by one of that model's size.
+    """Return the payload of a message at another model's widths: each scaled blob is replaced by one of that model's size.
 
-    counts: elements per kind as `Message.counts` gives them. At `as_if == pair` the result is `payload_bytes` itself. A kind
-    occurs in at most one blob of a message (`tests/simulator/protocol/test_messages.py` checks every type).
+    At `as_if == pair` the result is `payload_bytes`. A kind of `SCALED` occurs in at most one blob of a message
+    (`tests/simulator/protocol/test_messages.py` checks every type).
+
+    Args:
+        payload_bytes: Payload at the widths of the pair.
+        counts: Elements by kind, from `Message.counts`.
+        pair: Widths of the pair.
+        as_if: Widths of the other model.
     """
     for kind in SCALED:
         n = counts[kind]

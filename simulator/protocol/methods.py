@@ -36,11 +36,11 @@ class MethodSettings(Settings):
 
     @property
     def draft_slots(self) -> int:
-        """KV cache entries that drafts may occupy after the committed tokens."""
+        """KV cache entries after the committed tokens that drafts may occupy."""
         return 0
 
     def opening_tokens(self, image_tokens: int) -> int:
-        """Number of first tokens of the image that the cloud decides alone, one per pass; they follow from prompt, seed and decoding."""
+        """Return the number of first tokens that the cloud decides alone, one per pass; prompt, seed and decoding determine them."""
         return 0
 
     def check(self, decoding: "Decoding", pair: PairManifest) -> None:
@@ -51,7 +51,7 @@ class MethodSettings(Settings):
             )
 
     def can_fall_back(self, decoding: "Decoding") -> bool:
-        """Whether the device can finish the image alone after some call's reply misses its deadline."""
+        """Return whether the device can finish the image alone after the reply to some call misses its deadline."""
         return False
 
 
@@ -189,7 +189,7 @@ class ThresholdSettings(GatedSettings):
     )
 
     def value_of(self, name: str) -> float:
-        """A setting that belongs to one mode, with its default filled in."""
+        """Return a setting of one mode, or its default if it is not given."""
         given: float | None = getattr(self, name)
         return self.defaults[name] if given is None else given
 
@@ -203,7 +203,7 @@ class ThresholdSettings(GatedSettings):
         for name, modes in self.modes.items():
             if getattr(self, name) is not None and self.mode not in modes:
                 refuse(f"goes with threshold_mode {' or '.join(modes)}, got {self.mode}", name)
-        # A scenario's entry may ask for a call rate instead, see `schema/methods.py`.
+        # In a scenario the threshold may be a call rate instead, see `schema/methods.py`.
         threshold: object = self.threshold
         if isinstance(threshold, float) and math.isnan(threshold):
             refuse("must be a number, got .nan", "threshold")
@@ -316,7 +316,7 @@ class CiarSettings(ThresholdSettings):
 
     @property
     def revision_step(self) -> int:
-        # 1: a position that is decided again counts once.
+        # Revision step 1: a position that is decided again counts once.
         return int(self.revise > 0 and self.threshold_mode != "const")
 
     def check(self, decoding: Decoding, pair: PairManifest) -> None:
@@ -522,5 +522,5 @@ METHODS = MethodTable(
 
 
 def prefix_length(prefix_rate: float, image_tokens: int) -> int:
-    """m = floor(rho * T) (CIAR, prefix injection), rho as the decimal written: 0.29 * 100 is 29, floats give 28.999999999999996."""
+    """Return m = floor(rho * T) (CIAR, prefix injection), with rho as the decimal written: 0.29 * 100 is 29, but 28.999... in floats."""
     return int(Fraction(str(prefix_rate)) * image_tokens)

@@ -72,10 +72,10 @@ class Forward:
 
     @property
     def hidden(self) -> int:
-        """Pairs of a new position and an earlier one, itself included, that do not see each other: other branches of the tree."""
+        """Number of causal query-key pairs per row that the mask excludes: pairs of a new entry and an entry of another branch."""
         if self.tree is None:
             return 0
-        seen: list[int] = []  # entries that each one sees after the committed sequence: its ancestors and itself
+        seen: list[int] = []  # number of entries in the tree that each entry attends to: its ancestors and itself
         for parent in self.tree:
             seen.append(1 + (seen[parent] if parent >= 0 else 0))
         first = len(self.tree) - len(self.tokens)
@@ -100,12 +100,19 @@ class Handle:
 
 @dataclass(slots=True)
 class Send:
+    """A message from device to cloud, which opens a call."""
+
     message: Message
 
 
 @dataclass(slots=True)
 class Await:
-    """deadline: whether the session may stop waiting, if it has a deadline. The scenario sets its length, not the program."""
+    """The wait for the reply to a call.
+
+    Attributes:
+        handle: The call.
+        deadline: Whether the session may give up the reply. The scenario, not the program, sets the length of the deadline.
+    """
 
     handle: Handle
     deadline: bool = False
@@ -113,12 +120,16 @@ class Await:
 
 @dataclass(slots=True)
 class Call:
+    """`Send` and `Await` together."""
+
     message: Message
-    deadline: bool = False  # as `Await`
+    deadline: bool = False  # as in `Await`
 
 
 @dataclass(slots=True)
 class Emit:
+    """A part of the reply, which leaves the cloud before the rest."""
+
     part: Message
 
 

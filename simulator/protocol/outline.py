@@ -60,7 +60,7 @@ from simulator.protocol.recording import (
     op_table,
 )
 
-FREE = ("base", "device-only", "code")  # whose passes follow from their settings
+FREE = ("base", "device-only", "code")  # methods whose passes follow from their settings alone
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def check_scales(name: str, manifest: PairManifest) -> None:
 
 
 def decided_by(settings: MethodSettings, outline: Outline, count: int, scales: Sequence[int] = ()) -> np.ndarray:
-    """uint8 [T]: the side that decided each token."""
+    """Return the side that decided each token, uint8 [T]."""
     if isinstance(settings, BaseSettings):
         return np.full(count, FROM_CLOUD, np.uint8)
     if isinstance(settings, TreeSettings):
@@ -116,7 +116,7 @@ def session_ops(
     widths: Widths,
     scales: Sequence[int] = (),
 ) -> np.ndarray:
-    """The ops (OP_DTYPE) of the session of `count` tokens that has this outline. scales: see `Statistics`."""
+    """Return the ops (OP_DTYPE) of the session of `count` tokens with this outline. scales: see `Statistics`."""
     log = _Log(decoding, caption, seed, _sizes(count, scales), widths, missed=outline.missed)
     prefix = cloud_prefix(settings, count, scales)
     if isinstance(settings, TreeSettings):
@@ -124,7 +124,7 @@ def session_ops(
     elif isinstance(settings, BaseSettings):
         _base(log, settings, outline)
     elif decoding.text_encoder == "device" and prefix == 0 and not isinstance(settings, GatedSettings):
-        log.compute(DEVICE, "caption_encoder")  # the cloud is not asked at all
+        log.compute(DEVICE, "caption_encoder")  # there is no call
         _decode(log, settings, prefix, outline)
     else:
         _open(log, prefix, outline)
@@ -135,12 +135,12 @@ def session_ops(
 
 
 def _sizes(count: int, scales: Sequence[int]) -> list[int]:
-    """Number of tokens that each pass decides, for an image that one model decodes."""
+    """Return the number of tokens that each pass decides if one model decodes the whole image."""
     return [side * side for side in scales] or [1] * count
 
 
 def cloud_prefix(settings: MethodSettings, count: int, scales: Sequence[int] = ()) -> int:
-    """Number of tokens that the cloud decides before the device takes part: whole scales, if there are several."""
+    """Return the number of tokens that the cloud decides before the device: whole scales, for a pair with scales."""
     if not isinstance(settings, CodeSettings | GatedSettings):
         return 0
     asked = prefix_length(settings.prefix_rate, count)
@@ -148,7 +148,7 @@ def cloud_prefix(settings: MethodSettings, count: int, scales: Sequence[int] = (
 
 
 class _Log:
-    """Ops of one session, and the number of positions in each model's cache."""
+    """The ops of one session, and the number of positions in each model's cache."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class _Log:
         self.device: list[dict[str, int]] = []
         self.cloud: list[dict[str, int]] = []
         self.calls = 0
-        # Image positions in the cache, by role; a role that is not there holds no caption.
+        # Image positions in the cache, by role. A role without an entry has not fed the caption yet.
         self.held: dict[str, int] = {}
 
     def _note(self, side: int, **columns: int) -> None:
@@ -192,9 +192,10 @@ class _Log:
         self.held[op.role] = start + op.new_positions
 
     def alone(self, side: int, role: str, first: int, last: int, call: int = -1) -> Iterator[int]:
-        """The passes in which a model decides tokens `first` to `last` by itself, each over what its cache lacks; how many each decides.
+        """Add the passes in which one model decides tokens `first` to `last`, and yield how many tokens each decides.
 
-        A scale's own positions are fed in the pass that decides them; the first one stands at the caption's.
+        A pass feeds the positions that are not in the cache. The positions of a scale are fed in the pass that decides them; the first
+        one has the position of the caption.
         """
         end = 0
         for size in self.sizes:
@@ -208,7 +209,12 @@ class _Log:
         self._note(side, kind=COMPUTE, what=COMPUTE_KINDS.index(kind), call=call)
 
     def send(self, message: Message, deadline: bool | None = None) -> int:
-        """The number of the call. deadline: whether its reply may be given up; None: it is not waited for here."""
+        """Add a message to the cloud, and return the number of its call.
+
+        Args:
+            message: The message.
+            deadline: Whether the reply may be given up; None: the reply is not awaited.
+        """
         call, self.calls = self.calls, self.calls + 1
         self._cross(DEVICE, SEND, call, message)
         if deadline is not None:
@@ -231,7 +237,7 @@ def _ids(count: int) -> bytes:
 
 
 def _prefill(log: _Log, call: int, count: int) -> None:
-    """The cloud encodes the caption and decides the first `count` tokens."""
+    """Add the caption encoder in the cloud, and the passes for the first `count` tokens."""
     log.compute(CLOUD, "caption_encoder", call)
     for _ in log.alone(CLOUD, "cloud", 0, count, call):
         pass
@@ -253,7 +259,7 @@ def _base(log: _Log, settings: BaseSettings, outline: Outline) -> None:
 
 
 def _open(log: _Log, prefix: int, outline: Outline) -> None:
-    """The session's first message, the cloud's prefix, and the caption on the device."""
+    """Add the first message of a session, the cloud's prefix, and the caption on the device."""
     here = log.decoding.text_encoder == "device"
     waits = not here or prefix > 0
     call = log.send(log.start(prefix, want_caption=not here), deadline=here if waits else None)
@@ -265,8 +271,8 @@ def _open(log: _Log, prefix: int, outline: Outline) -> None:
 
 
 def _decode(log: _Log, settings: MethodSettings, prefix: int, outline: Outline) -> None:
-    """Token by token on the device, after `prefix` tokens; the outline's uploads are decided by the cloud, in one pass over what it has
-    not seen."""
+    """Add the passes on the device after `prefix` tokens. The cloud decides the outline's uploads, each in one pass over all tokens that
+    are not in its cache."""
     uploads, pending = set(outline.uploads), 0
     samples = settings.k // INTERVAL_SAMPLES if isinstance(settings, DiscreteSettings) else 0
     phi = isinstance(settings, CiarSettings) and settings.features != "off"
@@ -298,7 +304,7 @@ def _verify(settings: MethodSettings, pending: int, widths: Widths) -> Message:
 
 
 def _tree(log: _Log, settings: TreeSettings, outline: Outline) -> None:
-    """Rounds of a drafted tree, verified in one pass; the drafter on the device, or in the cloud within one call."""
+    """Add the rounds of a tree method. The drafter is on the device, with a call per round, or in the cloud, within one call."""
     on_device = settings.drafter == "device"
     start = log.start(1, False) if on_device else log.start(log.count, False, "stream")
     call = log.send(start, deadline=False)
@@ -308,7 +314,7 @@ def _tree(log: _Log, settings: TreeSettings, outline: Outline) -> None:
         log.answer(call, Opened(_ids(1), bytes(log.rows * log.widths.bytes_of("prompt_features"))))
     comb = _comb(settings.total_tokens, settings.top_k)
     verified = Forward("cloud", [0] * settings.total_tokens, tree=comb)
-    made, fresh, drafted = 1, 1, 0  # tokens; those that the drafter has not seen; positions in its cache
+    made, fresh, drafted = 1, 1, 0  # tokens; tokens that the drafter has not seen; positions in the drafter's cache
     for accepted in outline.accepted:
         if not on_device:
             log.answer(call, Tokens(_ids(fresh)), EMIT)
@@ -336,11 +342,11 @@ def _tree(log: _Log, settings: TreeSettings, outline: Outline) -> None:
 
 @cache
 def _beam_hidden(level: int, teeth: int) -> int:
-    """Query-key pairs that the drafter's pass over the comb's nodes of a level leaves out, see `Forward.hidden`."""
+    """Return the query-key pairs that are masked in the drafter's pass over a level of the comb, see `Forward.hidden`."""
     parents = _comb(1 + level * teeth, teeth)[1:]
     return Forward("drafter", [0] * teeth, tree=[parent - 1 for parent in parents]).hidden  # -1: the committed sequence
 
 
 def _comb(nodes: int, teeth: int) -> list[int]:
-    """Parents of a tree of that many nodes: chains below the root, whose own parent is -1."""
+    """Return the parents of a comb with this many nodes: `teeth` chains below the root, whose parent is -1."""
     return [-1, *(max(node - teeth, 0) for node in range(1, nodes))]

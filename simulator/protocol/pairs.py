@@ -39,9 +39,10 @@ MANIFEST = "pair.json"
 GUIDANCE = 3.0  # of a pair that names none
 WEIGHTS = ".safetensors"
 DRAFTER = "drafter.safetensors"  # optional
-# Beside the shards of the cloud's model. What decides tokens and images must be listed: recordings are known by its hashes.
+# Needed in addition to the shards of the cloud model. Every file that determines tokens and images must be listed, because the keys of
+# recordings depend on its hash.
 NEEDED = ("text.safetensors", "tokenizer.safetensors", "device.safetensors", "phi.safetensors")
-LONGEST_NAME = 255  # bytes of a file's name
+LONGEST_NAME = 255  # bytes of a file name
 SUBJECTS = {  # what a pair's images show
     "scenes": "rendered scenes of shaded objects",
     "photos": "product photographs",
@@ -50,7 +51,7 @@ SUBJECTS = {  # what a pair's images show
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "weights"
 
 
-# Largest accepted sizes. Token ids and image positions travel as uint16; the others stand far above any known model.
+# Largest accepted sizes. Token ids and image positions are sent as uint16; the other limits are far above any known model.
 LARGEST = {
     "n_layer": 1024,
     "n_head": 1024,
@@ -128,7 +129,7 @@ class TransformerConfig:
 
 
 def shortened(number: float) -> str:
-    """A number for an error message; a large integer by its order of magnitude."""
+    """Return a number as text for an error message; a large integer as its order of magnitude."""
     if isinstance(number, int) and abs(number) >= 10**18:
         return f"about {'-' if number < 0 else ''}10^{int(number.bit_length() * math.log10(2))}"
     return str(number)
@@ -302,7 +303,7 @@ _looked_at: ContextVar[set[PairSpec] | None] = ContextVar("_looked_at", default=
 
 @contextmanager
 def looking_once() -> Iterator[None]:
-    """Inside, the files of a pair are inspected once: a scenario requests its pair for every swept value, and caption features are
+    """Inspect the files of a pair only once inside: a scenario requests its pair for every swept value, and caption features can be
     thousands of files."""
     token = _looked_at.set(set())
     try:
@@ -312,7 +313,7 @@ def looking_once() -> Iterator[None]:
 
 
 def find_pair(spec: PairSpec) -> FoundPair:
-    """The content of a backbone's files, by names and shapes. Cached until one of them changes. Raises WeightsError."""
+    """Return the content of a backbone's files, by names and shapes. Cached until a file changes. Raises WeightsError."""
     kept, seen = _FOUND.get(spec), _looked_at.get()
     if kept is not None and ((seen is not None and spec in seen) or kept[1] == _stamps(kept[0])):
         found = kept[0]
@@ -325,7 +326,7 @@ def find_pair(spec: PairSpec) -> FoundPair:
 
 
 def _stamps(found: FoundPair) -> object:
-    """Size and time of every file that a pair was found in."""
+    """Return size and modification time of every file of a pair; a value equal to no other if one is missing."""
     named = [Path(path) for path in (found.spec.weights, found.spec.device, found.spec.text) if path]
     paths = [*named, *(path for part in found.files.values() for path in part)]
     try:
@@ -335,7 +336,7 @@ def _stamps(found: FoundPair) -> object:
 
 
 def list_parts(parts: Mapping[str, tuple[Path, ...]]) -> tuple[PairFile, ...]:
-    """The files of a backbone's parts as a manifest lists them: one file goes by its part's name, several by part, folder and own name."""
+    """Return the files of a backbone's parts for the manifest. A single file is named by its part, several by part, folder and file."""
     return tuple(
         PairFile(
             part if len(paths) == 1 else f"{part}/{path.parent.name}/{path.name}", path.stat().st_size, file_hash(path)
@@ -346,17 +347,17 @@ def list_parts(parts: Mapping[str, tuple[Path, ...]]) -> tuple[PairFile, ...]:
 
 
 def known_pairs() -> list[str]:
-    """Names of the shipped pairs, sorted."""
+    """Return the names of the shipped pairs, sorted."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}"))
 
 
 def is_shipped(name: str) -> bool:
-    """Whether a shipped pair has this name."""
+    """Return whether a shipped pair has this name."""
     return os.path.basename(name) == name and os.path.isfile(os.path.join(SHIPPED, name, MANIFEST))
 
 
 def why_ambiguous(name: str, folder: Path) -> str | None:
-    """What is said of a shipped pair's name where a folder holds another pair under the same name; None where there is no doubt."""
+    """Return a message if a shipped pair and a subfolder of `folder` with another pair have this name; None if it is unambiguous."""
     own = folder / name
     if not is_shipped(name) or not (own / MANIFEST).is_file() or own.samefile(SHIPPED / name):
         return None
@@ -364,20 +365,21 @@ def why_ambiguous(name: str, folder: Path) -> str | None:
 
 
 def pair_folder(name_or_path: str | Path) -> Path:
-    """The folder of a shipped pair, or the path itself if it holds a pair. A shipped pair's name is never a folder's: that is `./name`.
+    """Return the folder of a shipped pair, or the path itself if it contains a pair. The name of a shipped pair always means that pair;
+    a folder of the same name is written `./name`.
 
     Raises WeightsError for an unknown name (suggesting the nearest) or a folder without `pair.json`.
     """
     if isinstance(name_or_path, str) and is_shipped(name_or_path):
         return SHIPPED / name_or_path
-    # By os.path, a third of pathlib's time: every case of a sweep asks.
+    # os.path takes a third of pathlib's time, and this runs for every case of a sweep.
     for folder in (os.path.expanduser(name_or_path), os.path.join(SHIPPED, name_or_path)):
         if os.path.isfile(os.path.join(folder, MANIFEST)):
             return Path(folder)
     try:
         path = Path(name_or_path).expanduser()
-        is_path = (path / MANIFEST).is_file() or path.is_dir() or len(path.parts) > 1  # where it raises, it says why
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who has no home
+        is_path = (path / MANIFEST).is_file() or path.is_dir() or len(path.parts) > 1  # may raise
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~NAME of a user without a home
         raise WeightsError(f"model pair {str(name_or_path)[:100]!r}: no usable path: {reason(error)}") from None
     if is_path:
         raise WeightsError(
@@ -391,9 +393,9 @@ def pair_folder(name_or_path: str | Path) -> Path:
 
 
 def pair_manifest(name_or_path: PairRef) -> PairManifest:
-    """The manifest of a pair, without loading any weights.
+    """Return the manifest of a pair, without loading any weights.
 
-    Raises WeightsError when the pair is unknown, or its manifest is damaged, of another format, or contradicts itself.
+    Raises WeightsError if the pair is unknown, or its manifest is damaged, of another format, inconsistent, or cannot be read.
     """
     if isinstance(name_or_path, PairSpec):
         return find_pair(name_or_path).manifest
@@ -407,7 +409,7 @@ def pair_manifest(name_or_path: PairRef) -> PairManifest:
 
 @lru_cache(maxsize=64)
 def _manifest(path: Path, content: bytes) -> PairManifest:
-    """The manifest with this content: every case of a sweep asks for it."""
+    """Return the manifest with this content. Cached, because every case of a sweep needs it. Raises WeightsError."""
     try:
         found = msgspec.json.decode(content)
         version = found.get("format") if isinstance(found, dict) else None
@@ -504,13 +506,16 @@ def verify_files(folder: Path, manifest: PairManifest) -> None:
 
 
 def list_files(folder: Path) -> tuple[PairFile, ...]:
-    """The weight files of a folder, by name, as a manifest lists them; other files describe the pair and may change."""
+    """Return the weight files of a folder, by name, for its manifest; other files describe the pair and may change.
+
+    Raises WeightsError if one cannot be read.
+    """
     files = (path for path in sorted(folder.iterdir()) if path.name.endswith(WEIGHTS))
     return tuple(PairFile(path.name, path.stat().st_size, file_hash(path)) for path in files)
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, in hex. Raises WeightsError if it cannot be read."""
+    """Return the SHA-256 of a file's content, in hex. Raises WeightsError if it cannot be read."""
     try:
         with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,19 +35,19 @@ OP_DTYPE = np.dtype(
     [
         ("side", "u1"),
         ("kind", "u1"),
-        # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 where a deadline may be missed; else 0.
+        # FORWARD: index into ROLES; COMPUTE: index into COMPUTE_KINDS; AWAIT: 1 if the reply may be given up; other kinds: 0.
         ("what", "u1"),
         ("call", "<i4"),  # call the op belongs to, -1 for none
         ("rows", "u1"),  # sequences in the pass: 2 with guidance
         ("caption", "u1"),  # 1: the pass feeds the caption slots
         ("new_tokens", "<u2"),  # image positions fed
-        ("kv_caption", "u1"),  # 1: the caption slots are in the KV cache already
+        ("kv_caption", "u1"),  # 1: the caption slots are already in the KV cache
         ("kv_tokens", "<u2"),  # image positions in the KV cache before the pass
         ("decides", "u1"),  # 1: the pass decides a token
-        ("logits_all", "u1"),  # 1: logits of all new positions are wanted, 0: of the last one
-        ("hidden", "<u4"),  # query-key pairs a row that attention leaves out of the causal ones, for a tree of drafts
+        ("logits_all", "u1"),  # 1: logits of all new positions are computed; 0: of the last one
+        ("hidden", "<u4"),  # causal query-key pairs per row that the mask of a draft tree excludes
         ("payload_bytes", "<i4"),  # of the message sent (SEND, EMIT, REPLY)
-        *[(kind, "<i4") for kind in ELEMENT_KINDS],  # what the message holds
+        *[(kind, "<i4") for kind in ELEMENT_KINDS],  # elements of the message
     ]
 )
 assert max(len(ROLES), len(COMPUTE_KINDS)) < 256
@@ -158,13 +158,13 @@ class Recording:
             if header["format"] != FORMAT or arrays["ops"].dtype != OP_DTYPE:
                 raise ValueError(f"format {header['format']}, this program reads {FORMAT}")
             return cls(**arrays, widths=Widths(**header["widths"]), meta=header["meta"])
-        # numpy and zipfile raise many kinds for one cause: the file is not what it should be.
+        # numpy and zipfile raise many types of errors for damaged files.
         except Exception as error:
             raise RecordingError(f"not a recording: {error}") from None
 
 
 def op_table(device: Sequence[Mapping[str, int]], cloud: Sequence[Mapping[str, int]]) -> np.ndarray:
-    """OP_DTYPE [n] from the columns of each op: the device's in program order, then the cloud's by call."""
+    """Return OP_DTYPE [n] from the columns of each op: first the device's in program order, then the cloud's by call."""
     ops = np.zeros(len(device) + len(cloud), OP_DTYPE)
     ops["call"] = -1
     ops["side"][len(device) :] = CLOUD
@@ -174,11 +174,11 @@ def op_table(device: Sequence[Mapping[str, int]], cloud: Sequence[Mapping[str, i
     return ops
 
 
-_NPY = b"\x93NUMPY\x01\x00"  # of version 1.0, then the length of the head as uint16
+_NPY = b"\x93NUMPY\x01\x00"  # magic of version 1.0; the length of the header follows as uint16
 
 
 def _array(data: bytes) -> np.ndarray:
-    """An array from its npy file, as np.load gives it, which parses every head anew: that takes longer than all the rest."""
+    """Return the array in an npy file, with cached headers: np.load spends most of its time parsing them."""
     start = len(_NPY) + 2
     if not data.startswith(_NPY) or len(data) < start:
         raise ValueError("holds an array of another format")

@@ -23,8 +23,8 @@ class MethodKind:
         settings: The class of its settings; `ciar-sim list methods` shows the first paragraph of its docstring.
         program: `module:Class` of its programs, called with (settings, pair). Text, because a scenario is checked without torch.
         revision: Part of every recording's key: raise it when a change of the programs alters their recordings.
-        colour: Its hue in plots, as #rrggbb; None: one chosen by its name.
-        marker: Its marker in plots, a filled one of matplotlib's; None: one chosen by its name.
+        colour: Its colour in plots, as #rrggbb; None: chosen by its name.
+        marker: Its marker in plots, one of matplotlib's filled markers; None: chosen by its name.
     """
 
     settings: "type[MethodSettings]"
@@ -34,11 +34,11 @@ class MethodKind:
     marker: str | None = None
 
     def revision_of(self, settings: "MethodSettings") -> int:
-        """The revision in the key of a recording with these settings."""
+        """Return the revision in the key of a recording with these settings."""
         return self.revision + settings.revision_step
 
     def load_program(self) -> Any:
-        """The class of its programs. Raises MethodError if it cannot be imported."""
+        """Return the class of its programs. Raises MethodError if it cannot be imported."""
         module, _, name = self.program.partition(":")
         try:
             return getattr(import_module(module), name)

@@ -119,5 +119,5 @@ def draw_outline(spec: SessionSpec, settings: MethodSettings, manifest: PairMani
             f"{spec.method}: {rate:g} % of {count} tokens are {passes} cloud passes, and trees of depth {settings.depth} "
             f"accept at most {most} drafts in each"
         )
-    places = np.repeat(np.arange(rounds), most)  # of every draft that could be accepted
+    places = np.repeat(np.arange(rounds), most)  # the round of every draft that could be accepted
     return Outline(caption_rows, accepted=np.bincount(rng.permutation(places)[:extra], minlength=rounds).tolist())

@@ -1,4 +1,4 @@
-"""Thresholds on the uncertainty score: CIAR's dynamic threshold in five readings (assumption A3).
+"""Thresholds on the uncertainty score: CIAR's dynamic threshold in five interpretations (assumption A3).
 
 Source: CIAR section 3.2 gives the best value, 0.30, and calls the threshold dynamic; how it changes is not published.
 
@@ -30,7 +30,7 @@ class Threshold(ABC):
         self.margin = math.inf
 
     def accepts(self, score: float) -> bool:
-        """Whether the device's token is accepted: score < tau_t. The score is remembered; NaN is never accepted."""
+        """Return whether the device's token is accepted (score < tau_t), and remember the score. NaN is never accepted."""
         value, tau = self.compared(score)
         self.remember(score)
         self.margin = abs(value - tau) if math.isfinite(value) and math.isfinite(tau) else math.inf
@@ -38,14 +38,14 @@ class Threshold(ABC):
 
     @abstractmethod
     def compared(self, score: float) -> tuple[float, float]:
-        """The value compared and the threshold for it."""
+        """Return the value to compare and its threshold."""
 
     def remember(self, score: float) -> None:
         """Add the score to the past ones."""
         self.past.append(score)
 
     def keep(self, count: int) -> None:
-        """Forget all scores but the first `count`: the positions after them are to be decided again."""
+        """Forget all scores after the first `count`, whose positions will be decided again."""
         if count < len(self.past):
             kept, self.past = self.past[:count], []
             for score in kept:
@@ -75,7 +75,7 @@ class Ema(Threshold):
         self.mean = math.nan
 
     def value(self) -> float:
-        """tau_t, for the next score."""
+        """Return tau_t for the next score."""
         if len(self.past) < WARM_UP:
             return self.tau
         start = sum(self.past[:WARM_UP]) / WARM_UP
@@ -100,11 +100,11 @@ class Budget(Threshold):
         self.tau, self.budget = tau, budget
 
     def value(self) -> float:
-        """tau_t, for the next score; shares of 0 and 1 upload nothing and everything."""
+        """Return tau_t for the next score; a share of 0 uploads nothing, a share of 1 everything."""
         return self.of_share(self.budget)
 
     def of_share(self, share: float) -> float:
-        """The threshold such that the given share of the scores so far is at or above it."""
+        """Return the threshold for which the given share of the scores so far is at or above it."""
         if share in (0.0, 1.0):
             return math.inf if share == 0.0 else -math.inf
         return float(np.quantile(self.past, 1 - share)) if len(self.past) >= WARM_UP else self.tau
@@ -148,9 +148,9 @@ class Running(Threshold):
 
 
 def make_threshold(settings: GatedSettings, positions: int) -> Threshold:
-    """A new threshold with a gated method's settings, for one session that scores this many positions."""
+    """Return a new threshold with a gated method's settings, for one session that scores `positions` positions."""
     if isinstance(settings, RandomSettings):
-        return Const(1 - settings.upload_rate)  # this share of uniform scores is at or above it
+        return Const(1 - settings.upload_rate)  # the share upload_rate of uniform scores is at or above it
     assert isinstance(settings, ThresholdSettings)
     tau = settings.threshold
     match settings.threshold_mode:
@@ -167,9 +167,9 @@ def make_threshold(settings: GatedSettings, positions: int) -> Threshold:
 
 
 def compared_with_one(rule: Threshold, scores: Iterable[float]) -> np.ndarray:
-    """For a rule with tau 1, the value that decides instead of each score: below tau it is accepted, for any tau; float64 [n].
+    """Return, for a rule with tau 1, the value per score that is accepted if it is below tau, for any tau: float64 [n].
 
-    Not for a rule whose threshold is a quantile, which has no such value.
+    Rules whose threshold is a quantile have no such value.
     """
     found = []
     for score in scores:

@@ -9,8 +9,8 @@ from simulator.protocol.pairs import TransformerConfig
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # of 256 pixels
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 OF_GRID = {scales[-1]: scales for scales in (SCALES, SCALES_512)}
-FFN_MATRICES = 2  # of a layer's plain feed-forward part
-MODULATION = 6  # vectors that the class sets in a layer
+FFN_MATRICES = 2  # of the plain feed-forward part of a layer
+MODULATION = 6  # vectors per layer that are projected from the class
 
 
 class VarConfig(TransformerConfig):
