@@ -1,6 +1,6 @@
-"""A row per key of the scenario schema, `Section.key`: what to put into the base scenario, and the change that shows in its results.
+"""A row per key of the scenario schema, `Section.key`: settings to add to the base scenario, and a change that must change its results.
 
-A text in place of a row says why the key has none. Longer than other files, since it is one list.
+A text in place of a row says why the key has none. Longer than other files, because it is one list.
 """
 
 import copy
@@ -36,7 +36,7 @@ TIMERS = {"inactivity_s": 0.02, "drx_after_ms": 1, "drx_cycle_ms": 320}
 TWO_OPERATORS: Change = {**FLEET, "network.operators": [TIMERS, {"inactivity_s": 1}]}
 LOSSY: Change = {"network.transport": "grpc", "network.loss_pct": 20}
 QUEUED: Change = {"network.buffer_ms": 50, "network.cross_traffic": {"up": {"busy_s": 0.2, "quiet_s": 0.4}}}
-# Passes of the tiny pair are over before anybody waits; on these priced as LlamaGen-XL's the cloud is busy.
+# Passes of the tiny pair are so short that nothing queues. On this hardware they take long enough for the cloud to be busy.
 SLOW_CLOUD: Change = {"compute.cloud.hardware": "jetson-orin-nano-8"}
 OWN_HARDWARE: Change = {
     "compute.device.hardware": {"fp16_tflops": 3, "bandwidth_gb_s": 60, "memory_gb": 8, "power_w": 6},
@@ -58,7 +58,7 @@ IN_TIERS: Change = {
 BUSY: Change = {**FLEET, "workload.arrivals.poisson_per_s": 60, "workload.duration_s": 1}
 
 
-# What does not show in images of four tokens: these rows have sixteen.
+# Settings without effect on images of four tokens: their rows use sixteen.
 LONGER = {
     *(f"{kind}.calibration" for kind in ("PromptList", "PromptFile")),
     *(
@@ -71,7 +71,7 @@ LONGER = {
 
 
 def put(scenario: dict[str, Any], change: Change) -> None:
-    """Dotted places of a scenario, in place; a whole number is an index of a list."""
+    """Set values of a scenario by dotted path, in place. A whole number in a path is the index of a list."""
     for path, value in change.items():
         *way, last = path.split(".")
         node: Any = scenario
@@ -81,12 +81,12 @@ def put(scenario: dict[str, Any], change: Change) -> None:
 
 
 def method(name: str, **settings: Any) -> Change:
-    """The scenario's only method."""
+    """Return the change that makes this the scenario's only method."""
     return {"methods": [{"name": name, **settings}]}
 
 
 def one(key: str, value: Any, *before: Change) -> tuple[Change, Change]:
-    """A row: what comes before the change, and the change."""
+    """Return a row: the settings before the change, and the change."""
     merged: Change = {}
     for change in before:
         merged |= change
@@ -94,17 +94,17 @@ def one(key: str, value: Any, *before: Change) -> tuple[Change, Change]:
 
 
 def entry(name: str, key: str, value: Any, **settings: Any) -> tuple[Change, Change]:
-    """A row of a method's setting. settings: that it has before."""
+    """Return a row for a method's setting; `settings` are the method's settings before the change."""
     return method(name, **settings), {f"methods.0.{key}": value}
 
 
 def section(name: str) -> str:
-    """A method's part of the schema."""
+    """Return the name of a method's section of the schema."""
     return "".join(word.capitalize() for word in name.split("-")) + "Entry"
 
 
 def threshold_rows(name: str) -> dict[str, tuple[Change, Change]]:
-    """Rows of the settings that all methods with a threshold share."""
+    """Return the rows of the settings that all methods with a threshold share."""
     of, const = section(name), {"threshold_mode": "const", "threshold": 0.5}
     return {
         f"{of}.prefix_rate": entry(name, "prefix_rate", 0.4, **const),
@@ -119,10 +119,10 @@ def threshold_rows(name: str) -> dict[str, tuple[Change, Change]]:
 
 RATED = method("ciar", threshold={"call_pct": 40, "prompts": 1}, threshold_mode="const")
 
-# A threshold amid the scores of the tiny pair.
+# Thresholds within the range of the tiny pair's scores.
 TIGHT = {"ciar": 0.43, "discrete": 0.51, "entropy-lens": 0.72, "softmax-corr": 0.78}
 TREE = {"total_tokens": 6, "depth": 2, "top_k": 3}
-# What a method needs to run on the tiny pair, where its defaults do not.
+# Settings that a method needs on the tiny pair, where its defaults do not fit.
 FIT: dict[str, Change] = {
     "ciar": {"threshold": 0.35},
     "discrete": {"threshold": 0.5},
@@ -206,7 +206,7 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     ),
     "CiarEntry.score": entry("ciar", "score", "lower-top", threshold=0.35),
     "CiarEntry.bounds": entry("ciar", "bounds", "inter-dro", threshold=0.35),
-    "CiarEntry.reach": one(  # it binds where one token has most of the mass
+    "CiarEntry.reach": one(  # it has an effect where one token has most of the probability
         "methods.0.reach",
         True,
         {"methods": [{"name": "ciar", "threshold": 0.5, "score": "omega"}], "decoding.guidance": 40.0},

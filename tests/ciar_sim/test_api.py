@@ -1,4 +1,4 @@
-"""The public package: runs from Python, shipped scenarios by name, and the folder of the cache."""
+"""The public package: runs from Python, shipped scenarios by name, and the default cache folder."""
 
 import ast
 import math
@@ -53,7 +53,7 @@ def scenario(tiny_pair_folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(tiny_pair_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one method and one prompt."""
+    """Folder of a run of one method and one prompt."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     hardware = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
     compute = {side: {"model": "pair", "hardware": name} for side, name in hardware.items()}
@@ -125,7 +125,7 @@ def test_a_folder_that_is_no_finished_run_is_refused_in_one_line(
 
 def test_a_sweep_adds_axes_and_sets_change_values(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     stages = set()
-    # All requests come in the warm-up: there is nothing to plot, which takes most of a run's time.
+    # All requests arrive in the warm-up, so there is nothing to plot: plotting takes most of a run's time.
     workload = {"devices": 1, "arrivals": {"poisson_per_s": 1}, "duration_s": 3, "warmup_s": 2.99}
     result = ciar_sim.sweep(
         {**scenario, "workload": workload},
@@ -257,7 +257,7 @@ def test_an_argument_of_python_is_refused_as_the_option_is(
 def test_results_are_shown_in_a_line_kept_and_told_apart(finished: Path) -> None:
     result, again = ciar_sim.open_run(finished), ciar_sim.open_run(finished)
     assert repr(result) == f"Result({str(finished)!r}: 1 case)"
-    assert result != again  # tables have no one answer to ==
+    assert result != again  # results compare by identity, because == of tables is a table
     assert len({result, again}) == 2
     decision = ciar_sim.compare(result, again)
     assert repr(decision).startswith(f"{decision.sentence}\n")

@@ -1,4 +1,4 @@
-"""A whole run on LlamaGen's files, random ones of the official layout: a device is distilled, sessions recorded, networks simulated."""
+"""A whole run on random files in LlamaGen's official layout: distil a device, record sessions, simulate networks."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def call(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Official files, a device distilled from them, and a published drafter beside it."""
+    """A folder of files in the official layout, a device distilled from them, and a drafter in the published layout."""
     found = tmp_path_factory.mktemp("official")
     files.write_t2i(found / "t2i")
     (found / "captions.json").write_text(json.dumps(files.CAPTIONS))
@@ -104,7 +104,7 @@ def test_images_of_class_labels_are_scored_by_what_reads_no_caption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Flat:
-        """In place of a network of somebody's file."""
+        """A stand-in for a feature network loaded from a file."""
 
         def __init__(self, path: Path, torch_device: str) -> None: ...
 
@@ -128,7 +128,7 @@ def test_images_of_class_labels_are_scored_by_what_reads_no_caption(
     assert "base: fid and f1 need at least 10 images, prompts are 1" in few.output
     alone = call(*common, "--inception", "net.pt")
     assert "name their folder by --real" in alone.output
-    assert not (tmp_path / "cache").exists()  # all of this before anything is decoded
+    assert not (tmp_path / "cache").exists()  # every refusal came before anything was decoded
     scored = call(*common, "--inception", "net.pt", "--real", tmp_path / "real")
     assert scored.exit_code == 0, scored.output
     table = pd.read_csv(tmp_path / "out" / "pictures.csv")
@@ -137,7 +137,7 @@ def test_images_of_class_labels_are_scored_by_what_reads_no_caption(
 
 
 def test_distilling_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cloud decodes nothing again, and the weights are those of a training that was not stopped."""
+    """The cloud decodes nothing again, and the weights equal those of an uninterrupted training."""
     own = shutil.copytree(folder / "device", folder / "again")
     for path in [*own.glob("*.safetensors"), own / "device" / "checkpoint.pt", own / "phi" / "checkpoint.pt"]:
         path.unlink()
@@ -146,7 +146,7 @@ def test_distilling_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pyte
     assert (again.exit_code, again.output) == (0, "")
     for name in ("device.safetensors", "phi.safetensors"):
         assert (own / name).read_bytes() == (folder / "device" / name).read_bytes()
-    for option in ("--guidance", "--top-k"):  # other images of the cloud: they would have to be made
+    for option in ("--guidance", "--top-k"):  # they need other images of the cloud, which would have to be recorded
         with pytest.raises(AssertionError, match="Failed"):
             train(folder, "again", option, "2", "--quiet")
 

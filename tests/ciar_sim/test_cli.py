@@ -1,6 +1,6 @@
-"""The program as a user meets it: runs, sweeps, listings, and every kind of bad input, on a tiny pair.
+"""The command line on a tiny pair: runs, sweeps, listings, and every kind of bad input.
 
-Longer than other files, since its tests share runs.
+Longer than other files, because its tests share runs.
 """
 
 import html
@@ -39,7 +39,7 @@ workload: {{devices: 3, arrivals: {{poisson_per_s: 4}}, duration_s: 10}}
 sweep:
   network.preset: [wifi, lte]
 """
-# Plots take most of a run's time, and only an answered request is plotted. All of these come in the warm-up.
+# All requests arrive in the warm-up, so there is nothing to plot: plotting takes most of a run's time.
 UNPLOTTED = SCENARIO.replace("duration_s: 10", "duration_s: 10, warmup_s: 9.99")
 SEQUENTIAL = "{arrivals: sequential}"
 
@@ -47,14 +47,14 @@ Write = Callable[[str], Path]
 
 
 def with_methods(listed: str) -> str:
-    """The scenario with these methods, one a line, in place of its own."""
+    """Return the scenario with these methods, one per line, instead of its own."""
     begin, end = SCENARIO.index("  - base"), SCENARIO.index("compute:")
     return SCENARIO[:begin] + listed + SCENARIO[end:]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Path:
-    """A folder that holds the scenario, its run, its cache, and what the program printed."""
+    """A folder with the scenario, its run, its cache, and the program's output."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "scenario.yaml").write_text(SCENARIO.format(pair=tiny_pair_folder))
     result = run(folder / "scenario.yaml", folder / "run", folder / "cache")
@@ -122,7 +122,7 @@ def test_a_run_leaves_a_whole_folder(whole: Path) -> None:
 
 
 def test_same_bytes_whatever_the_process_the_jobs_and_the_hash_seed(whole: Path, tmp_path: Path) -> None:
-    """The run's own scenario again: recorded anew by another process with another hash seed, simulated by two processes."""
+    """Run the resolved scenario again: recorded from an empty cache, with another hash seed, simulated by two processes."""
     program = [sys.executable, "-c", "import sys; from ciar_sim.cli.main import main; main(sys.argv[1:])"]
     again = ["run", str(whole / "run" / "scenario.yaml"), "--out", str(tmp_path / "again"), "--quiet", "--jobs", "2"]
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
@@ -180,7 +180,7 @@ def test_sweep_adds_axes(write: Write, tmp_path: Path, cache: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_sweep_of_a_methods_own_setting_ends_in_its_table(write: Write, tmp_path: Path, cache: Path) -> None:
-    """Beside other methods the column of the axis holds NaN for several cases: no setting at those methods, in the order of the file."""
+    """The axis has no value (NaN) for the other methods: their rows show no setting and keep the order of the file."""
     result = call(
         "sweep",
         write(UNPLOTTED),
@@ -201,7 +201,7 @@ def test_a_sweep_of_a_methods_own_setting_ends_in_its_table(write: Write, tmp_pa
 
 @pytest.fixture(scope="module")
 def sequential(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of requests one after another, on one network."""
+    """A run folder of sequential requests on one network."""
     out = tmp_path_factory.mktemp("sequential") / "run"
     run(
         whole / "scenario.yaml", out, whole / "cache", "--quiet", "--set", "sweep={}", "--set", f"workload={SEQUENTIAL}"
@@ -228,12 +228,12 @@ def test_report_draws_again_the_same_bytes(sequential: Path) -> None:
     assert (sequential / "report.html").read_bytes() == before
     advice = re.search(r'class="advice">([^<]+)<', before.decode())
     assert advice is not None
-    assert html.unescape(advice[1]) in drawn.output  # the terminal says what the page begins with
+    assert html.unescape(advice[1]) in drawn.output  # the terminal prints the first sentence of the page
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_local_times_are_measured_once_and_kept(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.profile._CELL_S", 0.0)  # each pass no more than thrice
+    monkeypatch.setattr("models.profile._CELL_S", 0.0)  # times each pass at most three times
     text = with_methods("  - base\n").replace("snapdragon-8-gen-3", "local").replace("a100", "local")
     path, one_case = write(text), ("--quiet", "--set", "sweep={}")
     run(path, tmp_path / "one", tmp_path / "cache", *one_case)
@@ -256,7 +256,7 @@ def test_listings_and_schema() -> None:
         result = call("list", what)
         assert result.exit_code == 0, result.output
         assert expected in result.output
-        if what == "methods":  # as a scenario takes them: calibrated, not the number that the programs default to
+        if what == "methods":  # defaults of a scenario (calibrated), not those of the programs (a number)
             assert re.search(r"^random.*\n(  .*\n)*  +threshold  +\{call_pct", result.output, re.MULTILINE)
             assert not re.search(r"threshold +0\.3|threshold_mode +const +const", result.output)
     schema = json.loads(call("schema").output)
@@ -441,7 +441,7 @@ workload: {{arrivals: sequential}}
     assert row["image_decode_s"] == 8.0
     assert row["cloud_compute_s"] == pytest.approx(16 * 0.25)
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    assert provenance["compute"]["cloud"]["extrapolated"] is True  # 16 tokens, where the table ends at one cached
+    assert provenance["compute"]["cloud"]["extrapolated"] is True  # 16 tokens, but the table ends at one cached token
     assert any("extrapolated" in text for text in provenance["warnings"])
     run(tmp_path / "out" / "scenario.yaml", tmp_path / "again", cache, "--quiet")
 

@@ -55,7 +55,7 @@ def test_nothing_is_cut_at_any_width(label: str, condition: str, value: float, w
     assert math.isnan(value) or shown in text  # the latency, however narrow
     assert "1000" in text or width < 150
     body = [line for line in text.splitlines()[1:] if not line.startswith("Not shown")]
-    for whole in (label, condition):  # folded at most: its letters stand in order
+    for whole in (label, condition):  # it may be wrapped: its letters appear in order
         letters = iter(words("".join(body)))
         assert all(letter in letters for letter in words(whole))
 

@@ -1,4 +1,4 @@
-"""Runs at the ends of the scale finish with figures that add up, and what a reader must know is printed under the table."""
+"""Extreme runs finish with figures that add up, and print the warnings that a reader needs under the table."""
 
 import json
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def run(folder: Path, pair: Path, cache: Path, text: str) -> Result:
 def test_parts_add_up_at_any_loss(
     tmp_path: Path, tiny_pair_folder: Path, run_undrawn: Undrawn, transport: str, loss_pct: int
 ) -> None:
-    """Of the handshake, no two tries are more than two minutes apart: what a connection waits is whole timeouts and its round trips."""
+    """Tries of the handshake are at most two minutes apart, so a long connection time is whole timeouts plus its round trips."""
     network = f"network: {{{{rtt_ms: 40, up_mbps: 10, down_mbps: 30, loss_pct: {loss_pct}, transport: {transport}}}}}\n"
     run_undrawn(written(tmp_path, tiny_pair_folder, network), tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out" / "requests.parquet")

@@ -1,8 +1,8 @@
-"""`kill -9` at 20 random moments of a sweep: it goes on where it was, to the same bytes, and makes nothing twice but what was under way.
+"""`kill -9` at 20 random moments of sweeps: each continues to the same bytes and repeats only the work in progress.
 
     python -m pytest -m slow tests/ciar_sim/test_kills.py
 
-A sweep is killed five times at most, then it may end. Moments of choice, and other signals, are in test_reliability.py.
+A sweep is killed at most five times, then it may end. test_reliability.py has chosen moments and other signals.
 """
 
 import os
@@ -24,7 +24,7 @@ KILLS_OF_A_SWEEP = 5
 
 
 def arguments(scenario: Path, folder: Path) -> list[str]:
-    """The sweep: 16 recordings, then 24 cases."""
+    """Return the arguments of the sweep: 16 recordings, then 24 cases."""
     axes = ["--axis", "network.rtt_ms=5,10,20,50,100,200"]
     places = ["--out", str(folder / "run"), "--cache", str(folder / "cache")]
     return ["sweep", str(scenario), *axes, *places, "--max-batch", "1", "--quiet"]
@@ -35,7 +35,7 @@ def code(scenario: Path, folder: Path) -> str:
 
 
 def cached(folder: Path) -> Files:
-    """Recordings and simulated cases that are whole."""
+    """Return the complete recordings and simulated cases in the cache."""
     return {
         f"{kind}/{name}": content
         for kind in ("recordings", "cases")
@@ -45,7 +45,7 @@ def cached(folder: Path) -> Files:
 
 
 def made(folder: Path) -> dict[str, int]:
-    """The same, with the inode of each: a file that is written again has another one."""
+    """Return their inodes: a file that is written again has another one."""
     return {name: (folder / "cache" / name).stat().st_ino for name in cached(folder)}
 
 
@@ -56,7 +56,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     scenario = tmp_path / "small.yaml"
     scenario.write_text(SMALL.format(pair=tiny_pair_folder).replace("count: 2", "count: 4"))
     undisturbed = tmp_path / "undisturbed"
-    result = CliRunner().invoke(main, arguments(scenario, undisturbed))  # here, so that torch is loaded where it forks
+    result = CliRunner().invoke(main, arguments(scenario, undisturbed))  # in this process, to load torch before forking
     assert result.exit_code == 0, result.output
     begun = time.monotonic()
     assert ended(forked(code(scenario, tmp_path / "timed"), tmp_path / "stderr")) == 0
@@ -72,10 +72,10 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
             child = forked(code(scenario, folder), tmp_path / "stderr")
             if kills < sweeps * KILLS_OF_A_SWEEP:
                 time.sleep(rng.uniform(0.05, 0.5) * whole_s)
-                os.kill(child, signal.SIGKILL)  # in vain where it has ended, and waits for `ended`
+                os.kill(child, signal.SIGKILL)  # without effect on a child that has exited and waits for `ended`
             status = ended(child)
             after = made(folder)
-            assert before.items() <= after.items()  # nothing is lost, and nothing made again
+            assert before.items() <= after.items()  # nothing is lost or made again
             kills += status == -signal.SIGKILL
             under_way += status == -signal.SIGKILL and 0 < len(after) < len(made(undisturbed))
             before = after

@@ -1,7 +1,7 @@
 """No dead option: every option and argument of every command changes what the command prints or writes, or is refused by name.
 
-`OPTIONS` has a row per option, `command --option`: the arguments before, and those that it adds; or the name of the test that shows what
-the option does, where a whole training or a foreign network is needed for that. A new option without a row fails.
+`OPTIONS` has a row per option, `command --option`: the arguments before, and those that are added; or the name of another test that shows
+the option's effect, where that needs more, such as a training or a foreign network. The test fails for an option without a row.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ prompts: {{source: scenes, count: 2}}
 methods: [base, device-only]
 compute: {{device: {{model: pair, hardware: snapdragon-8-gen-3}}, cloud: {{model: pair, hardware: a100}}}}
 """
-# Plots take most of a run's time, and only an answered request is plotted. All of these come in the warm-up.
+# All requests arrive in the warm-up, so there is nothing to plot: plotting takes most of a run's time.
 SCENARIO = (
     f"{ANSWERED}workload: {{{{devices: 1, arrivals: {{{{poisson_per_s: 1}}}}, duration_s: 3, warmup_s: 2.99}}}}\n"
 )
@@ -253,7 +253,7 @@ OPTIONS: dict[str, Row] = {
 
 
 def options(command: click.Command, name: str = "") -> Iterator[str]:
-    """`command --option` and `command argument` of a command and of all below it."""
+    """Yield `command --option` and `command argument` of a command and of all its subcommands."""
     for parameter in command.params:
         shown = parameter.opts[0] if parameter.param_type_name == "option" else parameter.name
         yield f"{name or 'ciar-sim'} {shown}"
@@ -267,7 +267,7 @@ Observe = Callable[[list[str]], str]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny pair of four tokens: most of a run is recording."""
+    """A tiny pair of four tokens, because recording takes most of a run."""
     folder = tmp_path_factory.mktemp("pairs") / "tiny"
     make_tiny_pair(folder, grid=2)
     return folder
@@ -275,7 +275,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def observe(tmp_path_factory: pytest.TempPathFactory, pair: Path) -> Observe:
-    """What a command printed and wrote, as a digest; every call has folders of its own, and equal calls are made once."""
+    """Return a function that gives a digest of what a command prints and writes, in folders of its own. Equal calls run once."""
     known: dict[str, str] = {}
 
     def one(arguments: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""No dead setting: every key of a scenario, changed where it should matter, changes a run's results, or is refused by name.
+"""No dead setting: every key of a scenario, changed where it should matter, changes a run's results.
 
-`setting_rows.SETTINGS` has a row per key. A new key without a row fails, and so does a row whose change leaves requests and
-summary as they were.
+`setting_rows.SETTINGS` has a row per key. The tests fail for a key without a row, and for a row that changes neither requests nor
+summary.
 """
 
 import copy
@@ -30,7 +30,7 @@ from tests.ciar_sim.setting_rows import ANOTHER, BASE, BUSY, LONGER, ONE_CAPTION
 
 pytestmark = pytest.mark.usefixtures("short_gaps")
 
-GRID = 2  # x 2 tokens of an image
+GRID = 2  # an image has 2 x 2 tokens
 
 
 def schema_keys() -> list[str]:
@@ -44,9 +44,9 @@ Results = Callable[[dict[str, Any]], str]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
-    """The digest of a scenario's requests and summary; equal scenarios are run once.
+    """Yield a function that gives a digest of a scenario's requests and summary. Equal scenarios run once.
 
-    Images have few tokens, since most of a run is recording, and no folder is written, which takes half of the rest.
+    Images have few tokens, because recording takes most of a run. No folder is written, because that takes half of the rest.
     """
     folder = tmp_path_factory.mktemp("settings")
     make_tiny_pair(folder / "pair", grid=GRID)
@@ -81,7 +81,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
 
     def digest(data: dict[str, Any]) -> str:
         data = {"pair": str(folder / "pair"), **data}
-        text = json.dumps(data, sort_keys=True)  # which is YAML as well
+        text = json.dumps(data, sort_keys=True)  # JSON is YAML
         if data["pair"] not in sources:
             sources[data["pair"]] = CachedSource(cache, Recorder(load_pair(Path(data["pair"])), 8).record)
         if text not in known:
@@ -136,7 +136,7 @@ def test_another_pair_is_another_result(results: Results, tmp_path: Path) -> Non
 
 
 def test_a_tier_is_a_cloud_at_a_place(results: Results) -> None:
-    """The same figures in a tier, 20 ms behind the link, and in a cloud without tiers, at a link of 20 ms more."""
+    """A tier 20 ms behind the link gives the same results as a cloud without tiers on a link with 20 ms more."""
     serving = {
         "replicas": 2,
         "max_batch": 2,

@@ -1,4 +1,4 @@
-"""The notebook in docs: its cells run in order, on the tiny pair."""
+"""The notebook in docs: its cells run in order on the tiny pair."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ FAST = {"cloud.max_batch": 1, "cloud.max_sessions": 1, "workload.warmup_s": 0}
 
 @pytest.mark.usefixtures("quick_capacity")
 def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every cell, with what makes it one of a moment: the tiny pair, two prompts, three points of an axis, a near objective."""
+    """Run every cell, made fast by the tiny pair, two prompts, three points of an axis, and an objective close to the latency."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIAR_SIM_CACHE", str(tmp_path / "cache"))
     hardware = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
@@ -41,7 +41,7 @@ def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: 
     smaller("capacity", slo_p95_s=0.15, requests=20, precision_pct=50)
     notebook = json.loads(NOTEBOOK.read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(not cell["outputs"] for cell in cells)  # figures of one machine are no documentation
+    assert all(not cell["outputs"] for cell in cells)  # outputs of one machine do not belong in the documentation
     names: dict[str, Any] = {"__name__": "notebook"}
     for cell in cells:
         exec(compile("".join(cell["source"]), cell["id"], "exec"), names)

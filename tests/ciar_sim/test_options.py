@@ -1,4 +1,4 @@
-"""Options that no machine can serve, and numbers that are none: one line and exit code 2."""
+"""Options that the machine cannot satisfy, invalid numbers, unwritable places, inputs that are not files: one line and exit code 2."""
 
 import os
 import signal
@@ -108,8 +108,8 @@ def test_an_option_without_effect_is_refused(arguments: list[str], needed: str) 
     assert (found.exit_code, needed in found.output) == (2, True)
 
 
-# Every option that names a file (or a folder) to write, in a command whose input is not there: that would be told next. --out of run
-# and sweep is in test_reliability.
+# Every option that names a file (FILES) or folder (FOLDERS) to write, in a command whose input is missing, which would be the next error.
+# test_reliability.py has --out of run and sweep.
 FILES = {
     "capacity --out": ["capacity", "none", "--slo-p95", "1s"],
     "recommend --out": ["recommend", "none"],
@@ -167,7 +167,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_recorded(tmp_
         source.recordings([SessionSpec("w", "base", 1, {}, {}, "p", 0)])
 
 
-# ---- what is read
+# ---- inputs
 
 READERS = {
     "a scenario": ["run", "PIPE"],
@@ -199,7 +199,7 @@ def test_what_is_no_regular_file_is_never_waited_for(
     os.mkfifo("PIPE")
     os.mkfifo("PIPE.yaml")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(60)  # a wait takes no processor time
+    signal.alarm(60)  # ends a wait for the pipe
     found = CliRunner().invoke(main, READERS[what])
     signal.alarm(0)
     assert found.exit_code == 2, found.output
@@ -209,6 +209,6 @@ def test_what_is_no_regular_file_is_never_waited_for(
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
 def test_a_folder_is_no_trace(name: str) -> None:
-    """Nor has it a name that a plot of it could have."""
+    """Such a path has no name either, which the file of a plot would take."""
     found = CliRunner().invoke(main, ["traces", "show", name])
     assert (found.exit_code, found.stderr) == (2, f"Error: {name}: cannot be read: Is a directory\n")

@@ -1,4 +1,4 @@
-"""Recording in parts and in processes: the same recordings whoever makes them, saved as they end."""
+"""Recording in parts and in processes: the same recordings for any number of processes, saved as sessions end."""
 
 import os
 import pickle
@@ -48,7 +48,7 @@ def test_parts_hold_families_whole_and_are_a_power_of_two() -> None:
         assert len(made) == count
         assert sorted(spec.key() for part in made for spec in part) == sorted(spec.key() for spec in specs)
         prompts = [{spec.prompt for spec in part if spec.method != "device-only"} for part in made]
-        assert sum(map(len, prompts)) == 7  # base and code of a prompt stand together
+        assert sum(map(len, prompts)) == 7  # base and code of a prompt are in the same part
     assert [len(part) for part in parts(specs, TOKENS, 11)] == [11, 10]
 
 
@@ -100,7 +100,7 @@ def test_the_error_of_a_process_names_its_prompt() -> None:
 
 
 def test_a_kill_in_the_midst_of_a_batch_loses_no_session_that_had_ended(tmp_path: Path, tiny_pair_folder: Path) -> None:
-    """Sessions of one batch end at different times: the image of one is decoded, and all of it saved, while others go on."""
+    """Sessions of one batch end at different times: each is decoded to its image and saved while the others continue."""
     pair: Pair = load_pair(tiny_pair_folder)
     specs = sessions(pair.manifest.weights_hash, ["base", "speculative"], 3)
 

@@ -1,6 +1,6 @@
-"""Whatever ends a run or damages what it finds, nothing is lost or left behind: the next run gives the bytes of an undisturbed one.
+"""Interrupted runs and damaged files: nothing is lost or left behind, and the next run gives the same bytes as an undisturbed one.
 
-What is promised is in docs/reliability.md.
+docs/reliability.md lists the guarantees.
 """
 
 import os
@@ -27,7 +27,7 @@ from simulator.protocol.recording import Recording
 from tests.fuzz.targets import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
-# In place of the report, whose plots take most of a run's time: three files, each whole or not at all.
+# A stand-in for the report, whose plots take most of a run's time: it writes two files.
 REPORT = """
 import sys, types
 def build_report(folder):
@@ -58,22 +58,25 @@ def small_report() -> Iterator[None]:
 
 
 def arguments(scenario: Path, folder: Path) -> list[str]:
-    """One session at a time: what else is in its batch changes the last digits of a recording, and after a break it is something else."""
+    """Return the arguments of a run with one session per batch.
+
+    The other sessions of a batch change the last digits of a recording, and they differ after an interruption.
+    """
     places = ["--out", str(folder / "run"), "--cache", str(folder / "cache")]
     return ["run", str(scenario), *places, "--max-batch", "1", "--quiet"]
 
 
 def forked(code: str, errors: Path) -> int:
-    """A process that runs this code and has torch loaded already, which takes most of the time of a new one; its process id."""
+    """Fork a process that runs this code, and return its id. It has torch loaded, which takes most of the start of a new process."""
     with warnings.catch_warnings():
-        # Python 3.12 warns of other threads; the child waits for none.
+        # Python 3.12 warns about forking with threads; the child does not wait for any.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
         return child
     status = 1
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # test runners in several processes ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parallel test runner ignores SIGINT
         with errors.open("w", buffering=1) as sys.stderr, open(os.devnull, "w") as sys.stdout:
             try:
                 exec(code, {"build_report": sys.modules["reports.build"].build_report})
@@ -83,11 +86,11 @@ def forked(code: str, errors: Path) -> int:
             except BaseException:
                 traceback.print_exc()
     finally:
-        os._exit(status)  # none of the test session's own clearing up
+        os._exit(status)  # skips the clean-up of the test session
 
 
 def ended(child: int) -> int:
-    """Its exit status; less than 0, the signal that ended it."""
+    """Return a child's exit status; a negative one is the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -101,7 +104,7 @@ def files(folder: Path) -> Files:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, scenario: Path) -> Path:
-    """A folder with a run and its cache that nothing has disturbed."""
+    """A folder with an undisturbed run and its cache."""
     folder = tmp_path_factory.mktemp("undisturbed")
     result = run(scenario, folder)
     assert result.exit_code == 0, result.output
@@ -109,7 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, scenario: Path) -> Pat
 
 
 def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
-    """The same run and recordings, byte for byte, and nothing else, hidden or not."""
+    """Assert that the folder has the same run and recordings, byte for byte, and nothing else, hidden or not."""
     assert sorted(path.name for path in folder.iterdir()) == ["cache", "run"]
     for name in ("run", "cache/recordings"):
         found, wanted = files(folder / name), files(undisturbed / name)
@@ -119,7 +122,7 @@ def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
 
 
 def refused(result: Result) -> str:
-    """The one line on stderr of a command that was refused."""
+    """Return the single line on stderr of a refused command."""
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
     (line,) = result.stderr.splitlines()
@@ -128,7 +131,7 @@ def refused(result: Result) -> str:
 
 # ---- signals and kill -9
 
-# At a moment of its own choice the process sends itself a signal, which is delivered as any other.
+# The process sends itself a signal at a chosen moment.
 DYING = """
 import os, signal, sys
 from pathlib import Path
@@ -198,7 +201,7 @@ def test_a_run_that_is_ended_loses_nothing_and_goes_on(
     tmp_path: Path, scenario: Path, undisturbed: Path, moment: str, number: signal.Signals
 ) -> None:
     writing = moment in ("while drawing", "between the renames")
-    if writing:  # an earlier run is there to be replaced, and to be lost
+    if writing:  # there is an earlier run, which is replaced and could be lost
         shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     code = DYING.format(signal=int(number), moment=MOMENTS[moment], arguments=arguments(scenario, tmp_path))
     status = ended(forked(code, tmp_path / "stderr"))
@@ -227,7 +230,7 @@ def test_a_run_that_is_ended_loses_nothing_and_goes_on(
 
 @contextmanager
 def largest_file(size_bytes: int) -> Iterator[None]:
-    """A write beyond so many bytes of a file fails, as on a full disk, half done."""
+    """Make writes beyond a file size fail half done, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -252,7 +255,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
 
 
 def test_an_output_that_takes_nothing_is_one_line(scenario: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """/dev/full says that the disk is full to every write."""
+    """Every write to /dev/full fails with "no space left on device"."""
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     with open("/dev/full", "w") as full:
         code = f"{REPORT}\n{RUN.format(arguments=arguments(scenario, tmp_path)[:-1])}"
@@ -280,7 +283,7 @@ def test_an_output_that_takes_nothing_is_one_line(scenario: Path, undisturbed: P
     ],
 )
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, scenario: Path, option: str, place: str) -> None:
-    """Root may write into folders without the right to; into a file, or into /proc, nobody may."""
+    """The places are below a file or in /proc, where root cannot write either."""
     (tmp_path / "file").write_text("a user's own")
     result = CliRunner().invoke(main, [*arguments(scenario, tmp_path), option, str(tmp_path / place)])
     line = refused(result)
@@ -302,7 +305,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_damaged_recordings_are_made_again(tmp_path: Path, scenario: Path, undisturbed: Path) -> None:
-    """Each kind of damage in an entry of its own; and the whole recording of another session."""
+    """Each kind of damage in its own entry, and one entry replaced by the recording of another session."""
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     entries = sorted((tmp_path / "cache" / "recordings").rglob("*.npz"))
     assert len(entries) > len(DAMAGE) + 1
@@ -315,7 +318,7 @@ def test_damaged_recordings_are_made_again(tmp_path: Path, scenario: Path, undis
 
 
 def test_no_flipped_bit_of_a_recording_goes_unnoticed(undisturbed: Path) -> None:
-    """It is refused, or it changes nothing that is read (time stamps of the archive, for instance)."""
+    """The entry is refused, or the bit is in data that is not read, such as time stamps of the archive."""
     entry = next(iter(sorted((undisturbed / "cache" / "recordings").rglob("*.npz"))))
     data = entry.read_bytes()
     whole = Recording.from_bytes(data).to_bytes()
@@ -342,7 +345,7 @@ def test_a_damaged_run_folder_is_replaced_and_a_doubtful_one_left_alone(
     (folder / "images" / "index.json").write_text("[[")
     assert run(scenario, tmp_path).exit_code == 0
     assert_undisturbed(tmp_path, undisturbed)
-    # What shows that the folder is ciar-sim's own is gone: it may be anybody's.
+    # Without a readable provenance.json nothing shows that the folder is a run of ciar-sim.
     (folder / "provenance.json").write_bytes((folder / "provenance.json").read_bytes()[:100])
     before = files(tmp_path)
     line = refused(run(scenario, tmp_path))

@@ -1,4 +1,4 @@
-"""`ciar-sim sweep` as a user meets it: its own folder, what a dry run says, and a run that is not at its end."""
+"""`ciar-sim sweep` on the command line: its folder, dry runs, and unfinished runs."""
 
 import errno
 import json
@@ -63,7 +63,7 @@ def test_a_dry_run_refuses_what_the_run_would_but_not_times_that_are_yet_to_be_m
 
 
 def test_a_dry_run_tells_an_unread_cache_from_an_empty_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A threshold is yet to be searched where nothing is recorded; a disk that fails says nothing of the kind."""
+    """With an empty cache the threshold is still to be calibrated, and the dry run passes. A failing disk is an error."""
     text = (folder / "s.yaml").read_text()
     (folder / "s.yaml").write_text(text.replace("device-only", "{name: ciar, threshold: {call_pct: 30, prompts: 2}}"))
     yet = call("run", "s.yaml", "--dry-run")
@@ -122,7 +122,7 @@ def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> No
     ],
 )
 def test_what_differs_is_not_what_a_calibration_found(tmp_path: Path, now: dict[str, Any], said: str) -> None:
-    """The folder's scenario has the numbers in place of the default target."""
+    """The folder's scenario has calibrated numbers instead of the default target; they do not count as a difference."""
     scenario = {"name": "s", "methods": ["base", "ciar"]}
     found = {"name": "ciar", "threshold": 1.5, "threshold_mode": "even", "budget": 0.25}
     (tmp_path / "scenario.yaml").write_text(json.dumps({**scenario, "methods": ["base", found]}))
@@ -160,7 +160,7 @@ def test_where_there_is_no_terminal_a_line_comes_every_half_minute(capsys: pytes
     for second in range(100):
         now[0] = float(second)
         lines("simulating", second, 200)
-    lines("simulating", 0, 10)  # a search simulates again and again
+    lines("simulating", 0, 10)  # a new stage of the same name, as in a search
     for second in range(100, 132):
         now[0] = float(second)
         lines("simulating", (second - 99) / 4, 10)

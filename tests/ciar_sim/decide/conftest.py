@@ -1,4 +1,4 @@
-"""A scenario of the tiny pair with every kind of method, and one cache of its recordings."""
+"""A scenario of the tiny pair with base, a drafting method and CoDe, and a cache of its recordings."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without plots, which decisions do not read."""
+    """Skip the reports of runs, which decisions do not read."""
 
     def draw(folder: Path) -> Path:
         (folder / "report.html").write_text("not drawn")

@@ -1,4 +1,4 @@
-"""Finished runs against one another."""
+"""Comparison of finished runs."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
     near = made(runs, "near", scenario, cache)
     same = ciar_sim.compare(near, near)
     assert (same.table["verdict"] == "equal").all()
-    assert len(same.sentences) == 1  # what is the same of all cases is said once
+    assert len(same.sentences) == 1  # a sentence that holds for all cases appears once
     assert "the latency is the same; no difference in quality." in same.sentence
     other = made(runs, "other", scenario, cache, prompts__seed=5)
     shown = CliRunner().invoke(main, ["compare", str(near), str(other), "--json"])
@@ -103,7 +103,7 @@ def test_rounding_is_no_difference(before: float, after: float, half: float, ver
     ],
 )
 def test_no_difference_in_quality_is_said_of_what_has_an_interval(halves: dict[str, float], said: str) -> None:
-    """Of one prompt nothing is known: two images of different quality were said not to differ."""
+    """One prompt gives no interval: two images of different quality were once reported not to differ."""
     rows = [
         _told("latency_s", 1.0, 2.0, 0.1, "no"),
         *(_told(name, 2.0, 2.2, half, "no") for name, half in halves.items()),
@@ -131,14 +131,14 @@ def test_runs_of_one_case_are_compared_whatever_they_are_called(
     rest = made(runs, "rest", {**scenario, "methods": ["code", "speculative"]}, cache)
     with pytest.raises(CiarSimError, match="no case in common"):
         ciar_sim.compare(one, rest)
-    # What failed in a run, or was not asked for, is told and not left out in silence.
+    # A case that failed in a run, or is not part of it, is named.
     near = made(runs, "near", scenario, cache)
     assert ciar_sim.compare(near, rest).sentences[-1] == f"base: not in {rest}, and not compared."
     assert ciar_sim.compare(rest, near).sentences[-1] == f"base: not in {rest}, and not compared."
 
 
 def test_requests_for_other_captions_are_other_requests(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
-    """They have the same numbers and times. A run of a version without `prompts.skip` is of the same captions all the same."""
+    """Requests for other captions have the same numbers and times. A run of a version without `prompts.skip` has the same captions."""
     one = {**scenario, "methods": ["base"], "prompts": {"source": "scenes", "count": 2}}
     first = made(runs, "captions", one, cache)
     other = made(runs, "others", {**one, "prompts": {**one["prompts"], "seed": 5}}, cache)
@@ -163,7 +163,7 @@ def test_columns_of_text_where_numbers_belong_are_named(scenario: dict[str, Any]
         CiarSimError, match=r"requests\.parquet cannot be read: column prompt holds values that are not"
     ):
         ciar_sim.compare(one, other)
-    whole.assign(remark="mine").to_parquet(other / "requests.parquet")  # nobody's metric
+    whole.assign(remark="mine").to_parquet(other / "requests.parquet")  # an unknown column is ignored
     assert ciar_sim.compare(one, other).sentence == ciar_sim.compare(one, one).sentence.replace(
         "single against", "damaged against"
     )

@@ -1,4 +1,4 @@
-"""Runs in formats of others: rounds counted by hand and by the tokens' own deciders, metrics by their definitions, tables that parse."""
+"""Export of runs: rounds counted by hand and by who decided each token, metrics by their definitions, tables that parse."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.simulator.build import call, forward, prefill, recording, reply
 
 
 def test_rounds_of_a_hand_made_session() -> None:
-    """Two prefix tokens; three drafts of which one stays; four of which all stay: 2 + (1 + 1) + (4 + 1) = 9 tokens."""
+    """Two prefix tokens; three drafts, one accepted; four drafts, all accepted: 2 + (1 + 1) + (4 + 1) = 9 tokens."""
     made = recording(
         [*call(0), *call(1), *call(2)],
         [
@@ -29,7 +29,7 @@ def test_rounds_of_a_hand_made_session() -> None:
             [
                 forward("cloud", 5, 3),
                 reply(),
-            ],  # one token of the cache was cut: 1 + 4 - 1 - 1 = 3 are left and newest is fed
+            ],  # the cache keeps 3 tokens (two drafts are cut); the newest token is fed
         ],
         tokens=9,
     )
@@ -84,10 +84,10 @@ def test_the_accept_trace_adds_up_to_the_images(run: Path, cache: Path) -> None:
         "milliseconds",
     ]
     assert (trace["accepted"] <= trace["drafted"]).all()
-    assert (trace["milliseconds"] >= trace["network.rtt_ms"]).all()  # a call is a round trip at least
+    assert (trace["milliseconds"] >= trace["network.rtt_ms"]).all()  # a call takes at least a round trip
     assert "base" not in set(trace["method"])  # one call, no round
     drafting = trace[trace["method"] == "speculative"]
-    # Every round ends with a token of the cloud: accepted ones and rounds together make the image.
+    # Every round ends with a token of the cloud, so accepted drafts plus rounds equal the tokens of the image.
     made = drafting.groupby(["network.rtt_ms", "request"])["accepted"].agg(["sum", "size"]).sum(axis=1)
     assert (made == 16).all()
     # In the recordings those tokens stand as the device's.

@@ -1,4 +1,4 @@
-"""Links and messages of a scenario in formats of others: read back by a small parser of each."""
+"""Export of a scenario's links and messages, read back by a small parser of each format."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ from tests.ciar_sim.setting_rows import BASE, SETTINGS, put
 
 @pytest.fixture
 def path(scenario: dict[str, Any], tmp_path: Path) -> Path:
-    """A scenario of two kinds of devices, with a tier further away for one of them."""
+    """File of a scenario with two prompts."""
     return written(tmp_path, {**scenario, "prompts": {"source": "scenes", "count": 2}})
 
 
@@ -76,7 +76,7 @@ def test_netem_s_bursts_keep_share_and_length(path: Path) -> None:
     enter, leave = float(found[1]) / 100, float(found[2]) / 100
     assert 1 / leave == pytest.approx(4)
     assert enter / (enter + leave) == pytest.approx(0.02)
-    assert int(found[3]) == 100 + 15  # of the buffer, and under way
+    assert int(found[3]) == 100 + 15  # packets in the buffer and in flight
 
 
 def test_netem_follows_outages(path: Path) -> None:
@@ -107,7 +107,7 @@ def test_what_an_emulator_cannot_do_is_named(path: Path, tmp_path: Path) -> None
     assert "left out: the radio lte" in text
 
 
-# Figures of a transport and of a radio, which an emulator leaves out as a whole.
+# Figures of a transport or a radio, which the emulators leave out as a whole.
 OF_ANOTHER = {"handshake", "congestion_control", "flow_window_bytes", "operators"}
 NEEDED = {"rtt_ms", "up_mbps", "down_mbps", "buffer_ms", "buffer_bytes", "outage_every_s", "outage_ms"}  # else refused
 
@@ -128,7 +128,7 @@ def test_every_figure_of_a_link_is_emulated_or_named_as_left_out(key: str) -> No
         cases.append(expand(load_scenario(data))[0])
     unnamed = f"{key} changes nothing in what is exported: name it in _left_out of ciar_sim/decide/emulate.py"
     assert netem(cases[0]) != netem(cases[1]), unnamed
-    if key != "jitter_distribution":  # mahimahi has no jitter at all, which is named
+    if key != "jitter_distribution":  # mahimahi has no jitter at all; its script says so
         assert mahimahi(cases[0]) != mahimahi(cases[1]), unnamed
 
 
@@ -159,7 +159,7 @@ def test_a_shell_reads_the_script(path: Path, tmp_path: Path) -> None:
         assert out.read_text().count("\n") < 4000
 
 
-# A kernel's tc as far as the script uses it: what is there already cannot be added, and a filter of this kind not be replaced either.
+# The kernel's tc as far as the script uses it: adding what exists fails, and so does replacing a filter of this kind.
 TC = """#!/bin/sh
 case "$1 $2" in
 *" add" | "filter replace") [ ! -e "$FOLDER/is_$1" ] || { echo "Error: File exists." >&2; exit 2; }; touch "$FOLDER/is_$1" ;;
@@ -170,7 +170,7 @@ echo "$@" >>"$FOLDER/log"
 
 
 def test_the_script_runs_again_on_the_same_interface(path: Path, tmp_path: Path) -> None:
-    """To put another link, or another kind of device, in the place of the first."""
+    """A second run replaces the link, for instance by that of another kind of device."""
     out, programs = tmp_path / "link.sh", tmp_path / "programs"
     exported(path, "netem", "--set", "network={rtt_ms: 30, up_mbps: 5, down_mbps: 20}", "--out", str(out))
     programs.mkdir()
@@ -204,7 +204,7 @@ def test_a_delivery_trace_carries_its_rate(rate_bps: float) -> None:
         Capacity.with_outages(5e6, 10.0, 0.5),
         Capacity([0.0, 1.0, 2.0], [3e6, 0.0, 9e6], 4.0),
         Capacity([0.0, 0.01], [1e5, 2e5], 0.02),
-        Capacity([0.0, 3000.0], [1e9, 2e9], 9000.0),  # the first packets alone
+        Capacity([0.0, 3000.0], [1e9, 2e9], 9000.0),  # only the first packets are exported
     ],
 )
 def test_a_delivery_trace_follows_a_rate_that_varies(rate: Capacity) -> None:
@@ -217,7 +217,7 @@ def test_a_delivery_trace_follows_a_rate_that_varies(rate: Capacity) -> None:
 
 
 def test_a_sum_that_is_off_by_rounding_costs_no_packet() -> None:
-    """As sums over the milliseconds of a trace are."""
+    """Sums over the milliseconds of a trace have such rounding errors."""
     assert len(deliveries_ms(Capacity([0.0], [12e6 * (1.0 - 2e-13)], 140.0))) == 140_000
 
 
@@ -285,7 +285,7 @@ def test_messages_add_up_to_the_run(path: Path, cache: Path, tmp_path: Path) -> 
 
 
 def test_messages_sent_together_stand_in_the_order_of_their_stream() -> None:
-    """Replies of a batch to two requests of one device, the later of which was sent first."""
+    """Replies of one batch to two requests of one device; that to the later request arrives first."""
     spans = [
         Span(request, 0, "downlink", "reply 0", 1.0, end_s, (("call", 0), ("bytes", 9)))
         for request, end_s in ((0, 1.3), (1, 1.2))
@@ -310,7 +310,7 @@ class Packet(NamedTuple):
 
 
 def packets_of(data: bytes) -> Iterator[Packet]:
-    """A small reader of classic captures of Ethernet and IPv4, which checks every checksum."""
+    """Read a classic pcap capture of Ethernet and IPv4, checking every checksum."""
     magic, major, minor, _, _, snaplen, kind = struct.unpack("<IHHiIII", data[:24])
     assert (magic, major, minor, kind) == (0xA1B2C3D4, 2, 4, 1)
     at = 24
@@ -339,7 +339,7 @@ def test_a_capture_holds_every_message(path: Path, cache: Path, tmp_path: Path, 
     packets = list(packets_of(out.read_bytes()))
     assert [one.time_s for one in packets] == sorted(one.time_s for one in packets)
     framing = TRANSPORTS[transport]
-    headers = 28 if transport == "ideal" else 0  # it counts none
+    headers = 28 if transport == "ideal" else 0  # the ideal transport counts no headers
     for direction, address, time in (("up", DEVICE_IP, "sent_s"), ("down", CLOUD_IP, "delivered_s")):
         mine = [one for one in packets if one.source == address]
         sent = table[table["direction"] == direction]

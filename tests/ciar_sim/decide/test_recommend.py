@@ -1,4 +1,4 @@
-"""Recommendations: what keeps the floor, what was verified, how many prompts are needed; and losses with their intervals."""
+"""Recommendations: the quality floor, verification, the number of prompts needed, and losses with their intervals."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def records(values: dict[str, list[float]], of_set: dict[str, tuple[float, float
 
 
 def test_the_loss_is_paired_by_prompt() -> None:
-    """A method at exactly 0.97 of base on every prompt loses 3 % with no doubt, however much the prompts differ."""
+    """A method at exactly 0.97 of base on every prompt loses 3 % without uncertainty, however much the prompts differ."""
     base = [0.2, 0.9, 0.5, 0.7]
     found = loss(
         records({"align_photos": [0.97 * one for one in base]}), records({"align_photos": base}), "align_photos"
@@ -50,8 +50,8 @@ def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> No
     found = loss(worse, base, "fd_photos")
     assert found.pct == pytest.approx(20.0)
     assert (found.high - found.low) / 2 == pytest.approx(100 * math.hypot(1.0, 1.2) / 10)
-    assert loss(worse, base, "cloud_nll").pct == pytest.approx(10.0)  # collapse is no gain
-    cut = records({"cloud_nll": [1.8, 1.8]}, {"fd_photos": (1.0, 0.0, 4.0)})  # of which one half is cut at 0
+    assert loss(worse, base, "cloud_nll").pct == pytest.approx(10.0)  # a lower value is a loss too
+    cut = records({"cloud_nll": [1.8, 1.8]}, {"fd_photos": (1.0, 0.0, 4.0)})  # an interval whose lower half is cut at 0
     assert loss(cut, base, "fd_photos").high == pytest.approx(-90 + 100 * math.hypot(3.0, 0.1) / 10)
     assert metrics(base) == ["fd_photos", "cloud_nll"]
 
@@ -59,16 +59,16 @@ def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> No
 def test_prompts_needed_shrink_the_interval_to_the_margin() -> None:
     found = QualityLoss(3.0, -1.0, 7.0, 10, of_set=True)
     assert found.verdict(5.0) == UNCLEAR
-    assert found.prompts_needed(5.0) == 40  # half of 4 points must become 2: four times the prompts
+    assert found.prompts_needed(5.0) == 40  # a half-width of 4 points must become 2: four times the prompts
     assert found.prompts_needed(8.0) == 10
-    # A two-sided loss is cut at 0, and its interval reaches 30 points all the same: half of it takes four times the prompts.
+    # The interval of a two-sided loss is cut at 0, but its half-width is 30 points: halving it takes four times the prompts.
     assert QualityLoss(20.0, 0.0, 50.0, 10, of_set=True).prompts_needed(5.0) == 40
     assert math.isnan(QualityLoss(math.nan, math.nan, math.nan, 1).prompts_needed(5.0))
     assert QualityLoss(math.nan, math.nan, math.nan, 1).verdict(5.0) == UNCLEAR
 
 
 def test_a_set_holds_one_image_of_each_prompt_as_its_requests_got_them() -> None:
-    """Prompts 0 and 2 gave a reply up, 2 twice; the image that nobody got was counted, and three more than base has."""
+    """Prompts 0 and 2 gave up a reply, prompt 2 in two requests. The set once contained images that no request received."""
     sets = []
 
     def of_set(images: np.ndarray) -> dict[str, tuple[float, float, float]]:
@@ -84,7 +84,7 @@ def test_a_set_holds_one_image_of_each_prompt_as_its_requests_got_them() -> None
 
 @pytest.mark.parametrize(("prompts", "narrower"), [(2, 1.01), (2, 12.0), (4, 2.0), (8, 3.0), (30, 1.001), (900, 7.0)])
 def test_prompts_needed_of_a_student_interval_are_the_fewest_that_do(prompts: int, narrower: float) -> None:
-    """Of two prompts the interval is 6 times as wide as their spread alone makes it: 10 prompts do, not 288, for a twelfth of it."""
+    """With two prompts, Student's quantile is 6 times the normal one: a twelfth of the interval takes 10 prompts, not 288."""
     found = QualityLoss(0.0, -narrower, narrower, prompts).prompts_needed(1.0)
 
     def half(count: float) -> float:
@@ -125,7 +125,7 @@ def test_what_is_faster_and_keeps_the_floor_is_verified_before_it_is_said(
     assert found.more["verified"]["held"].tolist() == [True]
     assert set(found.table["method"]) == {"base", "code", "device-only"}
     assert any("Only the settings" in text for text in found.sentences)
-    # The verified figures are those of other images than the choice was made on.
+    # The verified figures come from other images than those of the choice.
     chosen = found.table.set_index("method").loc["device-only", "loss_pct"]
     assert found.more["verified"]["loss_pct"].iloc[0] != chosen
 
@@ -151,7 +151,7 @@ def test_requests_without_an_answer_are_told_and_no_answer_decides_nothing(
     path.write_text(json.dumps({**quick, "workload": load, "cloud": {"max_sessions": 1, "max_waiting": 0}}))
     found = ciar_sim.recommend(path, max_loss_pct=0, cache=cache)
     assert any("requests refused and 0 unfinished" in text for text in found.sentences)
-    # What was refused is as late as can be, though all that was answered is in time.
+    # Refused requests count as late, even if all answered ones are in time.
     prompt = ciar_sim.recommend(path, max_loss_pct=0, slo_p95_s=1e3, cache=cache)
     assert prompt.sentence.startswith(
         "None: more than 5 % of base's requests have no answer within 1000 s, and no method within it"
@@ -172,7 +172,7 @@ def test_an_objective_counts_what_has_no_answer_as_late(late: int, lost: int, wi
 
 
 def test_what_could_not_be_simulated_is_said(quick: dict[str, Any], cache: Path) -> None:
-    """A phone without room for the device's weights has base alone: that it is the best of one is not the whole answer."""
+    """On a phone without memory for the device's weights only base is simulated; the answer names the failed cases."""
     phone = {"class": "phone", "fp16_tflops": 3.5, "bandwidth_gb_s": 60, "memory_gb": 8.4e-4, "power_w": 6}
     quick["compute"]["device"]["hardware"] = phone
     found = ciar_sim.recommend(quick, max_loss_pct=1e9, cache=cache)

@@ -1,4 +1,4 @@
-"""The regime map: break-evens against closed forms, on grids as coarse and as fine as one likes, and the floor."""
+"""The regime map: break-evens against closed forms on coarse and fine grids, and the quality floor."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def test_an_axis_that_is_none_is_refused(text: str) -> None:
 
 
 def line(x: list[float], latencies: dict[str, list[list[float]]]) -> Line:
-    """latencies: by candidate, at each x the latency of each request."""
+    """Return a line of the map from the latencies of each request at each x, by candidate."""
 
     def cell(values: list[float]) -> Measured:
         return Measured(None, pd.Series(values), {}, 0, 0)  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ def test_a_third_method_that_wins_between_two_grid_points_is_found() -> None:
 
 
 def test_the_interval_of_a_break_even_is_that_of_the_difference_over_its_slope() -> None:
-    """b - a is 3 - x with a spread of +-1 over two requests: half a Student interval, on either side of 3."""
+    """b - a is 3 - x with a spread of +-1 over two requests: the interval is 3 +- the half-width of Student's interval."""
     found = break_evens(line([0, 4], {"a": [[0.0, 0.0], [4.0, 4.0]], "b": [[2.0, 4.0], [2.0, 4.0]]}))
     assert len(found) == 1
     half = 12.706204736432095 * math.sqrt(2.0) / math.sqrt(2.0)  # t(1 df) s / sqrt(n)
@@ -75,7 +75,7 @@ def test_the_interval_of_a_break_even_is_that_of_the_difference_over_its_slope()
 
 
 def test_where_latencies_bend_the_interval_holds_the_true_break_even() -> None:
-    """a is flat, b = 1 / (1 - x) as of a queue: they are equal at 0.8, and a straight line between 0.5 and 0.95 is far from that."""
+    """a is constant, b = 1 / (1 - x), as for a queue. They are equal at 0.8; linear interpolation from 0.5 to 0.95 is far off."""
     grid = [0.0, 0.25, 0.5, 0.95]
     curves = {"a": [[5.0, 5.0]] * 4, "b": [[1 / (1 - x)] * 2 for x in grid]}
     (bent,) = break_evens(line(grid, curves))
@@ -86,21 +86,21 @@ def test_where_latencies_bend_the_interval_holds_the_true_break_even() -> None:
     assert straight.at == straight.low == straight.high == pytest.approx(2.5)
 
 
-# ---- arXiv 2606.25091: a lossless method of one round trip per round beats the cloud alone only below a round trip time
+# ---- arXiv 2606.25091: a lossless method with one round trip per round is faster than the cloud alone only below a certain RTT
 
 
 def rounds_program(accepted: list[int], drafts: int, costs: dict[str, Any]) -> Any:
-    """A round: `drafts` passes on the device, a call with one cloud pass, its reply."""
+    """Return a program with a round per entry: `drafts` passes on the device, a call with one cloud pass, its reply."""
     device = [op for number in range(len(accepted)) for op in [*[forward()] * drafts, *call(number, 1)]]
     return program(device, [[forward("cloud"), reply(1)] for _ in accepted], **costs)
 
 
 @pytest.mark.parametrize(("acceptance", "window_ms"), [(0.5, 18), (0.6, 28), (0.7, 46), (0.8, 82)])
 def test_the_window_of_round_trip_times_of_speculation(acceptance: float, window_ms: float) -> None:
-    """Break-even RTT = max over K of E t_v - K t_d - t_v, with E = (1 - a^(K+1)) / (1 - a) tokens a round.
+    """Break-even RTT = max over K of E t_v - K t_d - t_v, with E = (1 - a^(K+1)) / (1 - a) tokens per round.
 
-    t_v 35.5 ms, t_d 4.5 ms. The simulator runs rounds whose accepted lengths have that mean; the break-even is read off a
-    grid of round trips, as `regime` does.
+    t_v is 35.5 ms, t_d 4.5 ms. The number of rounds is drawn from accepted lengths with that mean; the break-even is interpolated on a grid
+    of round trips, as in `regime`.
     """
     verify_s, draft_s, tokens = 0.0355, 0.0045, 400_000
 
@@ -118,7 +118,7 @@ def test_the_window_of_round_trip_times_of_speculation(acceptance: float, window
         "device_costs": UniformCosts(pass_s=draft_s, image_decoder_s=0.0, caption_encoder_s=0.0),
         "cloud_costs": UniformCosts(pass_s=verify_s, image_decoder_s=0.0, caption_encoder_s=0.0),
     }
-    scale = 200  # a share of the tokens on either side: the time per token does not depend on how many there are
+    scale = 200  # simulate one token in 200 on both sides: the time per token does not depend on their number
     programs = {
         "speculative": rounds_program(list(range(rounds // scale)), drafts, costs),
         "base": base(tokens // scale, **costs),
@@ -142,14 +142,14 @@ NO_FLOOR = 1e9  # the tiny pair's images are noise
 
 @pytest.fixture
 def quick_device(scenario: dict[str, Any]) -> dict[str, Any]:
-    """On a device without launch overhead, drafting pays while the round trip is short."""
+    """A scenario whose device has no launch overhead, so that drafting pays at short round trips."""
     device = {"model": "pair", "hardware": "snapdragon-8-gen-3", "runtime": "cuda-graphs"}
     compute = {**scenario["compute"], "device": device}
     return {**scenario, "methods": ["base", "speculative"], "network": FAST_LINK, "compute": compute}
 
 
 def test_the_break_even_is_that_of_the_closed_form(quick_device: dict[str, Any], cache: Path, tmp_path: Path) -> None:
-    """Latency = calls * RTT + computing on a lossless constant link of no matter what rate; both means are a run's."""
+    """Latency = calls * RTT + computing, on a lossless link with negligible transmission time; both terms are means of a run."""
     rows = ciar_sim.run(quick_device, out=tmp_path / "run", cache=cache).summary.set_index("method")
     computing_s = rows[["encode_s", "device_compute_s", "cloud_compute_s", "image_decode_s"]].sum(axis=1)
     more_calls = rows.loc["speculative", "calls"] - rows.loc["base", "calls"]
@@ -190,7 +190,7 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
     assert "is left out" in shown.output  # six noise images do not show a loss of 5 %
     cells = pd.read_csv(tmp_path / "out" / "regime.csv")
     assert len(cells) == 10
-    assert (cells["winner"] == "base").all()  # what is not shown to keep the floor does not win
+    assert (cells["winner"] == "base").all()  # a method that is not shown to keep the floor cannot win
     assert (tmp_path / "out" / "regime.png").read_bytes()[:4] == b"\x89PNG"
     drawn = ["plot", str(tmp_path / "out"), "regime-map", "--out", str(tmp_path / "again.png")]
     assert CliRunner().invoke(main, drawn).exit_code == 0
@@ -223,7 +223,7 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
 
 
 def test_axes_that_change_the_images_have_a_floor_in_every_cell(quick_device: dict[str, Any], cache: Path) -> None:
-    """It was told of all cells what the first one loses. Along a round trip the images are the same, and a row tells of all."""
+    """The loss of the first cell was once reported for all cells. Over round trips the images are equal, so one row is enough."""
     found = ciar_sim.regime(quick_device, "seed=0,1", "network.rtt_ms=5,50", cache=cache)
     quality = found.more["quality"]
     names = list(found.facts["method_names"])
@@ -246,7 +246,7 @@ def test_axes_that_change_the_images_have_a_floor_in_every_cell(quick_device: di
 
 
 def test_a_range_of_a_whole_number_has_whole_points(quick_device: dict[str, Any], cache: Path) -> None:
-    """As in a sweep; its refusals name the option that was given."""
+    """Points are whole numbers, as in a sweep; errors name the option."""
     found = ciar_sim.regime({**quick_device, "methods": ["base"]}, "cloud.replicas=1:3", cache=cache)
     assert list(found.table["cloud.replicas"]) == [1, 2, 3]
     for x, message in {
