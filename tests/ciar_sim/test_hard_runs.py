@@ -62,7 +62,11 @@ def test_parts_add_up_years_after_the_start(tmp_path: Path, tiny_pair_folder: Pa
     (tmp_path / "late.csv").write_text("requested_s\n99999990.1\n99999990.2\n99999999.9\n")
     text = "workload: {{devices: 2, arrivals: {{trace: late.csv}}, duration_s: 1e8}}\n"
     run_undrawn(written(tmp_path, tiny_pair_folder, text), tmp_path / "out")
-    assert len(pd.read_parquet(tmp_path / "out" / "requests.parquet")) == 3
+    table = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert table["requested_s"].tolist() == [99999990.1, 99999990.2, 99999999.9]
+    assert np.all(
+        np.abs(table[list(PARTS)].sum(axis=1) - table["latency_s"]) <= 1e-6
+    )  # a time of 1e8 s is exact to 1.5e-8 s
 
 
 def test_a_few_requests_do_not_saturate_a_cloud_and_many_do_and_that_is_printed(

@@ -83,12 +83,10 @@ def test_processes_make_the_recordings_of_one(tmp_path: Path, tiny_pair_folder: 
     assert {(stage, total) for stage, _, total in told} == {("recording 12 sessions", TOKENS * 12.0)}
 
 
-def test_a_process_that_dies_is_named_and_what_had_ended_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "_record_part", lambda *_: os._exit(1))
     specs = sessions("", ["base"], 2)
-    with pytest.raises(RecordingError, match=r"was killed.*--record-jobs"):
+    with pytest.raises(RecordingError, match=r"was killed.*finished sessions are kept.*--record-jobs"):
         list(recording.record_in_processes([specs[:1], specs[1:]], 2, "scenes", 1, tmp_path, TOKENS, print))
 
 

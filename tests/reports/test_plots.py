@@ -206,7 +206,8 @@ def test_intervals_and_legends_stay_inside(tmp_path: Path) -> None:
     figure = latency_quality(run, find(run))
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     box = figure.legends[0].get_window_extent(renderer)
-    assert (box.x0, box.y0) >= (0, 0)
+    assert box.x0 >= 0
+    assert box.y0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert figure.axes[1].get_ylim()[1] > 110
     for column in ("latency_mean_lo_s", "latency_mean_hi_s"):
