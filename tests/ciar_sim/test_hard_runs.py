@@ -64,9 +64,8 @@ def test_parts_add_up_years_after_the_start(tmp_path: Path, tiny_pair_folder: Pa
     run_undrawn(written(tmp_path, tiny_pair_folder, text), tmp_path / "out")
     table = pd.read_parquet(tmp_path / "out" / "requests.parquet")
     assert table["requested_s"].tolist() == [99999990.1, 99999990.2, 99999999.9]
-    assert np.all(
-        np.abs(table[list(PARTS)].sum(axis=1) - table["latency_s"]) <= 1e-6
-    )  # a time of 1e8 s is exact to 1.5e-8 s
+    # A time of 1e8 s has a rounding error of 1.5e-8 s.
+    assert np.all(np.abs(table[list(PARTS)].sum(axis=1) - table["latency_s"]) <= 1e-6)
 
 
 def test_a_few_requests_do_not_saturate_a_cloud_and_many_do_and_that_is_printed(

@@ -1,4 +1,4 @@
-"""Run folders and summary rows made up for the tests of reports."""
+"""Invented run folders and summary rows for the tests of reports."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ PROVENANCE = {
 def case(
     method: str, seconds: float, swept: dict[str, Any], nll: float = 4.0, n: int = 12, name: str = ""
 ) -> CaseRecords:
-    """Latencies around `seconds` (5 %), half of them in the uplink."""
+    """Return a case with latencies within 5 % of `seconds`, half of each in the uplink and half in computing on the device."""
     latency = seconds * stream(0, "test", method, str(swept)).uniform(0.95, 1.05, n)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
     columns |= {
@@ -92,7 +92,7 @@ def write(folder: Path, cases: list[CaseRecords], **more: Any) -> Path:
 
 
 def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
-    """Cases by (label, mean latency, half-width, speed-up, +- 1 %)."""
+    """Return cases from (label, mean latency, its half-width, speed-up); the interval of the speed-up is +- 1 %."""
     frame = pd.DataFrame(values, columns=["label", "latency_mean_s", "half", "speedup"])
     frame["method"], frame["distinct_images"] = frame["label"], n
     frame["latency_mean_lo_s"] = frame["latency_mean_s"] - frame["half"]
@@ -134,7 +134,7 @@ def _candidate(method: str, network: str, seconds: float, loss: float, floor: st
 
 
 _NAMES = {name: name for name in ("base", "ciar", "lantern", "device-only")}
-ANSWERS: dict[str, dict[str, Any]] = {  # as `ciar-sim capacity --out` and `ciar-sim recommend --out` write them
+ANSWERS: dict[str, dict[str, Any]] = {  # in the format of `ciar-sim capacity --out` and `ciar-sim recommend --out`
     "capacity": {
         "decision": "capacity",
         "names": _NAMES,
@@ -170,7 +170,7 @@ ANSWERS: dict[str, dict[str, Any]] = {  # as `ciar-sim capacity --out` and `ciar
 
 
 SETTINGS = [(t, rate) for t in (0.1, 0.5, 1.0) for rate in (0.0, 0.2)]
-# A run that can be drawn as each kind.
+# Kind of plot -> name of a run that it can draw.
 OF_KIND = {
     "latency-quality": "settings",
     "heat-maps": "settings",
@@ -187,7 +187,7 @@ OF_KIND = {
 
 
 def write_kinds(folder: Path) -> dict[str, Path]:
-    """The run folders of `OF_KIND` by name."""
+    """Write the run folders of `OF_KIND`; return them by name."""
     of_settings = [case("base", 8.0, {})] + [
         case("ciar", 9.0 - 6 * t, {"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate}, nll=4.0 + t)
         for t, rate in SETTINGS
@@ -210,7 +210,7 @@ def write_kinds(folder: Path) -> dict[str, Path]:
 
 
 def write_maps(folder: Path) -> tuple[Path, Path]:
-    """Folders of regime maps over one condition and over two, as `ciar-sim regime` writes them."""
+    """Write the folders of regime maps over one condition and over two, in the format of `ciar-sim regime`."""
     rtts, rates = (5.0, 20.0, 80.0), (1.0, 10.0)
     x, y = "network.rtt_ms", "network.up_mbps"
     places = []

@@ -1,4 +1,4 @@
-"""Work in copies of the process: what comes back, and what happens where a copy fails."""
+"""Work shared with forked copies of the process: the results, and failures of a copy."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from reports import beside
 from reports.beside import shared
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
-FEW_S = 20.0  # what waits longer for the other process has no other
+FEW_S = 20.0  # a barrier fails after this time, which means that there is no second process
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_two_processes_take_the_pieces_and_all_come_back_in_order() -> None:
 
     def one(name: str) -> dict[str, bytes]:
         if name in "ab":
-            both.wait(FEW_S)  # each process has taken a piece
+            both.wait(FEW_S)  # until each process has taken a piece
         return {name: str(os.getpid()).encode(), f"{name} large": bytes(1_000_000)}
 
     found = shared({name: partial(one, name) for name in "abcdef"})
@@ -39,7 +39,7 @@ def test_two_processes_take_the_pieces_and_all_come_back_in_order() -> None:
     assert len(processes) == 2
     assert os.getpid() in processes
     (copy,) = processes - {os.getpid()}
-    with pytest.raises(ChildProcessError):  # it was waited for
+    with pytest.raises(ChildProcessError):  # the copy has been reaped
         os.waitpid(copy, 0)
 
 

@@ -1,6 +1,6 @@
-"""The page in a browser: sorting, filters, baseline, methods, at the width of a desk and of a phone; no error in its console.
+"""The report page in a browser: sorting, filters, baseline and methods, at the widths of a desktop and a phone, without console errors.
 
-Skipped where there is no Chromium (or Chrome) with its driver, or no selenium.
+Skipped without selenium, or without a Chromium (or Chrome) with its driver.
 """
 
 import shutil
@@ -38,7 +38,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two networks, five methods; latencies whose order as text is not their order as numbers."""
+    """A page with two networks and five methods, whose latencies sort differently as text and as numbers."""
     seconds = {"base": 8.0, "device-only": 1.0, "code": 10.0, "lantern": 100.0, "ciar threshold=0.5": 4.0}
     cases = [
         case(m, s * k, {"network.preset": p}) for p, k in (("wifi", 1.0), ("lte", 2.5)) for m, s in seconds.items()
@@ -47,7 +47,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(browser: Any, page: Path, width: int) -> Any:
-    """The page at a width, and a function that runs JavaScript in it."""
+    """Open the page at a width and return a function that runs JavaScript in it."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -72,11 +72,11 @@ CHECK = "const e = [...document.getElementsByName(arguments[0])].find(e => !argu
 def test_the_table_and_the_plots_answer(browser: Any, page: Path, width: int) -> None:
     run = opened(browser, page, width)
     run(SORT, "latency (s)")
-    assert run(LABELS)[:4] == ["device-only", "device-only", "ciar threshold=0.5", "base"]  # 1, 2.5, 4, 8 s: as numbers
+    assert run(LABELS)[:4] == ["device-only", "device-only", "ciar threshold=0.5", "base"]  # 1, 2.5, 4, 8 s
     run(SORT, "latency (s)")
     assert run(LABELS)[0] == "lantern"
     run(CHECK, "within", "")
-    assert run(LABELS)[:5] == ["lantern", "code", "base", "ciar threshold=0.5", "device-only"]  # of the first condition
+    assert run(LABELS)[:5] == ["lantern", "code", "base", "ciar threshold=0.5", "device-only"]  # the first condition
     marks = "return [...document.querySelectorAll('tr[data-label=\"code\"] .rel')].map(i => i.textContent)"
     assert "+25 %" in {text.replace("+26", "+25").replace("+24", "+25") for text in run(marks)}  # against base
     run(SET, "baseline", "label:ciar threshold=0.5")
@@ -126,7 +126,7 @@ def test_a_label_of_one_long_word_keeps_the_page_narrow(browser: Any, tmp_path: 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_fits_and_the_names_stay(browser: Any, page: Path, width: int) -> None:
-    """The page is no wider than the screen; in the table the numbers scroll, method and condition stay, and so does the header."""
+    """The page is no wider than the screen. In the table the numbers scroll; method, condition and header stay visible."""
     run = opened(browser, page, width)
     assert run("return document.documentElement.scrollWidth") <= width
     run("document.querySelector('.table').scrollTo(400, 0)")
@@ -138,11 +138,11 @@ def test_the_page_fits_and_the_names_stay(browser: Any, page: Path, width: int) 
     assert run("return getComputedStyle(document.querySelector('#cases thead th')).position") == "sticky"
     top = "return document.querySelector('.advice').getBoundingClientRect().bottom"
     run("window.scrollTo(0, 0)")
-    assert run(top) < 900  # the advice is what is seen first
+    assert run(top) < 900  # the advice is visible without scrolling
 
 
 def test_on_paper_every_page_of_the_table_has_a_header(browser: Any, page: Path) -> None:
-    """A header is repeated on further pages, without its buttons."""
+    """In print, headers are repeated on every page and have no buttons."""
     run = opened(browser, page, 1400)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     heads = "return [...document.querySelectorAll('#cases thead th')].map(h => "

@@ -1,4 +1,4 @@
-"""Plots of the answers of capacity and recommend: what they say, at the width of a column, and files that they refuse."""
+"""Plots of the answers of capacity and recommend: content, fit in the width of a column, and refused files."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def drawn_maps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def line(drawn_maps: tuple[Path, Path], tmp_path: Path) -> Path:
-    """The folder of a map over one condition, for the test alone."""
+    """A copy of the folder of a map over one condition, which the test may change."""
     return Path(shutil.copytree(drawn_maps[0], tmp_path / "line"))
 
 
@@ -53,7 +53,7 @@ def test_nothing_leaves_a_column(tmp_path: Path, kind: str) -> None:
 
 
 def test_curves_along_a_logarithmic_axis_are_linear_in_its_number(tmp_path: Path) -> None:
-    """So that they meet where the break-even is."""
+    """The curves then meet at the break-even."""
     line, _ = write_maps(tmp_path)
     (ax,) = regime_map(read_map(line), COLUMN).axes
     assert ax.get_xscale() == "log"
@@ -99,7 +99,7 @@ def test_what_is_recommended_is_ringed_and_what_is_not_allowed_open(tmp_path: Pa
 
 
 def test_of_many_settings_the_legend_names_those_that_nothing_beats(tmp_path: Path) -> None:
-    """A grid of 20: in a column's width so many names are half of the figure, and so many shades are one."""
+    """With 20 settings, all names would fill half of a figure of a column's width, and the shades could not be told apart."""
     first = ANSWERS["recommend"]["table"][0]
     settings = {
         f"ciar threshold={n}": {"latency_mean_s": 9.0 - n / 4, "loss_pct": float(n * (1 + n % 2))} for n in range(1, 21)

@@ -1,4 +1,4 @@
-"""What a report concludes: labels, the fastest method, significant differences, break-evens, the Pareto front."""
+"""Conclusions of a report: labels, the fastest method, significant differences, break-evens, the Pareto front, the advice."""
 
 import math
 import re
@@ -133,7 +133,7 @@ def test_no_difference_is_said_plainly() -> None:
 
 
 def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
-    """Equal latency is no equal quality: both of the fastest draw other images than base, the third does not."""
+    """Both of the fastest methods draw images that differ from base's; the third does not."""
     cases = rows(("random", 4.0, 0.5, 2.0), ("code", 4.2, 0.5, 1.9), ("ciar", 6.0, 0.5, 1.3), ("base", 8.0, 0.5, 1.0))
     cases["cloud_nll_minus_base"] = [0.3, 0.2, 0.0, math.nan]
     for end, half in (("lo", -0.1), ("hi", 0.1)):
@@ -144,13 +144,13 @@ def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
     assert more_advice([found]).startswith(
         "Faster, with images that differ significantly from base's: random or code (no significant difference in latency)."
     )
-    # One of the fastest keeps base's quality: nobody is shown to be faster.
+    # One of the fastest keeps base's quality, so no method is shown to be faster.
     cases.loc[1, ["cloud_nll_minus_base_lo", "cloud_nll_minus_base_hi"]] = -0.1, 0.1
     assert "Faster" not in more_advice([finding("wifi", cases)])
 
 
 def test_paired_interval_decides_against_base() -> None:
-    """The intervals of the means overlap, the paired one excludes 1: a significant difference."""
+    """The intervals of the means overlap, but the paired one excludes 1: a significant difference."""
     apart = finding("x", rows(("ciar", 4.0, 1.0, 1.1), ("base", 4.4, 1.0, 1.0)))
     assert apart.heading == "x: ciar is fastest (1.1× base)"
     close = finding("x", rows(("ciar", 4.0, 0.0, 1.005), ("base", 4.4, 0.0, 1.0)))
@@ -158,7 +158,8 @@ def test_paired_interval_decides_against_base() -> None:
 
 
 def test_paired_intervals_find_differences_that_single_ones_do_not(tmp_path: Path) -> None:
-    """Two methods whose latencies vary by 5 % together, 0.1 s apart, and images that differ from base's alike at every prompt."""
+    """Two methods have latencies that vary together by 5 % and differ by 0.1 s; the images of one differ from base's by about the same
+    amount for every prompt."""
     base, slow, fast = (case(method, seconds, {}) for method, seconds in (("base", 8.0), ("code", 4.0), ("ciar", 4.0)))
     fast.quality["cloud_nll"][:] = base.quality["cloud_nll"] + np.array([0.01, 0.011, 0.012, 0.013])
     fast.columns["latency_s"][:] = slow.columns["latency_s"] - 0.1
@@ -185,7 +186,7 @@ def test_the_title_says_who_is_fastest_at_base_s_quality(
     cases["cloud_nll_minus_base_lo"], cases["cloud_nll_minus_base_hi"] = [3.0, nll_lo, 0.0], [4.0, 0.2, 0.0]
     assert finding("x", cases).heading == f"x: device-only is fastest (8.0× base); at base's quality: {ending}"
     cases.loc[0, "cloud_nll_minus_base_lo"] = -3.0
-    assert finding("x", cases).heading == "x: device-only is fastest (8.0× base)"  # its own are base's
+    assert finding("x", cases).heading == "x: device-only is fastest (8.0× base)"  # its images are as good as base's
 
 
 def test_few_requests_have_no_latency_interval() -> None:
@@ -203,7 +204,7 @@ def test_nothing_and_one_request() -> None:
 
 
 def along(rtts: np.ndarray, ciar: np.ndarray, half: float = 0.05) -> pd.DataFrame:
-    """base at 5 s and ciar at its latencies along the RTT, with speed-ups +- half."""
+    """Return cases of base at 5 s and ciar at the given latencies over RTT, with speed-ups +- half."""
     values = [("base", 5.0, 0.1, 1.0)] * len(rtts) + [("ciar", float(y), 0.1, 5.0 / float(y)) for y in ciar]
     table = rows(*values)
     table["speedup_lo"], table["speedup_hi"] = table["speedup"] - half, table["speedup"] + half
@@ -215,13 +216,13 @@ def test_break_even_lies_on_the_line_between_runs() -> None:
     table = along(np.array([0.0, 100.0]), np.array([4.0, 8.0]))
     (found,) = break_evens(table, "network.rtt_ms")
     assert (found.label, found.at, found.latency_s) == ("ciar", 25.0, 5.0)
-    table["speedup_lo"] = 0.5  # base may be the faster one at both ends
+    table["speedup_lo"] = 0.5  # base may be faster at both ends
     assert break_evens(table, "network.rtt_ms") == []
 
 
 @given(points=st.integers(2, 400), slope=st.floats(0.005, 0.2), noise=st.floats(0.0, 0.02), seed=st.integers(0, 99))
 def test_break_even_stays_on_a_finer_grid(points: int, slope: float, noise: float, seed: int) -> None:
-    """However many runs near it show no significant difference; latency is 4 s + slope * RTT, so it lies at 1 s / slope."""
+    """Runs near the break-even show no significant difference. The latency is 4 s + slope * RTT, so it lies at 1 s / slope."""
     rtts = np.linspace(0.0, 3.0 / slope, points)
     jitter = noise * stream(seed, "test").uniform(-1, 1, points)
     (found,) = break_evens(along(rtts, 4.0 + slope * rtts + jitter), "network.rtt_ms")
@@ -232,14 +233,14 @@ def test_break_even_stays_on_a_finer_grid(points: int, slope: float, noise: floa
 
 
 def test_break_even_interval_does_not_depend_on_the_grid() -> None:
-    """The ends lie where the interval of the speed-up reaches 1: 5 / (4 + 0.01 x) -+ 0.05 = 1."""
+    """The interval ends where the interval of the speed-up reaches 1: 5 / (4 + 0.01 x) -+ 0.05 = 1."""
     (fine,) = break_evens(along(np.linspace(0, 300, 601), 4.0 + 0.01 * np.linspace(0, 300, 601)), "network.rtt_ms")
     assert (fine.low, fine.high) == pytest.approx((100 * (5 / 1.05 - 4), 100 * (5 / 0.95 - 4)), abs=0.1)
 
 
 @pytest.mark.parametrize("power", [0.5, 2.0, 3.0])
 def test_a_break_even_between_bent_latencies_holds_what_the_bend_leaves_open(power: float) -> None:
-    """4 s + (RTT / 100 ms)^power s meets base's 5 s at 100 ms, wherever the runs are; the chord alone misses it."""
+    """4 s + (RTT / 100 ms)^power s equals base's 5 s at 100 ms. Linear interpolation misses it; the interval contains it."""
     rtts = np.array([0.0, 60.0, 160.0, 300.0])
     (found,) = break_evens(along(rtts, 4.0 + (rtts / 100.0) ** power, half=0.001), "network.rtt_ms")
     assert abs(found.at - 100.0) > 5.0
@@ -298,7 +299,7 @@ GRID = [(preset, rtt_ms) for preset in ("wifi", "lte", "5g-sub6") for rtt_ms in 
 @pytest.mark.parametrize(
     ("wins", "said"),
     [
-        (  # ciar from a round trip on that depends on the network
+        (  # ciar wins from an RTT that depends on the network
             lambda preset, rtt_ms: rtt_ms >= {"wifi": 50, "lte": 5, "5g-sub6": 50}[preset],
             "base (the cloud alone) for wifi and 5g-sub6 from RTT 5 to 20 ms; "
             "ciar (2.0× base's speed) for wifi and 5g-sub6 from RTT 50 to 200 ms and for lte",
@@ -328,7 +329,7 @@ def test_advice_over_a_grid_says_from_where_to_where(tmp_path: Path, wins: Calla
 
 @pytest.mark.usefixtures("undrawn")
 def test_many_answers_are_a_list(tmp_path: Path) -> None:
-    """Three networks, each with another method that is fastest."""
+    """Three networks, each with a different fastest method."""
     cases = [
         case(method, 4.0 if method == best else 8.0, {"network.preset": preset})
         for preset, best in (("wifi", "ciar"), ("lte", "base"), ("5g-sub6", "code"))
@@ -365,7 +366,7 @@ def test_advice_over_two_numbers_names_each_once(tmp_path: Path) -> None:
 
 
 def test_advice_over_scattered_conditions_counts_them(tmp_path: Path) -> None:
-    """Random points are in no order: what is said of a range of one number would not hold for the other."""
+    """Random points have no order in two numbers, so the advice gives no ranges."""
     points = [(7.5, 3.0), (80.0, 1.0), (20.0, 9.0), (45.0, 2.0), (150.0, 6.0), (11.0, 5.0), (60.0, 4.0), (33.0, 8.0)]
     cases = [
         case(method, seconds, {"network.rtt_ms": rtt_ms, "network.up_mbps": mbps})
@@ -390,7 +391,7 @@ def test_a_run_of_one_method_has_its_latency_as_advice(tmp_path: Path) -> None:
 def test_numbers_of_conditions_are_no_longer_than_what_keeps_them_apart() -> None:
     assert shortened([5, 9.24656, 108.148, 1234.56]) == {5: 5, 9.24656: 9.25, 108.148: 108, 1234.56: 1235}
     assert shortened([9.24656, 9.24651]) == {9.24656: 9.2466, 9.24651: 9.2465}  # neighbours stay apart
-    assert shortened([0.0625, 262144, math.inf]) == {0.0625: 0.0625, 262144: 262144}  # as somebody wrote them
+    assert shortened([0.0625, 262144, math.inf]) == {0.0625: 0.0625, 262144: 262144}  # round numbers are not shortened
 
 
 def test_warnings_that_say_the_same_of_many_cases_are_one() -> None:
@@ -401,10 +402,10 @@ def test_warnings_that_say_the_same_of_many_cases_are_one() -> None:
         "5 cases (base rate=0, base rate=1, base rate=2 and 2 more): "
         "the cloud was busy 99.0 to 99.4 % of the time; saturated: slow",
     ]
-    assert grouped(busy[:3]) == busy[:3]  # so few are told one by one
+    assert grouped(busy[:3]) == busy[:3]  # so few are listed one by one
     assert grouped(["no colon"]) == ["no colon"]
     failed = [f"not simulated: ciar threshold={i}: does not fit" for i in range(5)]
-    assert grouped(failed) == failed  # what stands before the colon tells no cases apart
+    assert grouped(failed) == failed  # the text before the colon names no case
 
 
 def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:

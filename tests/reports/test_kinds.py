@@ -1,4 +1,4 @@
-"""`ciar-sim plot`: every kind at the width of a paper's column, what it says, and what a run must hold for it."""
+"""`ciar-sim plot`: every kind at the width of a paper's column, its content, and what a run must contain for it."""
 
 import itertools
 import math
@@ -32,14 +32,15 @@ COLUMN = Form(3.3)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """A run that can be drawn as each kind."""
+    """The runs of `OF_KIND`, by name."""
     made = write_kinds(tmp_path_factory.mktemp("kinds"))
     return {name: load_run(path) for name, path in made.items()}
 
 
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Latencies from 0.05 to 500 s over RTTs from 1 to 3,000 ms, one without answers; long labels that differ at their ends alone."""
+    """A run with latencies from 0.05 to about 500 s, RTTs from 1 to 3,000 ms, one of them without answers, and long labels that differ only
+    at the end."""
     name = "a method with a label that is longer than any column"
     seconds = {"base": 9.0, "device-only": 0.05, name: 4.0}
     cases = [
@@ -61,13 +62,13 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def drawn(run: Run, kind: str, file_format: str) -> bytes:
-    """A plot as a file, as the command writes it."""
+    """Return the file that the command writes."""
     with styled(COLUMN):
         return render(plot(run, kind, COLUMN), file_format)
 
 
 def inside(figure: Figure) -> None:
-    """Legends, titles and labels end before the edges of the figure, and no label of a tick covers the next one."""
+    """Assert that legends, titles and labels are inside the figure and no tick label overlaps the next one."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     for axis in (axis for ax in figure.axes if ax.axison for axis in (ax.xaxis, ax.yaxis)):
         labels = [tick.label1 for tick in axis._update_ticks() if tick.label1.get_visible() and tick.label1.get_text()]  # type: ignore[attr-defined]
@@ -97,7 +98,7 @@ def test_every_kind_fits_a_column_and_keeps_its_text(runs: dict[str, Run], kind:
         inside(figure)
         svg = render(figure, "svg").decode()
     assert 'width="237.6pt"' in svg  # 3.3 in
-    assert "<text" in svg  # text stays text
+    assert "<text" in svg  # text is not converted to outlines
     assert drawn(run, kind, "svg").decode() == svg
     bare = words(plot(run, kind, COLUMN._replace(titles=False)))
     assert "fastest (" not in bare
@@ -187,14 +188,14 @@ def test_the_bars_of_a_breakdown_add_up_to_the_latency(runs: dict[str, Run]) -> 
 
 
 def test_speed_up_crosses_one_at_the_break_even(runs: dict[str, Run]) -> None:
-    """ciar takes 4 s + 0.05 RTT, base 8 s: they meet near 80 ms."""
+    """ciar takes 4 s + 0.05 s per ms of RTT, base 8 s: they are equal near 80 ms."""
     figure = plot(runs["rtt"], "speed-up", COLUMN)
     (cross,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     at = float(cross.get_xdata()[0])  # type: ignore[index]
     assert at == pytest.approx(80, rel=0.1)
     (line,) = [line for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) > 3]
     x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-    assert np.interp(at, x, y) == pytest.approx(1.0, abs=5e-3)  # on the line that is drawn, over a logarithmic axis
+    assert np.interp(at, x, y) == pytest.approx(1.0, abs=5e-3)  # on the drawn curve over the logarithmic axis
     assert len(line.get_markevery()) == 3  # type: ignore[arg-type]
     assert "ciar threshold=0.3 breaks even at" in words(figure)
 
@@ -244,7 +245,7 @@ def test_the_knee_lies_on_the_line_between_runs() -> None:
 
 
 def test_the_cloud_s_tokens_are_outlined(runs: dict[str, Run]) -> None:
-    """Of 2 x 2 tokens the upper two are the cloud's: a rectangle of six edges."""
+    """The cloud decided the upper two of 2 x 2 tokens: a rectangle of six edges."""
     figure = plot(runs["rtt"], "uncertainty", COLUMN)
     outlines = [one for one in figure.axes[0].collections if isinstance(one, LineCollection)]
     assert [len(one.get_segments()) for one in outlines] == [6] * 4
@@ -294,7 +295,7 @@ def test_the_command_writes_one_file(runs: dict[str, Run], tmp_path: Path) -> No
     refused = CliRunner().invoke(main, [*arguments[:5], "--format", "png", "--out", str(out)])
     assert refused.exit_code == 2
     assert f"--format png: does not go with --out {out}, which ends in .svg" in " ".join(refused.output.split())
-    bare = out.with_name("figure.of.mine")  # which says nothing of a format
+    bare = out.with_name("figure.of.mine")  # its extension names no format
     assert CliRunner().invoke(main, [*arguments[:5], "--format", "png", "--out", str(bare)]).exit_code == 0
     assert bare.read_bytes().startswith(b"\x89PNG")
     for size in ("3.3", "3.3in", "8.4cm", "3.3x2in"):
@@ -357,7 +358,7 @@ def test_methods_and_values_of_a_label_with_commas_and_equals_signs(tmp_path: Pa
 
 
 def test_latencies_of_a_selection_are_drawn(runs: dict[str, Run]) -> None:
-    """The requests are those of the whole run, whichever methods and values are drawn."""
+    """A selection of methods and values is drawn from the requests of the whole run."""
     run = runs["rtt"]
     value = run.summary["network.rtt_ms"].iloc[0]
     figure = plot(run, "latency-cdf", COLUMN, ["base"], where=[f"network.rtt_ms={value:g}"])

@@ -1,4 +1,4 @@
-"""The report page and its files: what it says, that it is self-contained, and which folders are refused."""
+"""The report page and its files: its content, that it is self-contained, and refused folders."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_labels_are_the_users_own_words(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """No mathematics, no missing values, no method names are read from a label; no case is dropped."""
+    """A label is not interpreted as mathematics, a missing value or a method's name, and no case is dropped."""
     texts = ["NA", "cost $5 and $x_", "base of mine", "方法", "nan"]
     cases = [case(text, 4.0, {"network.preset": "None"}, name="ciar") for text in texts]
     cases += [
@@ -68,7 +68,7 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(ids)  # clip paths and glyphs of the drawings
     assert all((folder / link).is_file() for link in re.findall(r'href="([^"#]+)"', page))
     assert "default-src 'none'" in page
-    names = re.findall(r'aria-label="((?:Zoom|SVG|PNG): [^"]+)"', page)  # which of the plots, to who does not see them
+    names = re.findall(r'aria-label="((?:Zoom|SVG|PNG): [^"]+)"', page)  # the links name their plot for screen readers
     assert len(names) == len(set(names)) >= 6
     for expected in (
         "ciar threshold=0.5 is fastest",
@@ -90,7 +90,7 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
     hidden = re.search(r"Not shown, no data: ([^.]*)\.", page)
     assert hidden is not None
     assert {"fd_scenes", "cost_usd", "goodput_per_s"} <= set(hidden.group(1).split(", "))
-    assert page.count("<figure>") == 4 * 4  # four prompts of five; two images and two maps each
+    assert page.count("<figure>") == 4 * 4  # four of five prompts; two images and two maps each
     images = re.findall(r"<img [^>]*>", page)
     assert images
     assert all(re.search(r'alt="[^"]+"', image) for image in images)
@@ -98,7 +98,7 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
 
 
 def test_ids_of_a_drawing_that_nothing_refers_to_are_left_out() -> None:
-    """Equal images of a drawing have equal ids."""
+    """A drawing repeats an id for equal images."""
     body = '<clipPath id="p1"/><image id="i" clip-path="url(#p1)"/><image id="i"/><use xlink:href="#g"/><g id="g"/>'
     svg = inline_svg(f'<svg width="72pt">{body}</svg>', "maps", "alt")
     assert re.findall(r' id="([^"]+)"', svg) == ["maps-p1", "maps-g"]
@@ -191,7 +191,7 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path, name: str) -> Non
 
 
 def other_columns(name: str, **changes: object) -> Callable[[Path], None]:
-    """A Parquet file with columns changed, or left out where None."""
+    """Return a function that changes columns of a Parquet file, or drops those given as None."""
 
     def change(folder: Path) -> None:
         table = pd.read_parquet(folder / name)
@@ -265,7 +265,7 @@ def test_files_of_two_runs_are_no_run(folder: Path, tmp_path: Path) -> None:
         pq.write_table(odd, requests)
         with pytest.raises(RunFolderError, match=message):
             load_run(tmp_path / "run")
-    # As other programs write it: in parts, compressed in another way, with repeated texts once, and with a column more.
+    # As other programs write it: in row groups, with another compression, dictionary-encoded text, and an additional column.
     written = table.set_column(1, "method", table["method"].dictionary_encode()).append_column(
         "l", pa.array([[1]] * len(table))
     )
@@ -301,7 +301,7 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, data: 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_report_of_thousands_of_cases_shows_evenly_spaced_values(tmp_path: Path) -> None:
-    """The axis of most values is thinned first; methods that it does not concern stay."""
+    """The axis with the most values is thinned first; methods without that axis keep all cases."""
     cases = [case("base", 8.0, {"network.rtt_ms": rtt}) for rtt in range(20)] + [
         case("ciar", 4.0, {"network.rtt_ms": rtt, "methods.ciar.threshold": t})
         for rtt in range(20)

@@ -1,4 +1,4 @@
-"""Plots: looks of methods, lines of sweeps, titles, legends and conditions, the queue over time."""
+"""Plots: colours and markers of methods, lines of sweeps, titles, legends and conditions, the queue over time."""
 
 import math
 import os
@@ -60,7 +60,7 @@ def test_settings_of_one_method_share_hue_and_marker_and_differ_in_all_else(tmp_
     assert list(short_labels(run.labels()).values()) == ["ciar threshold=0.1", "0.2", "0.3", "base"]
     assert list(short_labels(run.labels()[1:]).values()) == ["ciar threshold=0.2", "ciar threshold=0.3", "base"]
     two = [f"ciar threshold={t} prefix_rate={r}" for t in (0.1, 0.3) for r in (0.0, 0.06, 0.2)]
-    assert list(short_labels(two).values()) == two  # the last value alone would stand at both thresholds
+    assert list(short_labels(two).values()) == two  # the last value alone would be ambiguous
     look = looks(zip(run.summary["label"], run.summary["method_name"], strict=True))
     assert look["ciar threshold=0.2"].colour == METHOD_LOOKS["ciar"][0]
     *settings, base = look.values()
@@ -72,13 +72,17 @@ def test_settings_of_one_method_share_hue_and_marker_and_differ_in_all_else(tmp_
 
 
 def luminance(colour: str) -> float:
-    """Grey of a colour as a printer draws it, 0 to 1."""
+    """Return the grey value of a colour in print, 0 to 1."""
     red, green, blue = to_rgb(colour)
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def lab(colour: str, seen: np.ndarray | None = None) -> np.ndarray:
-    """CIE L*a*b* (D65) of a colour, float [3]; seen: matrix on linear RGB of what an eye sees."""
+    """Return CIE L*a*b* (D65) of a colour, float [3].
+
+    Args:
+        seen: Matrix [3, 3] on linear RGB that simulates a colour vision deficiency.
+    """
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = linear if seen is None else np.clip(seen @ linear, 0.0, 1.0)
@@ -97,12 +101,12 @@ DEUTERANOPIA = np.array(
 
 
 def test_looks_of_rows_differ_also_in_grey_and_without_green() -> None:
-    """A row without colour and marker has one of `OTHER_LOOKS`: the shades of grey that a print tells apart are used up."""
+    """Methods without colour and marker share `OTHER_LOOKS`, because no further shades of grey can be distinguished in print."""
     assert {name for name, kind in METHODS.items() if kind.colour or kind.marker} == set(METHOD_LOOKS)
     colours, markers = zip(*METHOD_LOOKS.values(), strict=True)
     assert len(set(markers)) == len(METHOD_LOOKS)
     for one, other in combinations(colours, 2):
-        assert abs(lab(one)[0] - lab(other)[0]) > 5.0, (one, other)  # L*, 0 to 100: what a grey print keeps
+        assert abs(lab(one)[0] - lab(other)[0]) > 5.0, (one, other)  # L*, 0 to 100, which a grey print preserves
         assert np.linalg.norm(lab(one, DEUTERANOPIA) - lab(other, DEUTERANOPIA)) > 9.0, (one, other)
 
 
@@ -116,7 +120,7 @@ def test_looks_do_not_depend_on_the_other_methods_of_a_run() -> None:
 
 
 def test_lines_of_a_sweep_differ_without_colour(tmp_path: Path) -> None:
-    """One method at six prefix rates along its threshold, beside three other methods: as in a threshold x prefix-rate grid."""
+    """One method at six prefix rates over its threshold, and three other methods, as in a grid of threshold and prefix rate."""
     cases = [
         case("ciar", 4.0 + t + rate, {"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate})
         for t in (0.1, 0.2, 0.3)
@@ -149,7 +153,7 @@ def test_infinity_has_no_place_on_an_axis(tmp_path: Path) -> None:
 
 
 def test_titles_fit_their_figure(tmp_path: Path) -> None:
-    """A wide title of one column ends before the edge of the figure."""
+    """A long title of one panel ends before the edge of the figure."""
     label = "ciar with a name that is rather long, as names of methods go"
     cases = [case("base", 8.0, {}), case(label, 4.0, {})]
     run = load_run(write(tmp_path / "run", cases, images=()))
@@ -173,7 +177,7 @@ def test_any_number_of_conditions_has_a_latency_quality_plot(tmp_path: Path, cou
 
 
 def test_the_first_plot_has_four_methods_the_advised_and_the_fastest_among_them(tmp_path: Path, run: Run) -> None:
-    assert at_a_glance(run, find(run)) is None  # three methods: the whole plot is as easily read
+    assert at_a_glance(run, find(run)) is None  # with three methods the whole plot is easy to read
     seconds = {"device-only": 1.0, "lantern": 9.0, "eagle2": 10.0, "speculative": 12.0, "code": 6.0, "base": 8.0}
     away = {"device-only": 9.0, "lantern": 6.0}
     cases = [case(method, s, {}, nll=away.get(method, 4.0)) for method, s in seconds.items()]
@@ -201,7 +205,7 @@ def test_intervals_and_legends_stay_inside(tmp_path: Path) -> None:
         case("base", 8.0, {})
     ]
     run = load_run(write(tmp_path / "run", cases, images=()))
-    name = "align_of_the_pair"  # metrics of quality follow the pair
+    name = "align_of_the_pair"  # names of quality metrics depend on the pair
     run.summary[name], run.summary[f"{name}_lo"], run.summary[f"{name}_hi"] = 0.9, 0.7, 1.1
     figure = latency_quality(run, find(run))
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -226,12 +230,12 @@ def test_the_queue_is_drawn_where_something_waited(folder: Path, tmp_path: Path)
     assert "The queue over time" in (tmp_path / "run" / "report.html").read_text()
     run = load_run(tmp_path / "run")
     wifi, lte = (ax for ax in queue_over_time(run, find(run)).axes)
-    assert [len(ax.lines) for ax in (wifi, lte)] == [3, 2]  # the fourth case was not looked at
+    assert [len(ax.lines) for ax in (wifi, lte)] == [3, 2]  # the fourth case has no samples
     assert wifi.lines[0].get_ydata().tolist() == (2 * looks).tolist()
 
 
 def test_long_labels_leave_the_axes_their_room() -> None:
-    """A label of a hundred letters in every heading took all of a figure of two bars, and matplotlib gave its layout up."""
+    """A heading with a label of a hundred letters once took the whole figure of two bars, and the layout failed."""
     form = Form(3.3)
     with styled(form):
         short, long = (new_figure(3.3, 0.9, form) for _ in range(2))

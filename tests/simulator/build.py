@@ -1,4 +1,4 @@
-"""Small recordings built by hand, costs whose seconds are binary fractions, and cases around them."""
+"""Small hand-made recordings, costs whose times are binary fractions, and cases of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ Op = dict[str, int]
 
 @dataclass
 class UniformCosts:
-    """Every pass takes `pass_s` and `row_s` more for each row; every other work its own fixed time. For tests only."""
+    """Costs for tests: a pass takes `pass_s` plus `row_s` per row, other work a fixed time per kind."""
 
     pass_s: float = 1 / 64
     row_s: float = 0.0
@@ -57,7 +57,7 @@ class UniformCosts:
 
 DEVICE_COSTS = UniformCosts(pass_s=1 / 256)
 CLOUD_COSTS = UniformCosts(pass_s=1 / 64)
-# 1 Mibit/s: 128 bytes take 2**-10 s, so that every time on these links is a binary fraction.
+# At 1 Mibit/s, 128 bytes take 2**-10 s: every time on these links is a binary fraction.
 NETWORK = Network(up_bps=2.0**20, down_bps=2.0**21, up_delay_s=1 / 32, down_delay_s=1 / 16)
 
 
@@ -102,7 +102,7 @@ def reply(size: int = 256, ids: int = 1, **columns: int) -> Op:
 def recording(
     device: Sequence[Op], cloud: Sequence[Sequence[Op]] = (), tokens: int = 4, first_by_cloud: bool = True
 ) -> Recording:
-    """device: ops in program order. cloud: ops of each call."""
+    """Return a recording from the ops of the device, in program order, and the ops of the cloud for each call."""
     rows: list[dict[str, Any]] = [{"side": DEVICE, **row} for row in device]
     rows += [{**row, "side": CLOUD, "call": number} for number, group in enumerate(cloud) for row in group]
     ops = np.zeros(len(rows), OP_DTYPE)
@@ -132,26 +132,26 @@ def program(
 
 
 def one_forward_calls(count: int, device_passes: int = 1, **costs: Any) -> SessionProgram:
-    """`count` times: device passes, then a call with one cloud pass."""
+    """Return a program that repeats `count` times: device passes, then a call with one cloud pass."""
     device = [x for number in range(count) for x in [*[forward()] * device_passes, *call(number)]]
     return program(device, [[forward("cloud"), reply()] for _ in range(count)], **costs)
 
 
 def base(tokens: int, **costs: Any) -> SessionProgram:
-    """The cloud alone, streamed: caption encoder, then a pass and a part for each token, the last one being the reply."""
+    """Return the cloud alone, streamed: caption encoder, then for each token a pass and a part; the last part is the reply."""
     passes = [prefill("cloud"), *(forward("cloud", 1, n) for n in range(tokens - 1))]
     cloud = [compute("caption_encoder"), *(x for each in passes for x in (each, emit()))][:-1]
     return program([*call(0), compute("image_decoder")], [[*cloud, reply(128)]], **costs)
 
 
 def arrivals(*requests: tuple[float, int, int]) -> Requests:
-    """Requests as (seconds, device, prompt)."""
+    """Return requests from (time in s, device, prompt)."""
     columns = list(zip(*requests, strict=True)) or [(), (), ()]
     return Requests(np.array(columns[0], float), np.array(columns[1], np.int64), np.array(columns[2], np.int64))
 
 
 def case(programs: Sequence[SessionProgram], requests: Requests, **changes: Any) -> CaseResult:
-    """Simulate on the idle fleet of the tests; `changes` are fields of CaseInputs."""
+    """Simulate requests on a small default fleet; `changes` are fields of CaseInputs."""
     fields: dict[str, Any] = {
         "programs": programs,
         "device": DEVICE_COSTS,

@@ -1,4 +1,4 @@
-"""The cloud: batches per iteration, queues, routing, and who is booked what."""
+"""The cloud: batches per iteration, queues, routing, and the time charged to each session."""
 
 import heapq
 import math
@@ -22,7 +22,7 @@ FREE = Network(math.inf, math.inf, 0.0, 0.0)
 
 
 class Loop:
-    """Virtual time without SimPy: what is scheduled runs in order of time, then of scheduling."""
+    """Virtual time without SimPy: alarms run in order of time, then of scheduling."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -43,7 +43,7 @@ class Loop:
 
 
 class Client(CloudSession):
-    """Notes when its work was done and its parts left."""
+    """A session that notes when its work was done and its parts were sent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def test_a_full_batch_leaves_the_rest_in_order_and_sessions_take_turns() -> None
     for client in clients:
         r.submit(client, 0.0, (one_pass(),) * 2)
     loop.run()
-    # Alone: 0 (it came to an idle replica). Then 1 and 2, then 0 and 1 again, at last 2.
+    # Session 0 runs alone (the replica was idle), then 1 and 2, then 0 and 1, then 2.
     starts = [[start for _, start, _ in client.iterations] for client in clients]
     assert starts == [[0.0, 2.0], [1.0, 2.0], [1.0, 3.0]]
 
@@ -176,7 +176,7 @@ def test_routing_is_to_the_fewest_open_sessions_and_sticks() -> None:
     assert [cloud.replicas.index(opened(cloud, client)) for client in clients] == [0, 1, 2, 0, 1]
     cloud.close(clients[2], 0.0)
     cloud.close(clients[1], 0.0)
-    cloud.close(clients[1], 0.0)  # nothing more to close
+    cloud.close(clients[1], 0.0)  # closing again has no effect
     again = [Client() for _ in range(3)]
     assert [cloud.replicas.index(opened(cloud, client)) for client in again] == [2, 1, 2]
 
@@ -188,10 +188,10 @@ def test_a_cloud_that_cannot_be_is_refused(replicas: int, max_batch: int) -> Non
 
 
 def test_two_base_sessions_interleave() -> None:
-    """Both run 8 passes; the second is done an encoder and a pass later than alone, not twice as late."""
+    """Both run 8 passes; the second finishes one encoder and one pass later than alone, not twice as late."""
     two = case([base(8)], arrivals((0.0, 0, 0), (0.0, 1, 0)), network=FREE, timeline_sessions=2)
     alone = 1 / 32 + 8 / 64 + 1 / 16
-    # The second's encoder shares an iteration with the first's first pass; from then on they step together.
+    # The encoder of the second shares an iteration with the first pass of the first; from then on they step together.
     assert two.columns["latency_s"].tolist() == [alone + 1 / 32, alone + 1 / 32 + 1 / 64]
     passes = [[s.start_s for s in two.spans if s.request == n and s.track == "cloud"] for n in (0, 1)]
     assert passes[0][2:] == passes[1][1:-1]
@@ -206,7 +206,7 @@ def test_max_batch_one_serves_one_pass_at_a_time() -> None:
 
 
 def test_the_cloud_is_looked_at_at_equal_intervals() -> None:
-    """Three sessions of one pass each, one at a time, with room for two on the replica; a look every 1/128 s."""
+    """Three sessions of one pass each, served one at a time, with two places on the replica; a sample every 1/128 s."""
     one = program(call(0), [[forward("cloud"), reply()]])
     requests = arrivals(*((1 / 256, number, 0) for number in range(3)))
     settings = {"network": FREE, "max_batch": 1, "rules": CloudRules(max_sessions=2)}

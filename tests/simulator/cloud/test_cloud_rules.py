@@ -1,4 +1,4 @@
-"""Who is served first and where, memory, crashes, replicas that come and go, and other tenants."""
+"""Queue order, routing, admission, memory, crashes, autoscaling, and other tenants."""
 
 import math
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ from tests.simulator.engine.test_engine import cases
 
 @dataclass
 class TokenCosts(UniformCosts):
-    """A pass takes a second for each new position."""
+    """Costs under which a pass takes a second for each new position."""
 
     def pass_seconds(self, work: Work) -> float:
         return float(work.tokens)
@@ -69,7 +69,7 @@ def test_who_is_served_first(queue: Discipline, order: list[int]) -> None:
 
 
 def test_shortest_first_counts_what_is_left_of_a_call() -> None:
-    """Once the long call has 1 s left, it goes before another one of 2 s."""
+    """When the long call has 1 s left, it is served before another call of 2 s."""
     loop, long, short = Loop(), Client(), Client()
     replica = Replica(CLOUD_COSTS, 1, loop.at, "shortest-first")
     replica.submit(long, 0.0, (other(3.0), other(1.0)))
@@ -80,7 +80,7 @@ def test_shortest_first_counts_what_is_left_of_a_call() -> None:
 
 
 def test_a_session_put_back_keeps_its_place() -> None:
-    """The memory is full: the session with 4 s left returns to the queue, where the work that it has done must not count twice."""
+    """With full memory, the session with 4 s left returns to the queue, where its completed work must not count twice."""
     queue, long, short = queue_of("shortest-first"), Client(), Client()
     long.items, short.items = (other(1.0), other(4.0)), (other(3.5),)
     for index in range(2):
@@ -97,7 +97,7 @@ def test_a_session_put_back_keeps_its_place() -> None:
     [("least-loaded", [0, 1, 2, 0]), ("round-robin", [0, 1, 2, 0]), ("join-shortest-queue", [0, 1, 2, 1])],
 )
 def test_routing(routing: Routing, chosen: list[int]) -> None:
-    """Session 0 is at work, the others think."""
+    """Session 0 has work in the cloud; the others have none."""
     loop = Loop()
     cloud = Cloud(CLOUD_COSTS, 3, 4, loop.at, CloudRules(routing=routing))
     clients = [Client() for _ in range(4)]
@@ -128,12 +128,12 @@ def test_who_cannot_wait_is_refused_and_stands_in_no_column() -> None:
 
 
 def passes(count: int) -> list[dict[str, int]]:
-    """One row, one position a pass; nothing of the caption in the cache, so that the cache holds 1, 2, ... positions."""
+    """Return passes of one row and one new position, without the caption, so that the cache has 1, 2, ... positions."""
     return [forward("cloud", 1, n, rows=1, kv_caption=0) for n in range(count)]
 
 
 def test_sessions_wait_for_memory() -> None:
-    """Two of 3 positions each do not fit 5: the second waits for the first's end, all the 3 passes of it."""
+    """Two sessions of 3 positions each do not fit into 5: the second waits until the 3 passes of the first are done."""
     one = program(call(0), [[*passes(3), reply()]], cloud_costs=TokenCosts())
     both = arrivals((0, 0, 0), (0, 1, 0))
     latency_s = [
@@ -149,8 +149,8 @@ def test_sessions_wait_for_memory() -> None:
 
 
 def test_what_was_evicted_is_computed_again() -> None:
-    """Room for 3 positions, one pass at a time. A and B take turns: A0 B0 A1, then B1 takes A's place; A2 feeds all 3
-    positions again (3 s) in B's place, and B2 likewise."""
+    """Memory for 3 positions, one pass at a time. A and B take turns: A0 B0 A1, then B1 evicts A; A2 evicts B and feeds all 3 positions
+    again (3 s), and then B2 does the same."""
     one = program(call(0), [[*passes(3), reply()]], cloud_costs=TokenCosts())
     rules = CloudRules(kv_tokens=3, evict=True)
     result = case([one], arrivals((0, 0, 0), (0, 1, 0)), network=FREE, cloud=TokenCosts(), max_batch=1, rules=rules)
@@ -172,7 +172,7 @@ def test_memory_for_less_than_one_session_is_refused(kv_tokens: float) -> None:
 
 
 def test_a_crash_costs_the_news_of_it_the_request_again_and_the_lost_work() -> None:
-    """It hits in the middle of the second of two passes; another replica takes over."""
+    """The crash comes in the middle of the second of two passes; another replica takes over."""
     one = program(call(0), [[forward("cloud"), forward("cloud", kv=1), reply()]])
     up_s, reply_s = 2.0**-10 + 1 / 32, 2.0**-10 + 1 / 16
     crash = Crash(0, up_s + 1.5 / 64, 10.0)
@@ -184,11 +184,11 @@ def test_a_crash_costs_the_news_of_it_the_request_again_and_the_lost_work() -> N
         0.5 / 64,
         3 / 64,
         1 / 16 + reply_s,
-    ]  # the pass cut off counts as waiting, the one lost as work
+    ]  # the interrupted pass counts as queueing, the completed but lost pass as computing
 
 
 def test_parts_that_have_left_are_not_made_again_after_a_crash() -> None:
-    """The first pass had its part sent; only the second is repeated. One replica, down for a second."""
+    """The part of the first pass has been sent, so only the second pass is repeated. One replica, down for a second."""
     one = program(call(0), [[forward("cloud"), emit(), forward("cloud", kv=1), reply()]])
     result = case([one], arrivals((0, 0, 0)), network=FREE, rules=CloudRules(crashes=(Crash(0, 1.5 / 64, 1.0),)))
     assert result.columns["latency_s"].tolist() == [1.5 / 64 + 1.0 + 1 / 64]
@@ -196,7 +196,7 @@ def test_parts_that_have_left_are_not_made_again_after_a_crash() -> None:
 
 
 def test_what_the_device_sends_after_a_crash_grows_with_the_session() -> None:
-    """Between two calls: the request that opened the session, 2 bytes for each of 5 ids in the cache, one fp16 vector."""
+    """Between two calls it is the request that opened the session, 2 bytes for each of 5 ids in the cache, and one fp16 vector."""
     from tests.simulator.build import send, wait
 
     one = program(
@@ -207,7 +207,7 @@ def test_what_the_device_sends_after_a_crash_grows_with_the_session() -> None:
 
 
 def test_after_a_crash_the_connection_is_opened_again_and_what_is_sent_again_is_counted() -> None:
-    """A round trip of 3/32 s for each of the two connections, and the request of 128 bytes twice."""
+    """Each of the two connections takes a round trip of 3/32 s; the request of 128 bytes is sent twice."""
     one = program(call(0), [[forward("cloud"), reply()]])
     tcp = Network(math.inf, math.inf, 1 / 32, 1 / 16, transport=TRANSPORTS["tcp"])
     landed_s = 3 / 32 + 1 / 32
@@ -221,7 +221,7 @@ def test_after_a_crash_the_connection_is_opened_again_and_what_is_sent_again_is_
     assert crashed["connect_s"].tolist() == [2 * 3 / 32]
     assert crashed["bytes_up"].tolist() == [2 * 128]
     assert whole["bytes_up"].tolist() == [128]
-    for result in results:  # so do the bars of the timeline
+    for result in results:  # the spans of the timeline have the same bytes
         assert (
             sum(dict(span.args)["bytes"] for span in result.spans if span.track == "uplink")
             == result.columns["bytes_up"][0]
@@ -258,7 +258,7 @@ def test_a_replica_starts_where_sessions_wait_and_stops_when_idle() -> None:
 
 
 def test_a_replica_that_comes_too_late_for_any_session_stops_when_idle() -> None:
-    """Both sessions are served by 2 s; the second replica is up from 5 s, and idle for 2 s."""
+    """Both sessions are served by 2 s. The second replica is up from 5 s on and stops after 2 s without work."""
     one = program(call(0), [[forward("cloud"), reply()]], cloud_costs=UniformCosts(pass_s=1.0))
     rules = CloudRules(autoscale=Autoscale(2, 1.0, start_up_s=5.0, idle_s=2.0))
     requests = arrivals((0, 0, 0), (0, 1, 0), (20, 2, 0))
@@ -267,9 +267,9 @@ def test_a_replica_that_comes_too_late_for_any_session_stops_when_idle() -> None
 
 
 def test_other_tenants_take_their_share() -> None:
-    """200 s at a share of a quarter, jobs of 1/64 s: Poisson busy time, standard deviation sqrt(50 / 64); 4.5 of them.
+    """200 s at a utilisation of a quarter with jobs of 1/64 s: the busy time is Poisson with standard deviation sqrt(50 / 64).
 
-    One or two jobs that stand at the begin are far less.
+    The tolerance is 4.5 standard deviations; one or two jobs present at the start are far less.
     """
     one = program(call(0), [[forward("cloud"), reply()]])
     rules = CloudRules(background=Background(0.25, 1 / 64), seed=3)
@@ -279,7 +279,7 @@ def test_other_tenants_take_their_share() -> None:
 
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_a_run_begins_with_the_jobs_that_a_busy_replica_holds(max_batch: int) -> None:
-    """The work of an M/D/1 queue, in lengths of a job: its mean is u / 2 (1 - u), its variance u / 3 (1 - u) + its squared mean.
+    """The work in an M/D/1 queue, in units of a job: mean u / (2 (1 - u)), variance u / (3 (1 - u)) plus the squared mean.
 
     600 draws; means within 4.5 standard errors.
     """
@@ -297,9 +297,9 @@ def test_a_run_begins_with_the_jobs_that_a_busy_replica_holds(max_batch: int) ->
 
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_the_first_request_waits_for_other_tenants_as_long_as_a_later_one(max_batch: int) -> None:
-    """Jobs of a second at a share of 0.6: one after another, a request waits 0.6 / (2 * 0.4) s for them; 300 seeds.
+    """Jobs of 1 s at a utilisation of 0.6: served one at a time, a request waits 0.6 / (2 * 0.4) s for them; 300 seeds.
 
-    In batches those that come while it waits share its iteration and make it longer, for the first request as for the later one.
+    In batches, jobs that arrive while a request waits share its iteration and lengthen it, for the first request as for a later one.
     """
     one = program(call(0), [[forward("cloud"), reply()]])
     times = arrivals((1.0, 0, 0), (40.3, 1, 0))
@@ -379,7 +379,7 @@ def test_a_run_that_is_ended_says_what_it_left() -> None:
 
 
 def test_a_fleet_of_two_kinds_has_its_own_hardware_links_and_priorities() -> None:
-    """Device 0 computes 4 times as long as 1 and 2, whose uplink is twice as long; theirs is the priority."""
+    """Device 0 computes 4 times as long as devices 1 and 2, which have twice the uplink delay, and priority."""
     slow, fast = UniformCosts(pass_s=1 / 64, power_w=1.0), UniformCosts(pass_s=1 / 256, power_w=8.0)
     device, cloud = [forward(), *call(0)], [[forward("cloud"), reply()]]
     far = Network(NETWORK.up_bps, NETWORK.down_bps, 2 * NETWORK.up_delay_s, NETWORK.down_delay_s)
@@ -396,7 +396,7 @@ def test_a_fleet_of_two_kinds_has_its_own_hardware_links_and_priorities() -> Non
 
 
 def test_in_a_closed_loop_a_device_asks_again_once_it_has_thought() -> None:
-    """No request while one is open on the device, and all of them before the end; the rate is by the law of the closed loop."""
+    """A device has one open request at most, all requests come before the end, and the rate is that of the closed loop."""
     result = case([base(2)], ClosedLoop(1, think_s=0.5, duration_s=400.0, prompts=1), devices=4)  # type: ignore[arg-type]
     columns = result.columns
     assert np.all(np.diff(columns["requested_s"]) >= 0)
@@ -404,7 +404,7 @@ def test_in_a_closed_loop_a_device_asks_again_once_it_has_thought() -> None:
     for device in range(4):
         mine = columns["device"] == device
         assert np.all(columns["requested_s"][mine][1:] > columns["done_s"][mine][:-1])
-    # A renewal process per device, of mean cycle Z + R and deviation Z: the count is within 4.5 deviations.
+    # Each device is a renewal process with mean cycle Z + R and deviation Z: the count is within 4.5 standard deviations.
     cycle_s = 0.5 + columns["latency_s"].mean()
     expected = 4 * 400.0 / cycle_s
     assert abs(len(columns["request"]) - expected) < 4.5 * math.sqrt(expected) * 0.5 / cycle_s + 4

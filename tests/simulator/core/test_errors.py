@@ -1,4 +1,4 @@
-"""An error's text is what a terminal can show in a few lines, whatever the input held."""
+"""The text of an error fits a few lines of a terminal and is printable, whatever the input contains."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_a_key_as_long_as_a_page_is_one_short_error(tmp_path: Path) -> None:
 
 
 def test_an_error_without_text_is_told_by_its_type() -> None:
-    """Of a network's error without text the first line was asked for, and there was none."""
+    """An error without text has no first line; its type is shown instead."""
     assert [first_line(error) for error in (RuntimeError(), ValueError("a\nb"), OSError("\nb"))] == [
         "RuntimeError",
         "a",

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, what killed processes leave, and the bounded cache."""
+"""Atomic writes, leftovers of killed processes, pruning of the cache, and limits of memory and time."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def killed(code: str, *arguments: str | Path) -> None:
-    """Runs code in a process that kills itself, as `kill -9` would."""
+    """Run code in a process that kills itself with SIGKILL."""
     text = f"import os, signal, sys\nfrom pathlib import Path\n{textwrap.dedent(code)}"
     done = subprocess.run([sys.executable, "-c", text, *map(str, arguments)], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
@@ -86,7 +86,7 @@ def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path) -> N
 
 
 def test_what_is_no_regular_file_is_never_replaced_by_one(tmp_path: Path) -> None:
-    """A pipe stands for devices here: the same holds for /dev/stdout and /dev/null."""
+    """Tested with a pipe; the same holds for devices such as /dev/stdout and /dev/null."""
     pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "elsewhere" / "target"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -185,7 +185,7 @@ def test_work_that_never_ends_is_stopped() -> None:
 def test_what_its_own_process_deletes_meanwhile_is_not_abandoned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that was listed and is gone when it is looked at."""
+    """A folder that was listed is gone when it is examined."""
     gone = tmp_path / ".run.0123456789ab.tmp"
     monkeypatch.setattr(Path, "iterdir", lambda self: iter([gone]))
     monkeypatch.setattr(Path, "exists", lambda self: True)

@@ -1,4 +1,4 @@
-"""Strict YAML: what is read as what, where it stands, and what is refused at which line."""
+"""Strict YAML: types of scalars, line numbers, and refused documents with their lines."""
 
 import math
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_every_place_has_the_line_of_its_key_or_item() -> None:
         ("d", "f"): 8,
     }
     assert document.where(("b", 1, "c")) == "t.yaml:5"
-    assert document.where(("b", 1, "nothing", "below")) == "t.yaml:5"  # the nearest part around it
+    assert document.where(("b", 1, "nothing", "below")) == "t.yaml:5"  # the nearest enclosing part
     assert yamlfile.parse("", "t.yaml").where(("a",)) == "t.yaml:1"
 
 
@@ -157,7 +157,7 @@ def test_unknown_names_get_the_nearest_one() -> None:
     assert yamlfile.did_you_mean("zzz", ["rtt_ms"]) == "; allowed: rtt_ms"
 
 
-LETTERS = st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])  # those two a file may not hold
+LETTERS = st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])  # files may not contain the others
 SCALARS = (
     st.none()
     | st.booleans()
@@ -179,5 +179,5 @@ def test_what_is_dumped_reads_back_the_same(data: object) -> None:
 
 @pytest.mark.parametrize("file", [*sorted(catalogue.FOLDER.glob("*.yaml")), gaps.FILE], ids=lambda file: file.name)
 def test_libyaml_reads_the_shipped_files_as_pyyaml_does(file: Path) -> None:
-    """Data and lines; shipped files are also held to what is refused in those of users."""
+    """Data and lines are equal, and shipped files pass the strict checks for users' files."""
     assert yamlfile.read(file, shipped=True) == yamlfile.read(file)

@@ -1,4 +1,4 @@
-"""Sessions that ask the cloud, their branches after a missed reply, and how a case of them is run."""
+"""Sessions with calls, their branches after a missed reply, and a helper that simulates a case of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ from tests.simulator.build import (
     reply,
 )
 
-# Of a request of 128 and a reply of 256 bytes; a pass takes 1/64 in between.
+# A request of 128 bytes, a reply of 256 bytes, and a pass of 1/64 s in between.
 UP_S, DOWN_S = (
     2.0**-10 + 1 / 32,
     2.0**-10 + 1 / 16,
@@ -36,13 +36,13 @@ DEAD = Capacity([0.0], [0.0], 1.0)
 
 
 def asking(count: int, optional: bool = True) -> SessionProgram:
-    """`count` times a device pass and a call with one cloud pass; then the image decoder."""
+    """Return a program of `count` times a device pass and a call with one cloud pass, then the image decoder."""
     device = [row for number in range(count) for row in (forward(), *call(number, optional=optional))]
     return program([*device, compute("image_decoder")], [[forward("cloud"), reply()] for _ in range(count)])
 
 
 def giving_up(at: int, passes: int = 3) -> SessionProgram:
-    """The branch of `asking` that misses the reply to call `at` and makes `passes` more passes by itself."""
+    """Return the branch of `asking` that gives up the reply to call `at` and makes `passes` more passes on the device."""
     device = [row for number in range(at + 1) for row in (forward(), *call(number, optional=True))]
     cloud = [[forward("cloud", decides=int(number < at)), reply()] for number in range(at + 1)]
     return program([*device, *[forward()] * passes, compute("image_decoder")], cloud)

@@ -1,4 +1,4 @@
-"""Whole cases: exact latencies on an idle system, parts that add up under load, and the same bytes twice."""
+"""Whole cases: exact latencies on an idle system, parts that add up under load, and repeatable results."""
 
 import math
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ STREAM: tuple[list[Op], list[list[Op]]] = (
     [*call(0), compute("image_decoder")],
     [[compute("caption_encoder"), prefill("cloud"), emit(64), forward("cloud"), emit(), forward("cloud"), reply(128)]],
 )
-# The wire is slower than the passes: parts pile up on it, and the reply waits behind them.
+# The link is slower than the passes: parts queue on it, and the reply waits behind them.
 SLOW_STREAM: tuple[list[Op], list[list[Op]]] = (
     [*call(0), compute("image_decoder")],
     [[prefill("cloud"), *[x for _ in range(5) for x in (emit(8192), forward("cloud"))], reply(8192)]],
@@ -89,7 +89,7 @@ def seconds_of(row: Op, costs: UniformCosts) -> float:
 
 
 def by_hand(device: Sequence[Op], cloud: Sequence[Sequence[Op]], first_by_cloud: bool) -> tuple[float, float]:
-    """(latency_s, first_token_s) of a session alone that awaits each call at once: its ops added up one after another."""
+    """Return (latency_s, first_token_s) of a single session that awaits each call at once: the sum of its ops in order."""
     now_s, down_free_s, first_s = 0.0, 0.0, math.nan
 
     def down(row: Op) -> float:
@@ -143,7 +143,7 @@ def test_a_session_alone_takes_exactly_the_sum_of_its_ops(
 
 def test_the_parts_of_a_ciar_session_alone() -> None:
     columns = case([program(*CIAR)], arrivals((0, 0, 0))).columns
-    assert columns["encode_s"][0] == 1 / 32  # in the cloud, and yet the encoder's
+    assert columns["encode_s"][0] == 1 / 32  # the encoder runs in the cloud, but counts as encoding
     assert columns["device_compute_s"][0] == 4 / 256
     assert columns["uplink_s"][0] == (128 + 384 + 128) * 2.0**-17 + 3 / 32
     assert columns["cloud_compute_s"][0] == 4 / 64
@@ -162,9 +162,9 @@ def test_latency_grows_by_a_round_trip_per_call() -> None:
 
 
 class TestEagerSends:
-    """A call that is under way when its await begins: only what is left of it is waited for."""
+    """A call sent before its await: the device waits only for what remains of it."""
 
-    # A call of 128 bytes alone lands after u, runs for 1/64, and its reply of 256 bytes takes d.
+    # A single call of 128 bytes arrives after u, is processed in c, and its reply of 256 bytes takes d.
     u = 2.0**-10 + 1 / 32
     c = 1 / 64
     d = 2.0**-10 + 1 / 16
@@ -195,7 +195,7 @@ class TestEagerSends:
         assert self.parts([send(0), forward(), wait(0), forward()], pass_s=1.0) == (2.0, 2.0, 0, 0, 0, 0)
 
     def test_calls_are_served_in_order_and_the_last_awaits_both(self) -> None:
-        serial = 2.0**-10  # the second message is on the wire after the first
+        serial = 2.0**-10  # the second message is serialised after the first
         expected = (self.u + 2 * self.c + self.d, 0, self.u + serial, 0, 2 * self.c - serial, self.d)
         assert self.parts([send(0), send(1), wait(1), wait(0)], calls=2) == expected
 
@@ -210,7 +210,7 @@ class TestEagerSends:
         assert result.makespan_s == self.u + self.c
 
     def test_many_calls_without_work_are_answered_in_one_go(self) -> None:
-        """Uploads that wait behind a pass: far more of them than Python would let calls nest."""
+        """Far more uploads wait behind a pass than Python's recursion limit allows."""
         n = 5000
         device = [send(number, 1) for number in range(n)]
         cloud = [[forward("cloud"), reply()], *[[reply(ids=0)]] * (n - 1)]
@@ -228,7 +228,7 @@ def test_sessions_of_a_device_take_turns_on_it() -> None:
 
 
 def test_a_request_comes_between_the_steps_of_another_session() -> None:
-    """Session 0 computes 1/256, calls, and computes again; session 1 takes the device just before it comes back."""
+    """Session 0 computes 1/256 s, calls, and computes again; session 1 takes the device just before the reply arrives."""
     back_s = 1 / 256 + 2.0**-10 + 1 / 32 + 1 / 64 + 2.0**-10 + 1 / 16
     two_blocks = program([forward(), *call(0), forward()], [[forward("cloud"), reply()]])
     local = program([forward()] * 8, first_by_cloud=False)
@@ -246,8 +246,8 @@ def test_sessions_of_a_device_share_its_wires() -> None:
     assert columns["downlink_s"].tolist() == [1 / 8, 1 / 8, 1 / 8]
 
 
-# Random programs under random loads. Times come from one generator rather than from hypothesis itself, which likes equal
-# times: ties are decided by order of creation, and that is tested by itself.
+# Random programs under random loads. Times come from one generator, because hypothesis prefers equal times: ties are resolved by order of
+# creation, which has its own tests.
 
 CLOUD = UniformCosts(pass_s=0.0101, row_s=0.00317, phi_s=0.0013)
 
@@ -320,14 +320,14 @@ def test_under_any_load_every_request_is_done_and_its_parts_add_up(inputs: dict[
     total = sum(columns[part] for part in PARTS)
     assert np.all(np.abs(total - columns["latency_s"]) <= 1e-9)
     assert all(np.all(columns[part] >= -1e-9) for part in PARTS)
-    assert np.all(columns["done_s"] >= columns["requested_s"])  # and so not NaN: conservation
+    assert np.all(columns["done_s"] >= columns["requested_s"])  # also fails for NaN: every request is answered
     assert columns["cloud_gpu_s"].sum() == pytest.approx(sum(result.cloud_busy_s))
     assert np.all(columns["device_compute_s"] <= columns["latency_s"] + 1e-9)
     for span in result.spans:
         assert span.track in TRACKS
         assert span.start_s <= span.end_s
         assert span.start_s >= columns["requested_s"][span.request]
-    for device in range(8):  # one thing at a time on each device
+    for device in range(8):  # a device does one thing at a time
         busy = sorted((s.start_s, s.end_s) for s in result.spans if s.device == device and s.track == "device")
         assert all(end <= start for (_, end), (start, _) in pairwise(busy))
 
@@ -336,7 +336,7 @@ def test_under_any_load_every_request_is_done_and_its_parts_add_up(inputs: dict[
 def test_working_ahead_of_the_clock_changes_nothing_but_the_events(inputs: dict[str, object]) -> None:
     network = inputs["network"]
     assert isinstance(network, Network)
-    # Else sessions of one batch may send in the same instant, and ties are resolved otherwise.
+    # Without jitter, sessions of one batch may send at the same time, and such ties are resolved differently.
     assume(network.up_jitter_s > 0.0)
 
     def never_ahead(self: Device, change: int) -> None:
@@ -371,7 +371,7 @@ def test_a_timeline_changes_nothing() -> None:
 
 @pytest.mark.parametrize("devices", [1, 4, 1000])
 def test_a_call_of_one_forward_costs_at_most_four_events(devices: int) -> None:
-    """Iterations included, one session per batch, devices from contended to idle."""
+    """Iterations are included. One session per batch; devices are contended to idle."""
     requests = poisson_arrivals(0, 0.5, 200.0, devices, 1)
     result = case([one_forward_calls(40, 2)], requests, devices=devices, max_batch=1)
     assert result.events <= 4 * result.columns["calls"].sum()

@@ -1,4 +1,4 @@
-"""Replies that come late: what the device waits for, books and sends, and what the cloud does meanwhile."""
+"""Late replies: the device's waits, its time accounting and retries, and the work in the cloud meanwhile."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,10 +55,10 @@ class TestGivingUp:
             256,
             4,
         ]
-        assert columns["cloud_gpu_s"].tolist() == result.cloud_busy_s == [1 / 64]  # for nothing
+        assert columns["cloud_gpu_s"].tolist() == result.cloud_busy_s == [1 / 64]  # wasted, but counted
 
     def test_the_second_call_is_given_up_where_the_second_is_late(self) -> None:
-        """The cloud is busy with another session's pass when the second call comes."""
+        """The cloud is busy with a pass of another session when the second call arrives."""
         slow = UniformCosts(pass_s=4.0)
         long = program(call(0), [[forward("cloud"), reply()]], cloud_costs=slow)
         requests = arrivals((0.0, 0, 0), (CALL_S, 1, 1))
@@ -75,10 +75,10 @@ class TestGivingUp:
         assert parts_of(result) == expected
         assert result.columns["cloud_passes"].tolist() == [1, 1]
         assert result.cloud_busy_s == [2 / 64 + 4.0]
-        assert result.makespan_s > 4.0 > result.columns["done_s"][0]  # the late answer is made all the same
+        assert result.makespan_s > 4.0 > result.columns["done_s"][0]  # the cloud still computes the late reply
 
     def test_its_place_in_the_cloud_is_free_once_the_cloud_has_answered(self) -> None:
-        """One place only: the next session is admitted when the pass given up is done, not before and not never."""
+        """With one place, the next session is admitted exactly when the abandoned pass is done."""
         slow = UniformCosts(pass_s=2.0)
         first = program([*call(0, optional=True), forward()], [[forward("cloud"), reply()]], cloud_costs=slow)
         branch = program(
@@ -168,19 +168,22 @@ class TestTryingAgain:
         assert Fallback(300.0).wait_s(3, 0.0) == 300.0
 
     def outage(self, begin_s: float, end_s: float) -> Network:
-        """8 Mbit/s both ways over TCP, 50 ms each way; nothing from begin to end, in 1000 s of which device 0 begins somewhere."""
+        """Return a link of 8 Mbit/s both ways over TCP, 50 ms each way, with an outage from `begin_s` to `end_s`.
+
+        The rates repeat after 1000 s. Device 0 starts at a drawn place of them; the outage is relative to that place.
+        """
         place_s = 1000.0 * float(stream(0, "link.offset", 0).random())
         rate = Capacity([0.0, place_s + begin_s, place_s + end_s], [8e6, 0.0, 8e6], 1000.0)
         return Network(rate, rate, 0.05, 0.05, transport=replace(TRANSPORTS["tcp"], handshake_rtts=0))
 
     def waits_s(self, deadline_s: float, count: int) -> list[float]:
-        """The first waits of request 0 for call 0."""
+        """Return the first `count` waits of request 0 for call 0."""
         draws = [float(stream(0, "fallback.backoff", 0, 0, k).uniform(-1.0, 1.0)) for k in range(1, count)]
         return [deadline_s, *(deadline_s * 1.6**k * (1 + 0.2 * draw) for k, draw in enumerate(draws, start=1))]
 
     def test_a_new_connection_need_not_wait_for_the_timer_of_the_old_one(self) -> None:
-        """An outage of 20 s swallows the request. TCP tries again 0.3, 0.9, 2.1, 4.5, 9.3, 18.9 and 38.1 s after a request left; the first
-        try after the end gets through.
+        """An outage of 20 s loses the request. TCP retransmits 0.3, 0.9, 2.1, 4.5, 9.3, 18.9 and 38.1 s after a request was sent; the
+        first transmission after the outage arrives.
         """
         network, start_s, rest_s = self.outage(0.001, 20.0), 1 / 256, 0.1 + 1 / 64 + 1 / 16
         waiting = run([asking(1)], arrivals((0, 0, 0)), None, network=network)
@@ -198,7 +201,7 @@ class TestTryingAgain:
             )
 
     def test_what_the_cloud_has_done_it_does_not_do_again(self) -> None:
-        """The request arrives, the reply falls into an outage: the second request costs bytes, and a reply."""
+        """The request arrives, but the reply falls into an outage: the second request costs its bytes and another reply, but no pass."""
         network = self.outage(0.06, 20.0)
         result = run([asking(1)], arrivals((0, 0, 0)), Fallback(5.0, attempts=3, gives_up=False), network=network)
         columns = result.columns
@@ -206,7 +209,7 @@ class TestTryingAgain:
         assert [columns[name][0] for name in ("calls", "retries", "bytes_up", "bytes_down")] == [1, 2, 3 * 128, 2 * 256]
         assert sum(columns[part][0] for part in PARTS) == pytest.approx(columns["latency_s"][0], abs=1e-12)
         assert columns["wait_s"][0] == pytest.approx(sum(self.waits_s(5.0, 2)))
-        assert columns["cloud_compute_s"][0] == 0.0  # it lies in a wait that brought nothing
+        assert columns["cloud_compute_s"][0] == 0.0  # the pass lies within a wait without result
 
     def test_a_pass_under_way_goes_on_and_its_reply_waits_for_the_new_connection(self) -> None:
         slow = UniformCosts(pass_s=1.0)
@@ -216,7 +219,7 @@ class TestTryingAgain:
             [asks], arrivals((0, 0, 0)), Fallback(1.125, attempts=2, gives_up=False), network=network, cloud=slow
         )
         columns = result.columns
-        # 0.25 up, a pass until 1.25; the second request leaves at 1.125 and arrives at 1.375; 0.25 down.
+        # 0.25 s up, a pass until 1.25 s; the second request is sent at 1.125 s and arrives at 1.375 s; 0.25 s down.
         tiny = 8 * 128 / 8e6
         assert columns["latency_s"][0] == pytest.approx(1.375 + tiny + 0.25 + 2 * tiny, abs=1e-12)
         expected = {"wait_s": 1.125, "cloud_compute_s": 0.125 + tiny, "uplink_s": 0.125, "downlink_s": 0.25 + 2 * tiny}
@@ -233,4 +236,4 @@ class TestTryingAgain:
         assert parts_of(result)["wait_s"] == pytest.approx(sum(self.waits_s(2.0, 3)))
         assert result.columns["done_s"][0] < 20.0
         assert result.unfinished == 0
-        assert result.columns["cloud_gpu_s"].tolist() == [1 / 64]  # after the outage, for nothing
+        assert result.columns["cloud_gpu_s"].tolist() == [1 / 64]  # after the outage, wasted

@@ -1,4 +1,4 @@
-"""Fallbacks under any load: parts add up, every request is answered, deadlines bound latency."""
+"""Fallbacks under random loads: parts add up, every request is answered, deadlines bound the latency."""
 
 import math
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from tests.simulator.engine.fallback_cases import equal, run
 
 
 def session(chance: np.random.Generator) -> tuple[SessionProgram, dict[int, SessionProgram]]:
-    """A session whose awaits are optional or not, and its branches."""
+    """Return a session with optional and required awaits, and its branches."""
     count = int(chance.integers(1, 5))
     device: list[Op] = []
     unsent, open_calls = 0, list[int]()
@@ -118,7 +118,7 @@ def late_cases(draw: st.DrawFn) -> dict[str, Any]:
 
 @contextmanager
 def counted() -> Iterator[tuple[dict[str, int], list[Any]]]:
-    """Payload that was given to the links, by direction, and the links."""
+    """Yield the payload bytes sent on the links, by direction, and the links."""
     sent: dict[str, int] = {"up": 0, "down": 0}
     links: list[Any] = []
     way: dict[int, str] = {}
@@ -153,7 +153,7 @@ def test_under_any_load_parts_add_up_and_every_request_is_answered(inputs: dict[
     assert len(columns["request"]) + result.refused == len(inputs["requests"])
     assert np.all(np.abs(sum(columns[part] for part in PARTS) - columns["latency_s"]) <= 1e-9)
     assert all(np.all(columns[part] >= -1e-9) for part in PARTS)
-    if not inputs["rules"].crashes and not result.refused:  # what a crash has sent again is in no column
+    if not inputs["rules"].crashes and not result.refused:  # no column has the bytes that are sent again after a crash
         assert (columns["bytes_up"].sum(), columns["bytes_down"].sum()) == (sent["up"], sent["down"])
         assert columns["cloud_gpu_s"].sum() == pytest.approx(sum(result.cloud_busy_s))
     rule = inputs["rule"]
@@ -173,20 +173,20 @@ def test_a_deadline_that_is_never_reached_changes_nothing(inputs: dict[str, Any]
 @settings(max_examples=40, deadline=None)
 @given(late_cases())
 def test_no_request_takes_longer_than_its_deadlines_allow(inputs: dict[str, Any]) -> None:
-    """Where every await is optional and no other request is about, a request computes, and waits one deadline for each await at most."""
+    """If every await is optional and requests do not overlap, a request computes and waits at most one deadline per await."""
     programs = [replace(whole, optional=frozenset(range(len(whole.calls)))) for whole in inputs["programs"]]
     requests = inputs["requests"]
     alone = Requests(np.arange(len(requests)) * 1e4, requests.device, requests.prompt)
     rule = Fallback(inputs["rule"].deadline_s)
     columns = run(**{**inputs, "programs": programs, "requests": alone, "rule": rule, "rules": CloudRules()}).columns
     awaits = np.array([sum(step[3] >= 0 for step in programs[prompt].steps) for prompt in columns["prompt"]])
-    # A branch makes 5 passes more at most.
+    # A branch makes at most 5 more passes.
     computed_s = np.array([programs[prompt].device_s for prompt in columns["prompt"]]) + 5 * 0.0123
     assert np.all(columns["latency_s"] <= computed_s + awaits * rule.deadline_s + 1e-9)
 
 
 def test_a_request_that_overtakes_another_is_taken_up_after_it() -> None:
-    """Another session of the device may open a connection in between; then request 2 arrives at 2 s and request 1 at 5 s."""
+    """If another session of the device opens a connection in between, request 2 can arrive (2 s) before request 1 (5 s)."""
     session = DeadlineSession.__new__(DeadlineSession)
     session.prepare(frozenset())
     session.landed, session.answered, session.awaiting = 1, 0, -1  # the cloud is still busy with call 0

@@ -1,4 +1,4 @@
-"""Cloud and workload of a scenario: what is refused, and that every key reaches the simulation."""
+"""Cloud, workload and fallback of a scenario: refused values, effects in the simulation, warnings, and load columns of the summary."""
 
 import math
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_trace_of_arrivals_that_is_none_is_refused(tmp_path: Path, text: str, 
 
 
 def test_arrivals_are_read_once_for_as_long_as_their_file_stays(tmp_path: Path) -> None:
-    """A published trace has millions of requests, and every case of a sweep asks for them."""
+    """A published trace has millions of requests, and every case of a sweep reads them."""
     path = tmp_path / "a.csv"
     path.write_text("requested_s\n1\n2\n")
     times, _ = read_times(path)
@@ -142,7 +142,7 @@ def test_requests_come_when_the_trace_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["azure", "burstgpt", "gentd26", "mooncake", "bailian"])
 def test_requests_come_when_a_foreign_trace_says(case: str, tmp_path: Path) -> None:
-    """Counted from its first request."""
+    """Times count from the first request."""
     (tmp_path / "foreign").write_bytes(ARRIVALS[case][0].encode())
     _, result = run(tmp_path, "workload: {devices: 2, arrivals: {trace: foreign}, duration_s: 60}")
     expected = {
@@ -164,7 +164,7 @@ def test_a_scenario_names_the_line_of_a_bad_arrivals_file(tmp_path: Path) -> Non
 
 
 def test_a_saturated_cloud_is_said_to_be_and_the_run_ends(tmp_path: Path) -> None:
-    """Load 4: of some 60 requests, half are served within 120 s."""
+    """At a load of 4, half of about 60 requests are served within 120 s."""
     case, result = run(tmp_path, "cloud: {max_batch: 1}\n" + POISSON + "}", pass_s=4.0)
     assert result.makespan_s == 120.0  # type: ignore[attr-defined]
     assert len(result.columns["request"]) in (28, 29, 30)  # type: ignore[attr-defined]
@@ -190,7 +190,7 @@ def test_a_cloud_that_keeps_up_is_not_warned_of(tmp_path: Path) -> None:
 def test_jobs_of_other_tenants_that_are_too_few_or_too_long_for_their_share_are_told(
     tmp_path: Path, job_ms: float, workload: str, says: str
 ) -> None:
-    """Of a run of a minute, or of a few seconds one after another. A job that stands at the begin may outlast it, which is told as well."""
+    """The runs last a minute, or a few seconds for sequential requests. A job present at the start that may outlast the run gives a warning."""
     cloud = f"cloud: {{background: {{utilisation: 0.5, job_ms: {job_ms:g}}}}}\n"
     texts = load_warnings(*run(tmp_path, cloud + workload))  # type: ignore[arg-type]
     assert sum(bool(says) and says in text for text in texts) == bool(says)
@@ -198,7 +198,7 @@ def test_jobs_of_other_tenants_that_are_too_few_or_too_long_for_their_share_are_
 
 
 def test_no_share_of_other_tenants_is_none(tmp_path: Path) -> None:
-    """An axis over their share may begin at 0."""
+    """An axis over the utilisation of other tenants may begin at 0."""
     alone = run(tmp_path, POISSON + "}")[1]
     case, result = run(tmp_path, "cloud: {background: {utilisation: 0}}\n" + POISSON + "}")
     assert all(np.array_equal(values, alone.columns[name]) for name, values in result.columns.items())  # type: ignore[attr-defined]
@@ -206,7 +206,7 @@ def test_no_share_of_other_tenants_is_none(tmp_path: Path) -> None:
 
 
 def test_cloud_keys_reach_the_simulation(tmp_path: Path) -> None:
-    """One slot and no queue for it: at load 1, half of the requests are lost (Erlang B)."""
+    """One place and no queue: at load 1, half of the requests are refused (Erlang B)."""
     text = "cloud: {max_batch: 1, max_sessions: 1, max_waiting: 0}\nworkload: {devices: 4, arrivals: {poisson_per_s: 1}, duration_s: 400}"
     case, result = run(tmp_path, text, pass_s=1.0)
     asked = len(result.columns["request"]) + result.refused  # type: ignore[attr-defined]
@@ -216,7 +216,7 @@ def test_cloud_keys_reach_the_simulation(tmp_path: Path) -> None:
 
 
 def test_bursts_keep_the_mean_rate_and_cluster() -> None:
-    """60 seeds: the mean count within 4.2 standard errors (1 seed in 10,000), and a variance above Poisson's (one-sided chi-square)."""
+    """60 seeds: mean count within 4.2 standard errors (exceeded once in 10,000), and a variance above Poisson's (one-sided chi-square)."""
     counts = np.array([len(bursty_arrivals(seed, 1.0, 10.0, 20.0, 200.0, 2000.0, 3, 5)) for seed in range(60)], float)
     assert abs(counts.mean() - 2000.0) < 4.2 * counts.std(ddof=1) / math.sqrt(60)
     assert 59 * counts.var(ddof=1) / 2000.0 > stats.chi2.ppf(0.9999, 59)
@@ -229,7 +229,7 @@ def test_a_longer_duration_only_adds_bursts() -> None:
 
 
 def test_a_calm_that_outlasts_the_run_costs_nothing() -> None:
-    """Of 1e8 s of calm at a request a second, ten seconds are drawn."""
+    """Only ten seconds of 1e8 s of calm at one request per second are drawn."""
     assert 1 <= len(bursty_arrivals(1, 1.0, 10.0, 1e-6, 1e8, 10.0, 3, 5)) <= 25
 
 
@@ -289,7 +289,7 @@ def test_a_policy_is_a_rule_in_seconds_and_can_be_swept(tmp_path: Path) -> None:
 
 
 def test_images_of_one_prompt_count_as_its_requests_got_them() -> None:
-    """Prompt 0 is asked for four times; one request gave a reply up and got image 2. Its cost is nobody else's."""
+    """Prompt 0 has four requests; one of them gave up a reply and received image 2. The fallback cost is that of this request alone."""
     n = 5
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS} | {
         "request": np.arange(n),

@@ -1,6 +1,6 @@
-"""The co-located rival of a split, and closed forms of speculation that a simulator must meet.
+"""Placement of the device's program in the cloud, compared with a split, and closed forms of speculative decoding.
 
-Drafts of gamma passes of t_d seconds and a test of t_v a round, over R rounds; cloud alone T passes of t_v.
+Speculation takes R rounds of gamma drafting passes of t_d s and a test of t_v s; the cloud alone takes T passes of t_v s.
 """
 
 import math
@@ -41,7 +41,7 @@ def speculation(rounds: int = ROUNDS) -> tuple[list[Op], list[list[Op]]]:
 
 
 def both(ops: tuple[list[Op], list[list[Op]]], companion: Costs = DEVICE) -> tuple[SessionProgram, SessionProgram]:
-    """Split and co-located."""
+    """Return the program split and co-located."""
     one = recording(*ops)
     return compile_session(one, DEVICE, CLOUD, PRICING), compile_colocated(one, DEVICE, companion, CLOUD, PRICING)
 
@@ -52,7 +52,7 @@ def alone(program: SessionProgram, rtt_s: float) -> float:
 
 
 def saturated(program: SessionProgram, sessions: int = 40, max_batch: int = 1) -> CaseResult:
-    """All at once, each on a device of its own; with a batch of 1, one pass at a time in the cloud."""
+    """Simulate sessions that start together, each on its own device."""
     requests = Requests(np.zeros(sessions), np.arange(sessions), np.zeros(sessions, np.int64))
     free = Network(math.inf, math.inf, 0.0, 0.0)
     return case([program], requests, network=free, devices=sessions, max_batch=max_batch, companion=DEVICE)
@@ -68,7 +68,7 @@ def test_co_located_speculation_is_never_slower_than_split_on_equal_hardware(rtt
 
 
 def test_a_split_beats_the_cloud_alone_below_the_rtt_of_the_closed_form() -> None:
-    """T t_v + RTT = R (gamma t_d + t_v + RTT) at RTT = (T t_v - R (gamma t_d + t_v)) / (R - 1); within 2 % of it the winner changes."""
+    """T t_v + RTT = R (gamma t_d + t_v + RTT) at RTT = (T t_v - R (gamma t_d + t_v)) / (R - 1). The winner changes within 2 % of it."""
     split, _ = both(speculation())
     cloud_alone = base(TOKENS, device_costs=DEVICE, cloud_costs=CLOUD)
     even_s = (TOKENS * VERIFY_S - ROUNDS * (GAMMA * DRAFT_S + VERIFY_S)) / (ROUNDS - 1)
@@ -77,7 +77,7 @@ def test_a_split_beats_the_cloud_alone_below_the_rtt_of_the_closed_form() -> Non
 
 
 def test_offloaded_drafting_multiplies_what_a_cloud_serves() -> None:
-    """One round costs it t_v instead of gamma t_d + t_v: 1 + gamma t_d / t_v times the sessions, within 2 %."""
+    """A round costs the cloud t_v instead of gamma t_d + t_v, so it serves 1 + gamma t_d / t_v times the sessions, within 2 %."""
     split, together = both(speculation())
     gain = saturated(together).makespan_s / saturated(split).makespan_s
     assert gain == pytest.approx(1.0 + GAMMA * DRAFT_S / VERIFY_S, rel=0.02)
@@ -85,8 +85,8 @@ def test_offloaded_drafting_multiplies_what_a_cloud_serves() -> None:
 
 @pytest.mark.parametrize("sessions", [1, 2, 16])
 def test_passes_of_the_device_s_model_are_batched_in_the_cloud(sessions: int) -> None:
-    """N sessions at once take as long as one alone: each of the R (gamma + 1) passes runs once, for all of them. The first of all runs
-    for the first session alone, which finds the replica idle; the others catch up with it before the first pass of the cloud's model."""
+    """N sessions take as long as one plus one draft: each of the R (gamma + 1) passes runs once for all of them, except the very first.
+    That one runs for the first session alone, which finds the replica idle; the others catch up before the cloud model's first pass."""
     _, together = both(speculation())
     result = saturated(together, sessions, max_batch=16)
     once = 0 if sessions == 1 else 1
@@ -97,7 +97,7 @@ def test_passes_of_the_device_s_model_are_batched_in_the_cloud(sessions: int) ->
 
 
 def test_passes_of_the_device_s_model_go_before_those_of_the_cloud_s() -> None:
-    """Both ask for a pass of the cloud's model; it waits for the other session's drafts, and then both share it."""
+    """Both sessions need a pass of the cloud model. It waits for the drafts of the slower session, and then both share it."""
     device = [*[forward()] * 3, *call(0)]
     _, late = both((device, [[forward("cloud"), reply(0)]]))
     _, early = both(([forward(), *call(0)], [[forward("cloud"), reply(0)]]))
@@ -110,7 +110,7 @@ def test_passes_of_the_device_s_model_go_before_those_of_the_cloud_s() -> None:
 
 
 def test_a_full_batch_of_the_cloud_s_model_waits_for_nobody() -> None:
-    """As before, with a batch of one: the pass of the cloud's model follows the draft before it, and the other drafts wait."""
+    """As above with a batch of one: the pass of the cloud model follows its draft at once, and the other drafts wait."""
     _, early = both(([forward(), *call(0)], [[forward("cloud"), reply(0)]]))
     _, late = both(([*[forward()] * 3, *call(0)], [[forward("cloud"), reply(0)]]))
     requests = Requests(np.zeros(2), np.arange(2), np.arange(2))
@@ -131,8 +131,8 @@ def test_co_located_work_is_served_whatever_the_discipline(evict: bool) -> None:
 
 @pytest.mark.parametrize("acceptance", [0.3, 0.8, 0.95])
 def test_tokens_of_a_round_are_those_expected(acceptance: float) -> None:
-    """Leviathan et al. 2023, equation 1: (1 - a^(gamma + 1)) / (1 - a) tokens a round. By Wald's identity the rounds of an answer
-    times that are its tokens, plus what the last round makes beyond them, half a round at most on average."""
+    """Leviathan et al. 2023, equation 1: (1 - a^(gamma + 1)) / (1 - a) tokens per round. By Wald's identity, the rounds of an answer times
+    that number are its tokens plus the surplus of the last round, about half a round on average."""
     draws = stream(0, "test")
     rounds = np.mean([rounds_of(draws, acceptance, redraft=True) for _ in range(600)])
     expected = (1.0 - acceptance ** (DRAFTED + 1)) / (1.0 - acceptance)

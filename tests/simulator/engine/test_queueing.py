@@ -1,7 +1,7 @@
-"""The cloud against queueing theory, smaller than `benchmarks/queueing.py`: every mean within its own interval.
+"""The cloud against queueing theory, a smaller version of `benchmarks/queueing.py`: theory lies within the interval of every mean.
 
-Each check may fail for one seed in 1,000 though all is well (99.9 % Student interval over 10 runs, seeds fixed). Runs leave out
-their start, as in the benchmark.
+A correct simulator would fail a check for one seed in 1,000 (99.9 % Student interval over 10 runs); the seeds are fixed. Runs discard their
+start, as in the benchmark.
 """
 
 import math
@@ -23,12 +23,12 @@ def test_mean_waits_are_those_of_theory(name: str, load: float) -> None:
     for column, formula in zip(values.T, queue.theory(load), strict=True):
         mean, half = estimate(column, controls, confidence=0.999)
         assert abs(mean - formula) <= half
-        assert half < 2.0 * formula  # an interval that could hold anything would show nothing
+        assert half < 2.0 * formula  # an interval that contains everything would show nothing
 
 
 @pytest.mark.parametrize("load", [0.5, 0.95])
 def test_each_wait_is_that_of_lindley_s_recursion(load: float) -> None:
-    """W_(n+1) = max(0, W_n + S_n - A_(n+1)), request by request, at any load and from the first one on."""
+    """W_(n+1) = max(0, W_n + S_n - A_(n+1)) for every request, from the first one on."""
     draws = stream(7, "lindley")
     seconds, programs = service_times("two points")
     prompt = draws.integers(len(seconds), size=3000)
@@ -61,7 +61,7 @@ def test_controls_take_out_what_they_explain() -> None:
 
 
 def test_formulas_agree_where_they_meet() -> None:
-    """One server of M/M/c is M/M/1; without a chance of waiting there is none; loads of the repair model are what was asked for."""
+    """M/M/c with one server is M/M/1, and with four has the tabulated probability of waiting; the repair model has the load asked for."""
     from benchmarks.queueing import _repair_shares, _think_at, erlang_c
 
     assert erlang_c(1, 0.7) == pytest.approx(0.7)

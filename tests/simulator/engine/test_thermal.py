@@ -1,4 +1,4 @@
-"""Thermal throttling against times worked out by hand."""
+"""Thermal throttling against times computed by hand."""
 
 import math
 from pathlib import Path
@@ -16,16 +16,16 @@ CURVE = Throttling([(4.0, 0.5), (8.0, 0.25)], cooling=0.5)
 
 
 def test_work_is_stretched_step_by_step() -> None:
-    """10 s of work: 4 s at full speed, 4 s that do 2, and 4 more at a quarter of the speed: 16 s."""
+    """10 s of work: 4 s at full speed, 2 s of work in 4 s at half speed, and 4 s of work in 16 s at a quarter."""
     thermal = ThermalState(CURVE)
     assert thermal.stretch(0.0, 5.0, 10.0) == (6.0, 4.0 + 4.0 + 16.0)
-    assert thermal.heat_s == 8.0  # no hotter than the last step
+    assert thermal.heat_s == 8.0  # heat is limited by the last step
 
 
 def test_rest_cools() -> None:
     thermal = ThermalState(CURVE)
     assert thermal.stretch(0.0, -1.0, 6.0) == (-1.0, 8.0)
-    assert thermal.stretch(18.0, -1.0, 1.0) == (-1.0, 1.0)  # 10 s of rest took 5 s of heat away: 3 are left
+    assert thermal.stretch(18.0, -1.0, 1.0) == (-1.0, 1.0)  # 10 s of rest removed 5 s of heat: 3 s remain
     assert thermal.heat_s == 4.0
     assert thermal.stretch(19.0, -1.0, 1.0) == (-1.0, 2.0)
     assert thermal.stretch(1000.0, -1.0, 4.0) == (-1.0, 4.0)  # cold again
@@ -41,7 +41,7 @@ def test_no_rest_between_pieces_is_one_piece() -> None:
 
 
 def test_a_hot_device_serves_later_and_the_parts_still_add_up() -> None:
-    """Two images of 4 passes of 2 s, asked for at once: the first takes 4 + 4 + 8 s, the second 4 times its 8 s."""
+    """Two simultaneous requests of 4 passes of 2 s: the first takes 4 + 4 + 8 s, the second 4 times its 8 s."""
     costs = UniformCosts(pass_s=2.0, image_decoder_s=0.0)
     one = program([forward()] * 4, first_by_cloud=False, device_costs=costs)
     part = FleetPart(1, [one], costs, Network(math.inf, math.inf, 0.0, 0.0), throttling=CURVE)

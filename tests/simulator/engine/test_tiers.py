@@ -1,4 +1,4 @@
-"""Several clouds in one case: each behaves as it would alone."""
+"""Several tiers in one case: each behaves as it would alone."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ EACH = 5_000  # devices of a tier
 
 
 def fleet(sent_to: tuple[int, int], arrivals: Requests, **changes: object) -> CaseResult:
-    """Two halves of a fleet, each sent to a tier; a request is one pass in the cloud."""
+    """Simulate two halves of a fleet, each served by a tier; a request is one pass in the cloud."""
     parts = []
     for tier in sent_to:
         one = program([*call(0, 0)], [[forward("cloud"), reply(0)]], cloud_costs=(NEAR, FAR)[tier])
@@ -43,7 +43,7 @@ def fleet(sent_to: tuple[int, int], arrivals: Requests, **changes: object) -> Ca
 
 
 def lindley(requested_s: np.ndarray, service_s: float) -> list[float]:
-    """Waits of a queue with one server and equal services, from its arrivals."""
+    """Return the waits of a queue with one server and equal services, from its arrivals."""
     waits, free_s = [], 0.0
     for time_s in requested_s.tolist():
         waits.append(max(free_s - time_s, 0.0))
@@ -52,9 +52,9 @@ def lindley(requested_s: np.ndarray, service_s: float) -> list[float]:
 
 
 def test_two_tiers_are_two_queues() -> None:
-    """M/D/1 each, since Poisson arrivals divided at random are Poisson: the waits of Lindley's recursion, request by request, and in
-    the mean W = rho s / (2 (1 - rho)); of 6,000 requests each within 12 %, three standard errors of the busier queue."""
-    rate_per_s = 40.0  # of both: the near tier is busy for 20 / 64 of the time, the far one for 20 / 32
+    """Poisson arrivals divided at random are Poisson, so each tier is an M/D/1 queue. The waits are those of Lindley's recursion for every
+    request; their mean over 6,000 requests is rho s / (2 (1 - rho)) within 12 %, three standard errors of the busier queue."""
+    rate_per_s = 40.0  # of both tiers: the near one has a load of 20 / 64, the far one of 20 / 32
     result = fleet((0, 1), poisson_arrivals(0, rate_per_s, 300.0, 2 * EACH, 1))
     far = result.columns["device"] >= EACH
     for half, service_s in zip((False, True), SERVICE_S, strict=True):
@@ -65,7 +65,7 @@ def test_two_tiers_are_two_queues() -> None:
 
 
 def test_a_tier_does_what_it_would_alone() -> None:
-    """The halves of a fleet share nothing but the clock: requests of one are served as if the other were not there."""
+    """The halves of a fleet share only the clock: requests of one are served as if the other did not exist."""
     both = poisson_arrivals(0, 40.0, 20.0, 2 * EACH, 1)
     mine = both.device < EACH
     alone = Requests(both.requested_s[mine], both.device[mine], both.prompt[mine])

@@ -1,4 +1,4 @@
-"""Requests: rate, fairness, and that they depend on nothing but the seed."""
+"""Poisson requests: rate, order, even use of prompts and devices, and that a longer run only adds requests."""
 
 import math
 
@@ -11,13 +11,13 @@ from simulator.engine.workload import poisson_arrivals
 
 
 def test_the_rate_is_the_one_asked_for() -> None:
-    """100 seeds of 200 expected requests: the total is Poisson of mean 20,000; beyond 4.5 deviations once in 150,000."""
+    """100 seeds of 200 expected requests: the total is Poisson with mean 20,000 and exceeds 4.5 deviations once in 150,000."""
     total = sum(len(poisson_arrivals(seed, 2.0, 100.0, 3, 5)) for seed in range(100))
     assert abs(total - 20_000) < 4.5 * math.sqrt(20_000)
 
 
 def test_gaps_are_exponential() -> None:
-    """Kolmogorov's distance of 10,000 gaps; 2.23 / sqrt(n) is exceeded once in 10,000 seeds."""
+    """Kolmogorov-Smirnov distance of 10,000 gaps; 2.23 / sqrt(n) is exceeded for one seed in 10,000."""
     gaps = np.sort(np.diff(poisson_arrivals(1, 4.0, 2500.0, 1, 1).requested_s, prepend=0.0))
     n = len(gaps)
     law = 1.0 - np.exp(-4.0 * gaps)
@@ -51,7 +51,7 @@ def test_a_longer_duration_only_adds_requests(seed: int, duration: float, more: 
 
 
 def test_devices_share_evenly() -> None:
-    """Chi-square over 8 devices (7 degrees of freedom): 29.9 is exceeded once in 10,000 seeds."""
+    """Chi-square over 8 devices (7 degrees of freedom): 29.9 is exceeded for one seed in 10,000."""
     counts = np.bincount(poisson_arrivals(5, 10.0, 1000.0, 8, 3).device, minlength=8)
     expected = counts.sum() / 8
     assert ((counts - expected) ** 2 / expected).sum() < 29.9

@@ -113,7 +113,7 @@ def test_llamagen_has_the_published_sizes() -> None:
     assert set(one.op_counts) == set(xl.op_counts) == set(COMPUTE_KINDS)
 
 
-# Published numbers of weights in millions, and image tokens: LlamaGen's and VAR's model tables, Chameleon-7B.
+# Published numbers of weights in millions, and image tokens, from the model tables of LlamaGen and VAR, and Chameleon-7B.
 PUBLISHED = {
     "llamagen-b-256": (111, 256),
     "llamagen-l-384": (343, 576),
@@ -137,7 +137,7 @@ def test_shapes_have_the_published_numbers_of_weights(name: str) -> None:
 
 
 def test_janus_reads_its_language_model_and_its_image_head() -> None:
-    """A Llama decoder of 24 layers, 51.4 M weights each, and the head's two matrices."""
+    """A pass reads a Llama decoder of 24 layers with 51.4 M weights each, and the two matrices of the image head."""
     found = catalogue.model("janus-pro-1b")
     assert found.pass_parameters == 24 * (4 * 2048**2 + 3 * 2048 * 5632 + 2 * 2048) + 2048 + 2048 * (16384 + 2048)
     assert found.image_tokens == 24 * 24
@@ -158,4 +158,4 @@ def test_a_larger_grid_costs_the_image_decoder_more() -> None:
     sides = ("llamagen-xl", "llamagen-xl-384", "llamagen-xl-stage2")
     flops = [catalogue.model(name).op_counts["image_decoder"].flops for name in sides]
     assert flops == sorted(flops)
-    assert flops[2] / flops[0] == pytest.approx(4, rel=0.01)  # all but attention grows with the pixels
+    assert flops[2] / flops[0] == pytest.approx(4, rel=0.01)  # everything but attention is proportional to the pixels

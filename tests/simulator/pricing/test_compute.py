@@ -1,6 +1,6 @@
-"""Compute times against values worked out by hand, published speeds, and what a table can and cannot answer.
+"""Compute times against values computed by hand and published speeds, and lookups in measured tables.
 
-Longer than other files, since rooflines and profiles answer the same questions.
+Longer than other files, because rooflines and profiles share an interface and its tests.
 """
 
 import json
@@ -90,7 +90,7 @@ def test_shape_counts() -> None:
 
 
 def test_one_token_of_llamagen_xl_is_bound_by_memory() -> None:
-    """36 layers of 20,318,720 weights, the norm and the head: 752,446,720 weights, 1.505 GB a pass."""
+    """36 layers of 20,318,720 weights, the norm and the head: 752,446,720 weights, 1.505 GB per pass."""
     costs = roofline("llamagen-xl", "a100", "cuda-graphs")
     work = Work.of_pass(rows=2, new=1, kv=219)
     read = 2 * (752_446_720 + 2 * 1280) + 2 * 220 * 184_320
@@ -107,7 +107,7 @@ def test_a_large_prefill_is_bound_by_arithmetic() -> None:
 
 
 def test_an_adaptive_norm_is_projected_once_for_a_row() -> None:
-    """The last scale of VAR-d30, guided: 256 positions of each row, and 6 D x D matrices of each layer that see the class alone."""
+    """The last scale of VAR-d30 with guidance: 256 positions per row, and 6 D x D matrices per layer applied to the class only."""
     costs = roofline("var-d30", "jetson-orin-nano-8", "cuda-graphs")
     work = Work.of_pass(rows=2, new=256, kv=424, logits=256)
     layers = 512 * 30 * (12 * 1920**2 + 2 * 1920) + 2 * 30 * 6 * 1920**2 + 512 * 1920 * 4096
@@ -128,7 +128,7 @@ def test_eager_steps_cost_the_host_unless_the_roof_is_higher() -> None:
 
 @pytest.mark.parametrize(("layers", "seconds"), [(12, 7.80), (24, 13.72), (36, 19.76), (48, 26.38)])
 def test_eager_gives_back_the_times_that_llamagen_publishes(layers: int, seconds: float) -> None:
-    """LlamaGen's serving README: 576 steps of 8 images with guidance (16 rows) on an A100; within 3 %."""
+    """LlamaGen's serving README: 576 steps of 8 images with guidance (16 rows) on an A100, within 3 %."""
     xl = catalogue.model("llamagen-xl").model_copy(update={"n_layer": layers})
     costs = RooflineCosts(xl, {}, catalogue.hardware("a100"), catalogue.runtime("eager"))
     assert 576 * costs.pass_seconds(Work.of_pass(1, 1, 288)._replace(rows=16, logits=16)) == pytest.approx(
@@ -137,14 +137,14 @@ def test_eager_gives_back_the_times_that_llamagen_publishes(layers: int, seconds
 
 
 def test_cuda_graphs_come_near_the_speed_that_gpt_fast_publishes() -> None:
-    """Llama-2-7B, batch 1, on an A100: 104.9 tokens/s compiled; within 10 %."""
+    """gpt-fast: Llama-2-7B at batch 1 on an A100, 104.9 tokens/s compiled, within 10 %."""
     llama = shape(n_layer=32, n_head=32, dim=4096, ffn_hidden=11008, vocab_size=32000)
     costs = RooflineCosts(llama, {}, catalogue.hardware("a100"), catalogue.runtime("cuda-graphs"))
     assert 1 / costs.pass_seconds(Work.of_pass(1, 1, 100)) == pytest.approx(104.9, rel=0.10)
 
 
 def test_device_step_against_the_cloud_step_is_what_the_papers_speed_ups_imply() -> None:
-    """CIAR's stage I table implies a device token of 0.097 cloud steps, with both on one kind of machine."""
+    """CIAR's stage I table implies a device token of 0.097 cloud steps, with both models on the same kind of hardware."""
     work = Work.of_pass(2, 1, 120)
     device, cloud = (roofline(name, "a100", "eager") for name in ("llamagen-xl-1layer", "llamagen-xl"))
     assert device.pass_seconds(work) / cloud.pass_seconds(work) == pytest.approx(0.097, abs=0.005)
@@ -181,7 +181,7 @@ def test_the_operation_counts_of_the_catalogue_are_the_computed_ones() -> None:
 
 
 def test_the_smallest_decoder_is_counted_right() -> None:
-    """One level of 32 channels at 2 x 2, one code channel, one ResBlock: counted by hand."""
+    """One level of 32 channels at 2 x 2, one code channel, one ResBlock, counted by hand."""
     op_count = vq_decoder_op_count(2, ch=32, ch_mult=(1,), z_channels=1, codebook_dim=1, num_res_blocks=0)
     conv3 = 32 * 32 * 9
     res, attention = 2 * conv3, 4 * 32 * 32
@@ -268,7 +268,7 @@ def test_a_file_with_a_hole_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_roofline_stands_beside_every_measured_pass() -> None:
-    """A machine of 1 GFLOP/s and 1 GB/s without overheads: small passes are bound by the weights, two bytes each."""
+    """On hardware with 1 GFLOP/s and 1 GB/s without overheads, small passes are bound by reading the weights, two bytes each."""
     figures = {"fp16_tflops": 1e-3, "bandwidth_gb_s": 1.0, "kernel_overhead_us": 0.0}
     figures |= {"bandwidth_efficiency": 1.0, "compute_efficiency": 1.0}
     machine = catalogue.hardware("a100").model_copy(update=figures)
@@ -282,7 +282,7 @@ def test_a_roofline_stands_beside_every_measured_pass() -> None:
 
 
 def of_roofline(costs: dict[str, RooflineCosts], off: float = 0.0) -> Profile:
-    """A profile whose times are those of rooflines, every other one longer by a share."""
+    """Return a profile with the times of rooflines; every other time is longer by the share `off`."""
     axes: dict[str, list[int]] = {"rows": [1, 8, 64], "new_tokens": [1, 16, 120], "kv_tokens": [0, 400]}
 
     def table(role: str, all_logits: bool) -> PassTable:
@@ -323,7 +323,7 @@ def test_errors_of_a_fit_are_told_by_model_and_phase() -> None:
     errors = errors_by_phase(compare_with_roofline(noisy, shapes, catalogue.hardware("l4")))
     assert [phase for role, phase in errors if role == "cloud"] == ["prefill", "decode", "more tokens", "verify"]
     assert [phase for role, phase in errors if role == "device"] == ["prefill", "decode", "more tokens"]
-    assert 0 < max(errors.values()) <= 1 - 1 / 1.2 + 1e-9  # every other pass took 1.2 times as long
+    assert 0 < max(errors.values()) <= 1 - 1 / 1.2 + 1e-9  # every other pass takes 1.2 times as long
 
 
 def test_a_fit_of_launches_alone_has_finite_figures() -> None:

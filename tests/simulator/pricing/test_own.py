@@ -1,4 +1,4 @@
-"""Hardware and models by their figures: as those of the catalogue, from a file as from the scenario, and whether they fit the memory."""
+"""Hardware and models given by figures: equal to the catalogue's, read from a file or the scenario, and checked against the memory."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_the_shape_of_a_published_model_gives_that_model() -> None:
     assert own.parameters == row.parameters
     assert own.kv_bytes_per_position == row.kv_bytes_per_position
     assert own.op_counts == row.op_counts
-    assert OwnModel(layers=1, width=1280).ffn_width == 3584  # the rule of LlamaGen, without being told
+    assert OwnModel(layers=1, width=1280).ffn_width == 3584  # the default is LlamaGen's rule
     assert (
         OwnModel(layers=1, width=1280).shape(interhead=True).parameters
         == catalogue.model("llamagen-xl-1layer").parameters
@@ -41,7 +41,7 @@ def test_the_shape_of_a_published_model_gives_that_model() -> None:
 
 
 def test_memory_of_a_device_is_weights_cache_and_decoder() -> None:
-    """LlamaGen-XL's one layer: 20.3 M of a layer, 62.9 M of embedding and Inter-Head, 4.5 M of the caption; KV of 2 x 376 positions."""
+    """One layer of LlamaGen-XL: 20.3 M weights, 62.9 M of embedding and Inter-Head, 4.5 M of the caption; KV of 2 x 376 positions."""
     costs = RooflineCosts(
         catalogue.model("llamagen-xl-1layer"),
         catalogue.model("llamagen-xl-1layer").op_counts,
@@ -90,7 +90,7 @@ def test_figures_in_a_file_are_those_in_the_scenario(scenario: dict[str, Any], t
     hardware, model = loaded.compute.device.hardware, loaded.compute.cloud.model
     assert hardware == OwnHardware.model_validate({**PHONE, "title": "my-phone"})
     assert model == OwnModel(layers=9, width=256, image_tokens=16, title="mine")
-    (tmp_path / "again.yaml").write_text(resolved_yaml(loaded))  # without the files
+    (tmp_path / "again.yaml").write_text(resolved_yaml(loaded))  # figures instead of file names
     assert load_scenario(tmp_path / "again.yaml") == loaded
 
 

@@ -1,4 +1,4 @@
-"""Compiling a recording: merged device work, repriced bytes and passes, and refusal of what cannot be."""
+"""Compiling a recording: merged device work, repriced bytes and passes, and refused recordings."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ from tests.simulator.build import (
 
 
 class Spy(UniformCosts):
-    """Costs that remember what they were asked for."""
+    """Costs that remember the work that they priced."""
 
     def pass_seconds(self, work: Work) -> float:
         self.__dict__.setdefault("asked", []).append(work)
@@ -84,7 +84,7 @@ def test_a_call_holds_its_items_its_parts_and_its_reply() -> None:
 
 
 def test_a_tree_pays_for_its_logits_and_for_what_its_nodes_see() -> None:
-    """Root, two children, a child of the first: 1, 2, 2 and 3 pairs within the tree instead of 1, 2, 3 and 4; logits at each."""
+    """Root, two children, a child of the first: 1, 2, 2 and 3 attended pairs in the tree, not 1, 2, 3 and 4; logits at every node."""
     cloud = Spy()
     tree = Forward("cloud", [5, 6, 7, 8], tree=[-1, 0, 0, 1], outputs="all")
     assert tree.hidden == 2
@@ -101,7 +101,7 @@ def test_a_tree_pays_for_its_logits_and_for_what_its_nodes_see() -> None:
 
 
 def test_pairs_that_a_tree_hides_count_for_new_entries_only() -> None:
-    """The drafter's second beam: two entries behind the first beam's two, of which each sees one."""
+    """The second beam of the drafter: each of its two entries sees one of the first beam's two."""
     assert Forward("drafter", [3, 4], tree=[-1, -1], outputs="all").hidden == 1
     assert Forward("drafter", [5, 6], tree=[-1, -1, 0, 1], outputs="all").hidden == (3 - 2) + (4 - 2)
     assert Forward("cloud", [1, 2, 3], tree=[-1, 0, 1]).hidden == Forward("cloud", [1, 2, 3]).hidden == 0
@@ -142,7 +142,7 @@ def test_the_first_token_is_looked_for_where_it_was_decided() -> None:
     by_device = program(device, cloud, first_by_cloud=False)
     assert [step[1] for step in by_device.steps] == [-1.0, 2 / 256]
     assert [by_device.calls[0][3][1], by_device.calls[1][2][0][7][0][1], by_device.calls[1][3][1]] == [False] * 3
-    by_cloud = program(device, cloud)  # the device's passes were doubted: what they picked is no token
+    by_cloud = program(device, cloud)  # the cloud decided all tokens: the device's picks do not count
     assert [step[1] for step in by_cloud.steps] == [-1.0, -1.0]
     assert [by_cloud.calls[0][3][1], by_cloud.calls[1][2][0][7][0][1], by_cloud.calls[1][3][1]] == [False, True, False]
 

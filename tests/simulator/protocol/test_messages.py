@@ -1,4 +1,4 @@
-"""The codec, the element counts, and the re-pricing of messages at another model's widths."""
+"""The message codec, element counts, and re-pricing of messages at the widths of another model."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def start() -> Start:
 
 
 def at_width(pending: int, caption_words: int, widths: Widths) -> list[Message]:
-    """The messages of a CIAR session as they would be encoded by a model of these widths."""
+    """Return the messages of a CIAR session of a model with these widths."""
     features = pack_floats(np.zeros((pending, widths.dim)))
     rows = pack_floats(np.ones((caption_words, widths.caption_dim)))
     return [
@@ -68,7 +68,7 @@ def at_width(pending: int, caption_words: int, widths: Widths) -> list[Message]:
 
 
 def drafting(widths: Widths) -> list[Message]:
-    """The messages of the methods that draft."""
+    """Return the messages of the drafting methods."""
     return [
         Drafts(pack_ids(range(5)), pack_floats(np.ones(5)), rows=pack_floats(np.ones((5, widths.vocab_size)))),
         Drafts(
@@ -95,7 +95,7 @@ def test_every_message_survives_the_wire() -> None:
 
 
 def test_ciar_upload_holds_what_the_method_card_says() -> None:
-    """n ids, n feature vectors of 2 D bytes and one candidate id."""
+    """It has n ids, n feature vectors of 2 D bytes and one candidate id."""
     message = at_width(5, 4, SMALL)[2]
     counts = message.counts(SMALL)
     assert (counts["ids"], counts["feature_vectors"]) == (5 + 1, 5)
@@ -131,7 +131,7 @@ def test_as_if_pricing_of_drafts_equals_the_encoding_a_larger_model_would_send()
 def test_drafts_weigh_what_their_elements_do(kind: type[Message], index: int, content: int) -> None:
     message = [one for one in [*at_width(0, 1, LARGE), *drafting(LARGE)] if isinstance(one, kind)][index]
     counts = message.counts(LARGE)
-    small = 2 if kind is Path else 1 if kind is Verdict else 0  # integers that are no blob
+    small = 2 if kind is Path else 1 if kind is Verdict else 0  # integers outside blobs
     assert sum(n * LARGE.bytes_of(kind_of) for kind_of, n in counts.items()) + small == content
     assert content < len(encode(message)) <= content + 40  # the type's name and the blobs' headers
 
@@ -147,7 +147,7 @@ def test_int8_vectors_are_counted_with_their_scale() -> None:
 def test_int8_vectors_round_trip_within_half_a_step() -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
     vectors[1] = 0.0
-    vectors[2] *= 1e-6  # steps so small that their scale is a subnormal fp16
+    vectors[2] *= 1e-6  # so small that the scale is a subnormal fp16
     vectors[3] *= 1e9  # beyond the largest scale: saturates
     blob = pack_int8(vectors)
     found = unpack_int8(blob, 16)

@@ -1,4 +1,4 @@
-"""The table of methods: its rows, and rows that other packages register."""
+"""The table of methods: its own rows, and rows registered by other packages."""
 
 import sys
 from importlib import import_module
@@ -32,7 +32,7 @@ NOT_A_KIND = Settings
 
 
 def table(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> MethodTable:
-    """The table in an environment where packages register these entry points (name, value)."""
+    """Return the table in an environment in which packages register these entry points (name, value)."""
 
     def entry_points(group: str) -> list[EntryPoint]:
         return [EntryPoint(name, value, group) for name, value in points]

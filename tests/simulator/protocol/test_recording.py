@@ -1,4 +1,4 @@
-"""Recordings on disk: keys, round trips, damage, and the source that fills the cache."""
+"""Recordings on disk: keys, round trips, damage, and the source that records into the cache."""
 
 import io
 from collections.abc import Iterator, Sequence

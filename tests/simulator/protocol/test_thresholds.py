@@ -1,4 +1,4 @@
-"""The five readings of the dynamic threshold, with values worked out by hand."""
+"""The five threshold modes, with values computed by hand."""
 
 import math
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_budget_is_the_quantile_of_past_scores() -> None:
     for score in (0.8, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
         assert rule.value() == 0.35
         assert rule.accepts(score) == (score < 0.35)
-    assert rule.value() == pytest.approx(0.625)  # 3/4 of the way from 0.1 to 0.8 in seven steps of 0.1
+    assert rule.value() == pytest.approx(0.625)  # the 0.75 quantile of 0.1, 0.2, ..., 0.8
     assert rule.accepts(0.62)
     assert not rule.accepts(0.9)
 
@@ -63,7 +63,7 @@ def test_budget_of_nothing_and_of_everything(budget: float, accepted: bool) -> N
 
 
 def test_budget_sends_its_share() -> None:
-    """Of 4000 scores in random order; the quantile of the past is within a few of the wanted number."""
+    """4000 scores in random order: the share sent is within 2 points of the budget."""
     rule = Budget(0.5, budget=0.3)
     sent = sum(not rule.accepts(score) for score in np.random.default_rng(0).gamma(2.0, size=4000))
     assert abs(sent / 4000 - 0.3) < 0.02
@@ -72,7 +72,7 @@ def test_budget_sends_its_share() -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("start", [0.0, 0.5, math.inf])
 def test_even_spends_its_calls_to_the_last_whatever_the_scores(start: float, seed: int) -> None:
-    scores = np.random.default_rng(seed).gamma(2.0, size=100) * np.linspace(3, 1, 100)  # they fall along the image
+    scores = np.random.default_rng(seed).gamma(2.0, size=100) * np.linspace(3, 1, 100)  # scores fall over the image
     rule = Even(start, 0.3, 100)
     assert sum(not rule.accepts(score) for score in scores) == 30
     assert rule.calls_left == 0
@@ -106,10 +106,10 @@ def test_positions_taken_back_leave_nothing(make: Callable[[], Threshold]) -> No
     for score in scores[:20]:
         plain.accepts(score)
         revised.accepts(score)
-    for score in (9.0, 0.0, 7.0):  # decided, then taken back
+    for score in (9.0, 0.0, 7.0):  # decided, then revoked
         revised.accepts(score)
     revised.keep(20)
-    revised.keep(25)  # no more than there are
+    revised.keep(25)  # more than there are: no effect
     assert [revised.accepts(score) for score in scores[20:]] == [plain.accepts(score) for score in scores[20:]]
     assert revised.past == plain.past == scores
 
@@ -138,7 +138,7 @@ def test_what_is_compared_with_tau_does_not_depend_on_it(tau: float) -> None:
 
 def test_running_divides_by_the_largest_so_far() -> None:
     rule = Running(0.6)
-    # 0: no doubt yet. 0.2 / 0.2. 0.1 / 0.2. 0.4 / 0.4. 0.2 / 0.4. 0.3 / 0.4.
+    # The first score is 0 and accepted. Then 0.2 / 0.2, 0.1 / 0.2, 0.4 / 0.4, 0.2 / 0.4, 0.3 / 0.4.
     assert [rule.accepts(score) for score in (0.0, 0.2, 0.1, 0.4, 0.2, 0.3)] == [True, False, True, False, True, False]
     assert not Running(0.0).accepts(0.0)
 

@@ -1,4 +1,4 @@
-"""A run folder as it is written: whole, the same twice, and nothing else touched."""
+"""Writing a run folder: complete, repeatable, and without touching other files."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def test_run_folder_is_the_same_twice_and_replaces_itself(tmp_path: Path) -> Non
     assert set(first) >= set(needed)
     write(tmp_path / "deep" / "run")
     assert digests(tmp_path / "deep" / "run") == {name: hash_ for name, hash_ in first.items() if name != "report.html"}
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]  # nothing left beside it
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]  # no temporary folder is left
 
 
 def test_images_and_their_index(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_hidden_files_and_files_among_the_plots_are_left_alone(tmp_path: Path) -
 
 
 def test_what_another_process_writes_there_is_not_foreign(tmp_path: Path) -> None:
-    """The second of two runs that begin at once looks at the folder while the first writes its first files into it."""
+    """Of two runs that start together, the second checks the folder while the first writes its first files into it."""
     half = tmp_path / "run" / ".scenario.yaml.0123456789ab.tmp"
     half.parent.mkdir()
     half.write_text("na")

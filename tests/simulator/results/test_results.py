@@ -22,7 +22,7 @@ from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, 
 
 
 def case(method: str, latency: list[float], swept: dict[str, Any] | None = None, **more: Any) -> CaseRecords:
-    """Requests 10 s apart, all of whose latency is device compute; prompts 0, 1, 0, 1, ..."""
+    """Return a case of requests 10 s apart, whose latency is all device computing, with prompts 0, 1, 0, 1, ..."""
     n = len(latency)
     columns = {name: np.zeros(n) for name in REQUEST_COLUMNS}
     columns |= {
@@ -39,7 +39,7 @@ def case(method: str, latency: list[float], swept: dict[str, Any] | None = None,
 
 
 def requests_table(cases: list[CaseRecords], rows: int = ROWS) -> pd.DataFrame:
-    """requests.parquet, written in blocks of so many rows."""
+    """Return requests.parquet, written in blocks of `rows` rows."""
     file = io.BytesIO()
     write_parquet(file, request_blocks(cases, rows))
     return pq.read_table(file).to_pandas()
@@ -61,7 +61,7 @@ def test_the_method_table_has_a_row_per_case() -> None:
 
 
 def test_each_tier_has_a_row_of_its_own_requests() -> None:
-    """Two kinds of devices at the edge and one in the region; what lies before the warm-up is left out."""
+    """Two kinds of devices at the edge and one in the region; requests in the warm-up do not count."""
     columns = {"device": np.array([0, 3, 1, 2, 0])}
     fields = {
         "devices": [1, 1, 2],
@@ -99,7 +99,7 @@ def test_half_width_of_singles_is_students() -> None:
 
 @pytest.mark.parametrize("n", [*range(2, 24), 32, 127, 128, 129, 200])
 def test_half_widths_of_any_number_of_singles_are_students(n: int) -> None:
-    """Those quantiles that are written down, and those that are computed."""
+    """Tabulated quantiles and computed ones."""
     values = np.linspace(0.0, 3.0, n) ** 2
     expected = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
     assert half_width(values, n) == pytest.approx(expected, rel=1e-9)
@@ -113,7 +113,7 @@ def test_half_width_of_equal_batches_is_that_of_their_means() -> None:
 
 
 def test_batch_means_cover_a_correlated_mean_where_singles_do_not() -> None:
-    """AR(1) with coefficient 0.8, 2000 values, 400 replications: 95 % is nominal; 20 batches of 100 keep at least 91 %."""
+    """AR(1) with coefficient 0.8, 2000 values, 400 replications: nominal coverage is 95 %; 20 batches of 100 reach at least 91 %."""
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(400, 2100))
     series = np.zeros_like(noise)
@@ -154,7 +154,7 @@ def test_summary_by_hand() -> None:
     assert row["cost_usd"] == pytest.approx(0.5 * 7.2 / 3600)
     assert row["cloud_utilisation"] == 0.25
     assert row["under_way_mean"] == pytest.approx(9.0 / 24.0)  # three requests, from 0 s to 24 s
-    assert (row["distinct_images"], row["cloud_nll"]) == (2, 3.0)  # over two images, though one was asked for twice
+    assert (row["distinct_images"], row["cloud_nll"]) == (2, 3.0)  # over two images, although one has two requests
     assert row["cloud_nll_hi"] == pytest.approx(3.0 + stats.t.ppf(0.975, 1) * 1.0)
     assert math.isnan(row["base_greedy_pct"])
     assert math.isnan(table.iloc[0]["cost_usd"])  # no price
@@ -205,7 +205,7 @@ def test_differences_are_paired_by_request_and_by_prompt() -> None:
     )
     code = table.iloc[2]
     assert list(table["latency_minus_fastest_s"]) == [16.0, 0.0, 2.0, 0.0]
-    t = stats.t.ppf(0.975, 1)  # of two pairs: half their distance is the standard error
+    t = stats.t.ppf(0.975, 1)  # for two pairs the standard error is half their distance
     assert (code["latency_minus_fastest_lo_s"], code["latency_minus_fastest_hi_s"]) == pytest.approx((2 - t, 2 + t))
     assert list(table["cloud_nll_minus_base"][:3]) == [0.0, 1.0, 0.0]
     assert (table["cloud_nll_minus_base_lo"][1], table["cloud_nll_minus_base_hi"][1]) == pytest.approx(
@@ -270,7 +270,7 @@ def test_every_summary_column_is_defined() -> None:
     told = definitions(table.columns)
     assert "fd_photos_lo, fd_photos_hi, f1_photos_lo, f1_photos_hi" in told
     assert not [name for name in told if "scenes" in name]
-    plain = [name for name in COLUMNS if "photos" not in name and name != "statistical"]  # a run of models has neither
+    plain = [name for name in COLUMNS if "photos" not in name and name != "statistical"]  # this run has neither
     assert plain == list(definitions(summary(case("base", [1.0])).columns))
 
 
@@ -291,7 +291,7 @@ def test_parquet_reads_back_and_is_the_same_twice() -> None:
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=6), st.integers(1, 9))
 def test_blocks_of_any_size_are_the_same_table(sizes: list[int], rows: int) -> None:
-    """Cases with no request, cases that end in the middle of a block, blocks that hold several cases."""
+    """Cases without requests, cases that end in the middle of a block, blocks with several cases."""
     cases = [
         case("base", [1.0 + place for place in range(n)], {"cloud.replicas": number}, samples=_samples(n))
         for number, n in enumerate(sizes)
@@ -331,7 +331,7 @@ def test_no_interval_reaches_beyond_what_a_quantity_can_be() -> None:
         assert row["speedup_lo"] >= 0.0
         assert row["cloud_nll_lo"] == 0.0
         assert row["cloud_greedy_pct_lo"] == 0.0 < row["cloud_greedy_pct_hi"] < 100.0
-        assert row[["base_greedy_pct_lo", "base_greedy_pct_hi"]].isna().all()  # all of 0 to 100 says nothing
+        assert row[["base_greedy_pct_lo", "base_greedy_pct_hi"]].isna().all()  # an interval from 0 to 100 is omitted
         assert 0.0 < row["align_scenes_lo"] < row["align_scenes_hi"] == 1.0
 
 

@@ -1,4 +1,4 @@
-"""timeline.json.gz: every event has what the trace-event format asks of its phase, and Perfetto can draw it."""
+"""timeline.json.gz: every event has the fields that the trace-event format requires for its phase and that Perfetto needs."""
 
 import gzip
 import json
@@ -24,18 +24,19 @@ NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
-NOBODY = {name: np.empty(0) for name in ("request", "requested_s", "done_s")}  # was answered
+NOBODY = {name: np.empty(0) for name in ("request", "requested_s", "done_s")}  # no answered requests
 
 
 def timeline(*cases: tuple[str, list[Span], dict[str, np.ndarray]]) -> dict[str, Any]:
-    """The trace of cases with these titles, spans and samples of the queue."""
+    """Return the trace of cases with these titles, spans and samples of the queue."""
     data = timeline_bytes([(title, drawn(spans, samples, NOBODY)) for title, spans, samples in cases])
     found: dict[str, Any] = json.loads(gzip.decompress(data))
     return found
 
 
 def check(trace: dict[str, Any]) -> None:
-    """Fields by phase; time never goes back; slices of a thread do not cut each other; threads have names; flows bind to slices."""
+    """Assert that events have the fields of their phase and are in order of time, slices of a thread do not overlap, threads have names,
+    and flows start and end at slices."""
     assert set(trace) == {"displayTimeUnit", "traceEvents"}
     events = trace["traceEvents"]
     slices: dict[tuple[int, int], list[tuple[float, float]]] = {}
@@ -68,7 +69,7 @@ def check(trace: dict[str, Any]) -> None:
 
 
 def loaded(sessions: int) -> CaseResult:
-    """Six devices and one replica, so busy that sessions share iterations and wait."""
+    """Simulate six devices and one replica that is so busy that sessions queue and share iterations."""
     requests = poisson_arrivals(3, 4.0, 60.0, 6, 2)
     network = Network(20e6, 20e6, 0.02, 0.02, 0.002, 0.002)
     programs = [one_forward_calls(10, 2), base(16)]
@@ -96,7 +97,7 @@ def test_a_loaded_cloud_is_drawn_by_device_link_replica_and_batch() -> None:
         traced = {request for request in iteration["args"]["requests"] if request < 40}
         assert {e["args"]["request"] for e in inside} == traced
     calls = {(e["args"]["request"], e["args"]["call"]) for e in slices if e["cat"] == "uplink"}
-    assert len([e for e in events if e["ph"] == "s"]) == len(calls)  # each call has its arrow
+    assert len([e for e in events if e["ph"] == "s"]) == len(calls)  # each call has an arrow
     assert all(e["args"]["bytes"] > 0 for e in slices if e["cat"] in ("uplink", "downlink"))
     assert all(e["args"]["kv_tokens"] >= e["args"]["tokens"] for e in slices if "kv_tokens" in e["args"])
     assert any("kv_tokens" in e["args"] for e in slices)
@@ -130,7 +131,8 @@ def test_lanes_hold_spans_that_overlap_and_equal_spans_give_equal_bytes() -> Non
 
 
 def test_the_slice_of_a_request_is_its_latency() -> None:
-    """It waits for its device before the first span, and a reply that nobody needs comes after the image; unanswered: its spans."""
+    """The request waits for its device before its first span, and an unneeded reply arrives after the image. Without an answer, the slice
+    covers the spans."""
     spans = [
         Span(3, 0, "device", "compute", 0.5, 1.0),
         Span(3, 0, "downlink", "reply 0", 1.0, 2.0, (("call", 0),)),
