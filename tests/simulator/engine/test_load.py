@@ -123,14 +123,13 @@ def test_arrivals_are_read_once_for_as_long_as_their_file_stays(tmp_path: Path) 
         read_times(path)
 
 
-def run(folder: Path, text: str, pass_s: float = 1 / 64, parts: int = 1) -> tuple[object, object]:
+def run(folder: Path, text: str, pass_s: float = 1 / 64) -> tuple[object, object]:
     scenario = load(folder, text + "\n")
     case = expand(scenario)[0]
     cloud = UniformCosts(pass_s=pass_s)
     one = program(call(0), [[forward("cloud", rows=1, kv_caption=0), reply()]], cloud_costs=cloud)
     free = Network(math.inf, math.inf, 0.0, 0.0)
-    devices = scenario.workload.devices // parts
-    fleet = [FleetPart(devices, [one], DEVICE_COSTS, free, priority=number) for number in range(parts)]
+    fleet = [FleetPart(scenario.workload.devices, [one], DEVICE_COSTS, free)]
     return case, simulate_case(case.scenario, fleet, [cloud_tier(scenario.cloud, 0, cloud, math.inf)])
 
 
@@ -190,7 +189,7 @@ def test_a_cloud_that_keeps_up_is_not_warned_of(tmp_path: Path) -> None:
 def test_jobs_of_other_tenants_that_are_too_few_or_too_long_for_their_share_are_told(
     tmp_path: Path, job_ms: float, workload: str, says: str
 ) -> None:
-    """The runs last a minute, or a few seconds for sequential requests. A job present at the start that may outlast the run gives a warning."""
+    """The runs last a minute, or a few seconds for sequential requests. A job that may outlast the run gives a warning too."""
     cloud = f"cloud: {{background: {{utilisation: 0.5, job_ms: {job_ms:g}}}}}\n"
     texts = load_warnings(*run(tmp_path, cloud + workload))  # type: ignore[arg-type]
     assert sum(bool(says) and says in text for text in texts) == bool(says)
