@@ -1,4 +1,4 @@
-"""Scenario files of the tests, and how they are loaded and refused."""
+"""Scenario files for tests, and helpers that load them or return the error of a refused one."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ sweep:
   methods.ciar.threshold: [0.1, 0.2, .inf]
   network.rtt_ms: [5, 20]
 """
-LATER = {"profile", "throttling"}  # of a compute section, None where they are not given
+LATER = {"profile", "throttling"}  # optional keys of a compute section
 
 
 def load(tmp_path: Path, text: str, **options: tuple[str, ...]) -> Scenario:
@@ -43,7 +43,7 @@ def load(tmp_path: Path, text: str, **options: tuple[str, ...]) -> Scenario:
 
 
 def refusal(tmp_path: Path, text: str, **options: tuple[str, ...]) -> str:
-    """The message, with the file named t.yaml."""
+    """Return the error of a refused scenario, in which the file is named t.yaml."""
     with pytest.raises(ScenarioError) as caught:
         load(tmp_path, text, **options)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Axes of a sweep: ranges, paths that move together, random points, and what is refused."""
+"""Axes of a sweep: ranges, zipped paths, random points, and refused axes."""
 
 import itertools
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_random_points_are_even_repeatable_and_written_out() -> None:
     s = load(*axes, random=64)
     rows = swept(s, "ciar")
     assert len(rows) == 64
-    assert swept(s) == [row[:2] for row in rows]  # the same conditions, so that methods can be compared
+    assert swept(s) == [row[:2] for row in rows]  # all methods have the same conditions, so they can be compared
     rtt, preset, threshold = (np.array(column) for column in zip(*rows, strict=True))
     assert [int(np.sum((rtt >= 10.0**k) & (rtt < 10.0 ** (k + 1)))) for k in range(3)] == pytest.approx(
         [21, 21, 21], abs=2

@@ -1,4 +1,4 @@
-"""The setting for a wanted rate of cloud calls: on made-up sessions of a known distribution, and through whole runs."""
+"""Calibration to a rate of cloud calls: on invented sessions with a known distribution, and in whole runs."""
 
 import json
 import math
@@ -39,7 +39,10 @@ Mode = Literal["const", "ema", "running", "budget", "even"]
 
 
 def sessions(trial: Trial, scale: float = 1.0, drift: float = 0.0, first: int = 0) -> list[Any]:
-    """Scores uniform in [0, scale), which fall by up to `drift` the more the cloud is asked, as its tokens make the device surer."""
+    """Return sessions with scores uniform in [0, scale).
+
+    Scores fall by up to the share `drift` with the rate of recent cloud calls, because tokens of the cloud make the device more certain.
+    """
     made = []
     for session in range(first, first + trial.prompts):
         base = np.random.default_rng(session).random(TOKENS) * scale
@@ -68,7 +71,7 @@ def asked(call_pct: float | None, mode: Mode = "const", **more: Any) -> Asked:
 
 
 def search(wanted: Asked, record: Callable[[Trial], Sequence[Any]]) -> Calibrated:
-    """Drives one search to its end."""
+    """Run one search to its end."""
     steps = calibrate(wanted)
     trial = next(steps)
     while True:
@@ -102,13 +105,13 @@ def test_the_rate_is_met_whatever_the_mode_the_scale_and_the_feedback(
     assert found.call_pct == rates[found.rounds - 2]
     assert abs(found.call_pct - target) <= 2.0
     assert len(tried) <= 9
-    assert abs(found.call_pct - target) == min(abs(rate - target) for rate in rates)  # the best of what was tried
-    assert all(abs(rate - target) > TOLERANCE_PCT for rate in rates[:-1])  # no search beyond a rate that is near enough
+    assert abs(found.call_pct - target) == min(abs(rate - target) for rate in rates)  # the best of all trials
+    assert all(abs(rate - target) > TOLERANCE_PCT for rate in rates[:-1])  # stops at the first within tolerance
 
 
 @pytest.mark.parametrize("mode", ["const", "ema", "running", "budget", "even"])
 def test_on_other_prompts_the_rate_is_as_near_as_the_standard_error_says(mode: Mode) -> None:
-    """60 other sessions, within three standard errors of the difference; an even share has none."""
+    """The rate of 60 other sessions is within three standard errors of the difference; an even share has no error."""
     found = search(asked(30.0, mode, prompts=None), lambda trial: sessions(trial, drift=0.5))
     others = sessions(Trial(found.settings, 60), drift=0.5, first=1000)
     rates = np.array([one.cloud_call_pct() for one in others])
@@ -129,7 +132,7 @@ def test_an_even_share_is_not_searched_and_every_image_keeps_to_it() -> None:
     found = search(asked(30.0, "even", prompts=None), record)
     assert [trial.prompts for trial in tried] == [8]
     assert found.settings["budget"] == pytest.approx((30 - PREFIX) / (TOKENS - PREFIX), abs=1e-5)
-    assert 0.6 < found.settings["threshold"] < 0.9  # a quarter of the first scores is above
+    assert 0.6 < found.settings["threshold"] < 0.9  # a quarter of the first scores is above it
     rates = [one.cloud_call_pct() for one in sessions(Trial(found.settings, 20), drift=0.9, first=70)]
     assert rates == [30.0] * 20
 
@@ -138,7 +141,7 @@ def test_an_even_share_is_not_searched_and_every_image_keeps_to_it() -> None:
 def test_a_given_budget_gets_a_start_of_its_own_scale(mode: Mode) -> None:
     found = search(asked(None, mode, budget=0.4, prompts=None), lambda trial: sessions(trial, scale=50.0))
     assert (found.settings["budget"], found.settings["threshold_mode"], found.rounds) == (0.4, mode, 1)
-    assert 20.0 < found.settings["threshold"] < 40.0  # 0.6 of 50, on 64 scores
+    assert 20.0 < found.settings["threshold"] < 40.0  # the 0.6 quantile of scores up to 50, estimated from 64 scores
 
 
 def test_a_few_prompts_lead_the_way_and_all_of_them_end_it() -> None:
@@ -167,13 +170,13 @@ def test_a_rate_that_cannot_be_had_is_refused() -> None:
         search(asked(3.0), sessions)
     with pytest.raises(ScenarioError, match="no threshold leads to 50 % cloud calls; the nearest found leads to"):
         search(asked(50.0), lambda trial: sessions(trial, scale=0.0))  # all scores are 0: all or nothing
-    # An even share can be had of any scores.
+    # An even share is possible with any scores.
     found = search(asked(50.0, "even"), lambda trial: sessions(trial, scale=0.0))
     assert [one.cloud_call_pct() for one in sessions(Trial(found.settings, 3), scale=0.0)] == [50.0] * 3
 
 
 def rates_in_turn(*rates: float) -> Callable[[Trial], list[Any]]:
-    """Sessions with these call rates, whatever is tried; their scores are uniform."""
+    """Return a recorder of sessions with these call rates, one rate per trial, and uniform scores."""
     left = iter(rates)
 
     def record(trial: Trial) -> list[Any]:
@@ -203,7 +206,7 @@ def test_of_two_equally_near_thresholds_the_first_is_kept() -> None:
 
 @pytest.mark.parametrize("scored", [True, False])
 def test_a_rule_of_another_package_is_searched_by_its_rates_alone(scored: bool) -> None:
-    """Its threshold halves the calls whenever it grows by 20, and it need not record scores."""
+    """An increase of its threshold by 20 halves the calls above the prefix; it need not record scores."""
 
     def record(trial: Trial) -> list[Any]:
         rate = 6.0 + 94.0 * 0.5 ** (trial.settings["threshold"] / 20.0)
@@ -264,7 +267,7 @@ def test_every_gated_method_and_mode_is_calibrated_once(tmp_path: Path, tiny_pai
     assert found.loc["random", "threshold"] == 1 - told["random"]["upload_rate"] == pytest.approx(1 - 10 / 16)
     assert found.loc["given", "budget"] == 0.5
     assert found.loc["paper", ["threshold"]].tolist() == [0.3]
-    # The resolved scenario holds what was found, so that it needs no calibration, and neither run makes a pass again.
+    # The resolved scenario has the calibrated settings and needs no calibration; neither run makes a forward pass.
     resolved = load_scenario(tmp_path / "one" / "scenario.yaml")
     assert all(entry.target is None for entry in resolved.methods)
     kept = CachedSource(cache)  # without models
@@ -290,7 +293,7 @@ def test_a_swept_setting_is_calibrated_for_each_value_and_stays_a_target(
 
 
 def test_explicit_numbers_are_recorded_under_the_keys_they_had() -> None:
-    """Keys of earlier versions, so that caches stay valid: modes, defaults and calibration changed around them."""
+    """The keys are those of earlier versions, so that caches stay valid although modes, defaults and calibration were added."""
     spec = SessionSpec("w", "ciar", 1, {}, {}, "p", 0)
 
     def key(data: dict[str, Any], decoding: dict[str, Any]) -> str:
@@ -327,7 +330,7 @@ def test_bare_names_are_calibrated_to_thirty_percent() -> None:
 
 
 class ToySettings(MethodSettings):
-    """A gate of another package."""
+    """Settings of a gated method of another package."""
 
     threshold: float = Field(7.0, ge=0.0)
 
@@ -371,7 +374,7 @@ def test_a_rate_that_other_captions_may_miss_is_said() -> None:
 
 def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
     def scenes(seed: int, count: int) -> list[str]:
-        """Two seeds that share some captions."""
+        """Return captions; different seeds share some of them."""
         return [f"{index * (1 + seed % 7)}" for index in range(count)]
 
     def of(prompts: ScenePrompts | PromptList, count: int) -> list[str]:
@@ -392,7 +395,7 @@ def test_more_prompts_leave_the_calibration_captions_as_they_are() -> None:
 
 
 def test_captions_to_calibrate_on_are_found_behind_those_in_use() -> None:
-    """Those of held-out photographs come first whatever the seed: all of them in use says nothing of the others."""
+    """Captions of held-out photographs come first for every seed; if all of those are in use, the search continues behind them."""
     scenario = Scenario.model_construct(prompts=PromptList.model_validate({"list": [f"{n}" for n in range(100)]}))
     assert calibration_captions(scenario, 4, 8, lambda seed, count: [f"{n}" for n in range(104)][:count]) == [
         "100",
@@ -406,7 +409,7 @@ def test_a_scenario_may_name_its_calibration_captions() -> None:
     prompts = PromptList.model_validate({"list": ["a", "b"], "calibration": ["b", "c", "d", "c"]})
     of_list = Scenario.model_construct(prompts=prompts)
     assert calibration_captions(of_list, 2, 8, lambda seed, count: ["x"] * count) == ["c", "d"]
-    assert calibration_captions(of_list, None, 8, lambda seed, count: ["x"] * count) == ["c", "d"]  # all there are
+    assert calibration_captions(of_list, None, 8, lambda seed, count: ["x"] * count) == ["c", "d"]  # all that exist
     with pytest.raises(
         ScenarioError, match=r"prompts\.calibration: holds 2 captions beside the prompts, .* asks for 3"
     ):

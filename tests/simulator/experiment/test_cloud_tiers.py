@@ -1,4 +1,4 @@
-"""`cloud.tiers`: where the cloud is, and what serves there."""
+"""`cloud.tiers`: the distance of each tier, and the hardware and rules of its cloud."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def made(folder: Path, more: str = "", tiers: str = TIERS) -> Scenario:
 
 
 def test_a_tier_takes_the_place_of_the_way_that_a_preset_has(tmp_path: Path) -> None:
-    """Wi-Fi has 20 ms to a cloud at 500 km, 11 of them behind the access network."""
+    """The Wi-Fi preset has 20 ms to a cloud at 500 km, of which 11 ms are behind the access network."""
     wifi_ms = catalogue.network("wifi").rtt_ms
     at = {case.swept["cloud.tier"]: case.scenario for case in expand(made(tmp_path, SWEPT))}
     rtts = {tier: 1e3 * one.links[0].rtt_s for tier, one in at.items() if one.links[0].rtt_s}
@@ -69,7 +69,7 @@ EACH_METHOD = (
 
 
 def test_each_method_has_a_tier_of_its_own(tmp_path: Path) -> None:
-    """The device's calls go to the edge, while its rival is served in the region, in one run."""
+    """In one run, CIAR's calls go to the edge while base is served in the region."""
     cases = expand(load(tmp_path, EACH_METHOD + NOWHERE))
     assert [case.method.label for case in cases] == ["base", "ciar tier=edge", "ciar tier=continent"]
     assert [case.scenario.tiers for case in cases] == [["region"], ["edge"], ["continent"]]
@@ -120,7 +120,7 @@ def test_kinds_of_devices_are_spread_over_tiers(tmp_path: Path) -> None:
     assert s.tiers == ["edge", "continent"]
     assert list(s.servings) == ["edge", "continent"]
     assert [choice.cloud.hardware for choice in computes_of(s)] == ["l4", "h100"]
-    assert s.links[1].rtt_s == pytest.approx(0.07)  # a link by its figures keeps all of its round trip
+    assert s.links[1].rtt_s == pytest.approx(0.07)  # 10 ms of the explicit link plus 60 ms to the tier
     again = tmp_path / "again"
     again.mkdir()
     (again / "t.yaml").write_text(resolved_yaml(s))

@@ -1,4 +1,4 @@
-"""Recorded sessions priced by what a scenario says of its compute."""
+"""Pricing of recorded sessions by the compute section of a scenario."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from ..build import call, forward, recording, reply
 
 
 def test_a_session_is_priced_as_itself_though_those_before_it_are_forgotten() -> None:
-    """A source need not keep what it gave, and the next recordings may then stand in the same memory."""
+    """A source need not keep its recordings, so later recordings may have the same memory address."""
     scenario = load_scenario({"name": "table", "methods": ["base"]})
     (case,) = expand(scenario)
     costs = CostTable(pair_manifest(scenario.pair), [case], pytest.fail)

@@ -1,4 +1,4 @@
-"""Sizes that no machine holds are refused before anything is recorded; what a workload leaves out is told."""
+"""Runs too large for the machine are refused before anything is recorded; warnings about saturation and events without effect."""
 
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def test_arrivals_after_the_end_are_told_and_none_before_it_is_an_error(tmp_path
 
 
 def told(scenario: Any, requests: Any, seconds: float = 4.0, **changes: Any) -> list[str]:
-    """Warnings of a case whose requests take `seconds` of the cloud each."""
+    """Return the warnings of a case whose requests take `seconds` in the cloud each."""
     one = program(call(0), [[forward("cloud"), reply()]], cloud_costs=UniformCosts(pass_s=seconds))
     inputs = {
         "cloud": UniformCosts(pass_s=seconds),
@@ -113,7 +113,7 @@ def told(scenario: Any, requests: Any, seconds: float = 4.0, **changes: Any) -> 
 
 
 def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> None:
-    """Three requests that queue for each other load a cloud for 12 of 600 s; 150 of 4 s load it for all of them and more."""
+    """Three requests that queue keep a cloud busy for 12 of 600 s; 155 requests of 4 s keep it busy for the whole run and longer."""
     scenario = loaded(tmp_path, "workload: {devices: 2, arrivals: {poisson_per_s: 1}, duration_s: 600}")
     few = arrivals((0, 0, 0), (1, 1, 0), (2, 0, 0))
     assert not told(scenario, few)
@@ -122,7 +122,7 @@ def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> 
     (text,) = told(scenario, many)
     assert text.startswith("base: the cloud was busy 99.9 % of the time; saturated") or "busy 100.0 %" in text
     assert not told(scenario, many, replicas=2)
-    # A batch of two is always under way, and nobody waits the longer for it.
+    # The cloud is always busy with a batch of two, but the latency does not grow.
     level = arrivals(*[(2.0 * n, n % 8, 0) for n in range(300)])
     wide = loaded(tmp_path, "workload: {devices: 8, arrivals: {poisson_per_s: 1}, duration_s: 600}")
     assert not told(wide, level, devices=8, max_batch=4)
@@ -148,7 +148,7 @@ def test_what_is_too_rare_for_the_run_is_told(tmp_path: Path, network: str, mess
 
 
 def test_a_device_is_saturated_by_the_pixels_that_it_makes(tmp_path: Path) -> None:
-    """It decodes images for 4 of every 3.9 s; where the cloud sends pixels (`deliver: image`), that is the cloud's work."""
+    """The device decodes images for 4 s of every 3.9 s; if the cloud sends pixels (`deliver: image`), the cloud decodes them."""
     costs = UniformCosts(image_decoder_s=4.0)
     one = program([*call(0), compute("image_decoder")], [[forward("cloud"), reply()]], device_costs=costs)
     requests = arrivals(*[(3.9 * n, 0, 0) for n in range(150)])
@@ -174,7 +174,7 @@ def test_requests_before_the_warm_up_and_crashes_after_the_end_are_told(tmp_path
 
 
 def test_utilisation_by_hand() -> None:
-    """A replica works from 10 to 14 s; of two, one stands still. The run lasts 40 s, or 14 s where nothing says longer."""
+    """One of two replicas is busy from 10 to 14 s. The run lasts 40 s, or until the last answer if no duration is given."""
     one = program(call(0), [[forward("cloud"), reply()]], cloud_costs=UniformCosts(pass_s=4.0))
     inputs: dict[str, Any] = {"cloud": UniformCosts(pass_s=4.0), "replicas": 2}
     requests = arrivals((10, 0, 0))

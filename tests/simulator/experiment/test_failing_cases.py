@@ -47,7 +47,7 @@ def cannot_go_on() -> None:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Path:
-    """Of `SCENARIO`, without the simulated cases that a cache keeps as well."""
+    """Recordings of `SCENARIO`, without the simulated cases that a cache also keeps."""
     folder = tmp_path_factory.mktemp("recorded")
     with without_drawing():
         ciar_sim.run(yaml.safe_load(SCENARIO.format(pair=tiny_pair_folder)), out=folder / "out", cache=folder / "cache")
@@ -107,7 +107,7 @@ def test_without_any_case_nothing_is_written(run: Any, tmp_path: Path) -> None:
 def test_a_session_that_leaves_its_way_is_recorded_alone_and_else_fails_its_case_alone(
     alone: bool, tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A near tie that went the other way in company ended the whole run."""
+    """A near tie that was decided differently in a larger batch once ended the whole run."""
     real = CachedSource.recordings
 
     def recordings(source: CachedSource, specs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Fallbacks as a user meets them: recorded branches, their columns, and a network that never comes back."""
+"""Fallbacks on the command line: recorded branches, their columns, and a network that never recovers."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_a_run_through_tunnels_records_what_it_needs(tmp_path: Path, tiny_pair_f
     summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index(["method", "fallback.policy"])
     assert np.abs(requests[list(PARTS)].sum(axis=1) - requests["latency_s"]).max() < 1e-9
     assert (summary["images"] == summary["images"].iloc[0]).all()
-    # Base waits, whatever the policy.
+    # Base waits under every policy.
     assert summary.loc["base", ["latency_mean_s", "fallback_pct"]].nunique().tolist() == [1, 1]
     waits, device, retry = (summary.loc[("ciar", policy)] for policy in ("wait", "device", "retry"))
     assert (waits["fallback_pct"], waits["retries"], waits["distinct_images"]) == (0, 0, 2)
@@ -66,7 +66,7 @@ def test_a_run_through_tunnels_records_what_it_needs(tmp_path: Path, tiny_pair_f
     assert device["latency_p95_s"] < waits["latency_p95_s"]
     assert retry["retries"] > 0 == device["retries"]
     assert device["distinct_images"] > 2
-    # The columns of a request are those of its image: the same tokens by the device alone, the same nats.
+    # Quality columns of a request belong to its image: equal images have the same fallback tokens, nats and calls.
     mine = requests[(requests["method"] == "ciar") & (requests["fallback.policy"] == "device")]
     assert (mine.groupby("image")[["fallback_pct", "cloud_nll", "calls"]].nunique() == 1).all(axis=None)
     whole, broken = mine[mine["image"] < 2], mine[mine["image"] >= 2]
@@ -77,7 +77,7 @@ def test_a_run_through_tunnels_records_what_it_needs(tmp_path: Path, tiny_pair_f
     assert (broken["cloud_nll"] - own).to_numpy() == pytest.approx(broken["fallback_cloud_nll_cost"].to_numpy())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "on the device after a missed deadline (% of tokens)" in page
-    # Again, from the cache, in two other processes: the same bytes.
+    # Another run from the cache, in two processes, gives the same bytes.
     again = call(tmp_path, tiny_pair_folder, "--jobs", "2", out="again")
     assert again.exit_code == 0, again.output
     for name in ("summary.csv", "requests.parquet", "provenance.json", "report.html"):
@@ -97,7 +97,7 @@ def test_a_network_that_never_comes_is_a_deadlock_but_for_a_device_that_goes_on(
     tmp_path: Path, tiny_pair_folder: Path
 ) -> None:
     dead = ("s of simulated time: request 0 of device", "waits for")
-    result = call(tmp_path, tiny_pair_folder, trace=DEAD)  # of base and ciar under wait, device and retry two go on
+    result = call(tmp_path, tiny_pair_folder, trace=DEAD)  # of six cases only ciar under device and retry can finish
     assert result.exit_code == 1, result.output
     assert "4 cases failed and are in no table" in result.output
     assert result.output.count("deadlock at") == 4
@@ -107,9 +107,9 @@ def test_a_network_that_never_comes_is_a_deadlock_but_for_a_device_that_goes_on(
     result = call(tmp_path, tiny_pair_folder, trace=DEAD, text=alone)
     assert result.exit_code == 0, result.output
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
-    assert summary["fallback_pct"].tolist() == [100.0, 100.0]  # the prefix never comes
+    assert summary["fallback_pct"].tolist() == [100.0, 100.0]  # not even the prefix arrives
     assert summary["wait_s"].tolist()[0] == pytest.approx(0.15)
-    # A caption that the cloud encodes cannot be done without; nor does trying for ever help.
+    # A caption encoded by the cloud is indispensable, and endless retries do not help.
     assert_refused(
         call(tmp_path, tiny_pair_folder, "--set", "decoding.text_encoder=cloud", trace=DEAD, text=alone),
         "deadlock at",

@@ -1,4 +1,4 @@
-"""What a run refuses before it begins."""
+"""Captions of a run: distinct ones, and errors when there are too few."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from simulator.experiment.scenario import Scenario
 
 
 def few(seed: int, count: int) -> list[str]:
-    """A grammar of three captions."""
+    """Return captions from a source with only three different ones."""
     return [f"caption {(seed + index) % 3}" for index in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""Caption files: what splits lines, what is refused, and where an error says a caption is."""
+"""Caption files: line breaks, formats, refused files, and the place that an error gives for a caption."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Scenarios: defaults, labels, paths, and that a resolved scenario loads as the same one."""
+"""Scenarios: defaults, labels, paths, and the round trip of a resolved scenario."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from tests.simulator.experiment.scenario_files import (
     load,
 )
 
-# --- what is filled in
+# --- defaults
 
 
 def test_a_device_without_a_model_has_the_clouds_one_layer_form(tmp_path: Path) -> None:

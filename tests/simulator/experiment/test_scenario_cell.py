@@ -1,4 +1,4 @@
-"""`network:` of a scenario, what a cell does: handovers, uplink scheduling, timers of operators."""
+"""`network:` of a scenario: handovers, uplink scheduling, timers of operators, fair cells and several paths."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ def link(folder: Path, keys: str) -> LinkFigures:
 
 
 def test_handovers_of_a_speed_are_those_of_the_radio(tmp_path: Path) -> None:
-    """LTE every 0.6 km, mmWave every 0.13 km: at 36 km/h every 60 s and every 13 s."""
+    """A handover comes every 0.6 km in LTE and every 0.13 km in mmWave: at 36 km/h every 60 s and every 13 s."""
     assert link(tmp_path, "preset: lte, handover: {speed_kmh: 36}").handover == pytest.approx((60.0, 0.055))
     assert link(tmp_path, "preset: 5g-mmwave, handover: {speed_kmh: 36}").handover == pytest.approx((13.0, 0.1))
     assert link(tmp_path, "preset: lte, handover: {speed_kmh: 36, gap_ms: 1000}").handover == pytest.approx((60.0, 1.0))
@@ -26,7 +26,7 @@ def test_handovers_of_a_speed_are_those_of_the_radio(tmp_path: Path) -> None:
 
 
 def test_the_uplink_of_a_preset_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
-    """LTE's round trip of 60 ms holds 5 + 12 ms of it; one that is given holds nothing."""
+    """LTE's preset round trip of 60 ms includes 5 + 12 ms of uplink access; a given `rtt_ms` includes none."""
     lte = link(tmp_path, "preset: lte")
     usual = link(tmp_path, "preset: lte, uplink: {sr_period_ms: 10}")
     assert usual == replace(lte, rtt_s=pytest.approx(0.043), uplink=(0.01, 0.012, 0.0, 0.0))

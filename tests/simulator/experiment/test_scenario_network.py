@@ -1,4 +1,4 @@
-"""The network section: impairments, presets and traces, and what does not go together."""
+"""The network section: impairments, presets, traces, and keys that conflict."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_figures_of_a_preset_can_be_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("keys", "told_ms"), [("rate: constant", 38), ("jitter_ms: 0", 16), ("distance_km: 500", 50)])
 def test_pings_over_a_preset_differ_as_the_documentation_says(tmp_path: Path, keys: str, told_ms: float) -> None:
-    """Five of 64 bytes, a second apart, over `lte`: the median over 1000 bursts of the largest less the least, within a fifth."""
+    """Bursts of five pings of 64 bytes over `lte`, a second apart: the median over 1000 bursts of the largest time minus the least."""
     network = network_of(load(tmp_path, f"{HEAD}network: {{preset: lte, {keys}}}\n").network.figures(), 0)
     bare = replace(network, radio=None, up_loss=0.0, down_loss=0.0, burst_packets=None, transport=TRANSPORTS["ideal"])
     access = AccessNetwork(bare, 1, [], [])
@@ -189,7 +189,7 @@ def test_cross_traffic_of_a_preset_is_sized_by_its_rates(tmp_path: Path) -> None
     assert network_of(video.network.figures(), 0).down_cross == Traffic.video(90e6)
     for more, share in (("wifi: {stations: 1}", Hop(1).share), ("handover: {every_s: 10, gap_ms: 1000}", 0.9)):
         keys = f"preset: wifi, cross_traffic: {{down: video}}, buffer_bytes: 9000, {more}"
-        slower = load(tmp_path, HEAD + f"network: {{{keys}}}\n")  # it takes longer for its segments
+        slower = load(tmp_path, HEAD + f"network: {{{keys}}}\n")  # less of the rate is left, so segments take longer
         assert network_of(slower.network.figures(), 0).down_cross == Traffic.video(90e6 * share)
     generated = load(tmp_path, HEAD + "network: {preset: leo, cross_traffic: {down: greedy}, buffer_ms: 100}\n")
     assert network_of(generated.network.figures(), 0).down_buffer_bytes == pytest.approx(100e6 * 0.1 / 8, rel=1e-4)

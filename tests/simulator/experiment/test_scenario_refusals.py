@@ -1,4 +1,4 @@
-"""Refusals of a scenario: file, line, key, what was found, what is allowed."""
+"""Errors of a refused scenario: file, line, key, what was found, what is allowed."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from simulator.experiment.schema.network import ExplicitNetwork, PresetNetwork
 from simulator.protocol.methods import METHODS
 from tests.simulator.experiment.scenario_files import EXPLICIT, HEAD, refusal
 
-# Keys of a network, so that one more needs no change here.
+# Keys of a network, taken from the schema so that a new key needs no change here.
 FORMS = ["preset", "trace", "paths", "rtt_ms", "up_mbps", "down_mbps"]
 LINE = list(ExplicitNetwork.model_fields)
 PRESET = list(PresetNetwork.model_fields)
 
-# --- refusals: the line, the key, what was found, what is allowed
+# --- whole messages
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_refusals(tmp_path: Path, text: str, message: str) -> None:
             "t.yaml:5: sweep.network.preset is not a known preset, got 'lt' (text); did you mean lte? allowed: 3g, ",
         ),
         (HEAD + "network: {rtt_ms: 1\n", "t.yaml:6: is not YAML: "),
-        # An empty path would be the scenario's own folder, an empty name the default.
+        # An empty path would mean the folder of the scenario, an empty name the default.
         (HEAD + "pair: ''\n", "t.yaml:5: pair must be a path, got '' (text)"),
         (
             HEAD + "pair: {cloud: llamagen-xl-stage1, weights: ''}\n",

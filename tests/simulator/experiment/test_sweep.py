@@ -1,4 +1,4 @@
-"""Settings and axes of the command line, and the cases of a sweep."""
+"""Settings and axes on the command line, and the cases of a sweep."""
 
 import math
 from pathlib import Path
@@ -147,7 +147,7 @@ def test_presets_and_deep_paths_can_be_swept(tmp_path: Path) -> None:
     "methods", [["ciar", {"name": "ciar", "threshold": 0.3}], [{"name": "ciar", "label": "x threshold=0.3"}, "ciar"]]
 )
 def test_a_sweep_gives_no_method_the_name_of_another(methods: list[Any]) -> None:
-    """Both were `ciar threshold=0.3`, and the run ended in a traceback after all its work, or its plots took one for the other."""
+    """With two methods named `ciar threshold=0.3`, a run once ended in a traceback after all its work, or its plots confused them."""
     label = "x" if "x " in str(methods) else "ciar"
     methods = [{"name": "ciar", "label": label} if one == "ciar" else one for one in methods]
     scenario = {"name": "names", "methods": ["base", *methods], "sweep": {f"methods.{label}.threshold": [0.3, 0.5]}}
@@ -161,7 +161,7 @@ def test_a_sweep_gives_no_method_the_name_of_another(methods: list[Any]) -> None
 
 
 def test_no_label_is_what_a_trial_may_be_called() -> None:
-    """Which values are tried is known only after the work: any value of the tuned settings counts."""
+    """The tried values are known only after the work, so a label must not contain any value of the tuned settings."""
     sweep = {"methods.ciar.threshold": {"min": 0.1, "max": 0.7}, "methods.ciar.prefix_rate": [0.0, 0.2], "tune": 4}
     for label, said in (
         ("ciar threshold=0.3 prefix_rate=0.2", True),
@@ -179,7 +179,7 @@ def test_no_label_is_what_a_trial_may_be_called() -> None:
 
 
 def test_a_swept_value_is_named_unless_it_is_a_word_of_the_label() -> None:
-    """Images of both seeds were called `base seed=12`, and the run ended in a traceback: seed=1 begins that word."""
+    """seed=1 is the beginning of seed=12: images of both seeds were once named `base seed=12`, and the run ended in a traceback."""
     methods = [{"name": "base", "label": "base seed=12"}]
     cases = expand(load_scenario({"name": "words", "methods": methods, "sweep": {"seed": [1, 12]}}))
     assert [case.named(CHANGE_IMAGES) for case in cases] == ["base seed=12 seed=1", "base seed=12"]

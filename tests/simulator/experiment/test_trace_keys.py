@@ -1,4 +1,4 @@
-"""Keys of a scenario that say how to read a trace: each acts, or is refused; what a reader assumed is told."""
+"""Keys of a scenario that say how to read a trace: each has an effect or is refused, and assumptions of a reader are reported."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Cases in other processes and on a Dask cluster, cases that are kept, and settings that are tuned: nothing of it changes a result."""
+"""Cases in other processes and on a Dask cluster, the cache of simulated cases, and tuning: none of them changes a result."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class World:
-    """A scenario file, its pair and the cache with all of its recordings."""
+    """A scenario file, its pair and the cache of all its recordings."""
 
     def __init__(self, folder: Path, pair: Path) -> None:
         self.folder, self.pair = folder, pair
@@ -78,11 +78,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> W
     return one
 
 
-# ---- kept
+# ---- the cache of simulated cases
 
 
 def test_a_sweep_of_networks_makes_no_forward_pass(world: World) -> None:
-    """The source of these runs has no recorder: a session that is not recorded would be an error."""
+    """The source of this run has no recorder, so a missing recording would be an error."""
     outcome = world.run("networks", {"sweep": {"network.up_mbps": [1, 2], "network.rtt_ms": [5, 500]}})
     assert len(outcome.summary) == 8
 
@@ -131,7 +131,7 @@ def test_branches_of_missed_replies_are_kept_with_their_case(world: World, tmp_p
     assert b"fallback" in (world.folder / "late" / "summary.csv").read_bytes()
 
 
-# ---- elsewhere
+# ---- processes and clusters
 
 
 def test_processes_change_no_result(world: World) -> None:
@@ -166,7 +166,7 @@ def test_by_default_there_is_a_process_for_each_core_with_enough_work_and_memory
 
 @contextmanager
 def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A Dask scheduler and two worker processes."""
+    """Start a Dask scheduler and two worker processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -244,11 +244,11 @@ def test_time_is_limited_in_a_thread_too() -> None:
     assert [str(error) for error in caught] == ["took longer than 0.05 s"]
 
 
-# ---- tuned
+# ---- tuning
 
 
 class TokenScorer:
-    """Stands for a judge: the share of tokens that are the cloud's own choice."""
+    """A stand-in for a judge: the share of tokens that are the cloud's most likely ones."""
 
     provenance: dict[str, Any] = {}  # noqa: RUF012
 
