@@ -173,7 +173,11 @@ def read_own_arrivals(source: Source, said: Told) -> Arrivals:
     table = own_arrivals_table(source)
     tokens = [_whole_table(table, name) if name in table.names else None for name in OWN_COLUMNS[1:]]
     seconds = table.numbers("requested_s")
-    note = f"times count from the first request, at {seconds[0]:g} s" if seconds[0] > 0.0 else ""
+    note = (
+        f"times count from the first request, at {seconds[0]:g} s; in a run it comes at that time"
+        if seconds[0] > 0.0
+        else ""
+    )
     return _arrivals("ciar-sim-arrivals-csv", source, table.lines, seconds, tokens, note)
 
 

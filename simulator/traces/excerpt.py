@@ -66,10 +66,15 @@ def excerpt_of_arrivals(trace: Arrivals, window_s: Window | None = None, time_sc
 
 
 def times_in_window(times_s: Floats, window_s: Window | None, time_scale: float) -> Floats:
-    """Return the times within a window, from its begin, multiplied by a factor. Raises TraceError as `excerpt`, or if none is left."""
+    """Return the times within a window, from its begin, multiplied by a factor. The window counts from the first time.
+
+    Raises:
+        TraceError: as `excerpt`, or the window holds no time.
+    """
     begin_s, end_s = _checked(window_s, time_scale, math.inf)
     if window_s is None:
         return times_s * time_scale
+    times_s = times_s - times_s[0]
     kept_s = times_s[(times_s >= begin_s) & (times_s < end_s)]
     if not len(kept_s):
         raise TraceError(f"window_s {begin_s:g} to {end_s:g} holds no request; allowed: at least one")

@@ -135,8 +135,13 @@ def run(folder: Path, text: str, pass_s: float = 1 / 64) -> tuple[object, object
 
 def test_requests_come_when_the_trace_says(tmp_path: Path) -> None:
     (tmp_path / "times.csv").write_text("requested_s\n0.5\n2\n2\n90\n")
-    _, result = run(tmp_path, "workload: {devices: 2, arrivals: {trace: times.csv}, duration_s: 60}")
-    assert result.columns["requested_s"].tolist() == [0.5, 2.0, 2.0]  # type: ignore[attr-defined]
+    for part, times in (
+        ("", [0.5, 2.0, 2.0]),
+        (", window_s: [0, 2]", [0.0, 1.5, 1.5]),
+        (", window_s: [1, 90]", [0.5, 0.5]),
+    ):
+        _, result = run(tmp_path, f"workload: {{devices: 2, arrivals: {{trace: times.csv{part}}}, duration_s: 60}}")
+        assert result.columns["requested_s"].tolist() == times  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("case", ["azure", "burstgpt", "gentd26", "mooncake", "bailian"])
