@@ -80,11 +80,11 @@ class CaseInputs:
     tiers: Sequence[CloudTier] = ()
 
     def parts(self) -> Sequence[FleetPart]:
-        """`fleet`, or a single part with all devices."""
+        """Return `fleet`, or a single part with all devices."""
         return self.fleet or [FleetPart(self.devices, self.programs, self.device, self.network, 0, self.slo_s)]
 
     def clouds(self) -> Sequence[CloudTier]:
-        """`tiers`, or the single cloud."""
+        """Return `tiers`, or the single cloud."""
         return self.tiers or [CloudTier(self.cloud, self.replicas, self.max_batch, self.rules, self.companion)]
 
 

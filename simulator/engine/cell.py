@@ -1,4 +1,4 @@
-"""Sessions of devices in a fair cell, whose messages arrive at times that are known only once they have been sent."""
+"""Sessions of devices in a fair cell, where the arrival of a message is known only once it has been sent completely."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,16 +13,16 @@ NOT_AWAITED = -1.0
 
 
 class CellSession(Session):
-    """A session that books a message when it is sent off, not when it is handed over.
+    """A session that books a message when it has left the sender, not when it is handed to the link.
 
-    No deadlines, crashes or refusals: those sessions are of other classes.
+    It supports no deadlines, crashes or refusals.
     """
 
     __slots__ = ("under_way",)
 
     def __init__(self, run: SessionHost, request: int, device: Device, program: SessionProgram) -> None:
         super().__init__(run, request, device, program)
-        # Replies that have left the cloud and are not sent off yet: since when they are awaited.
+        # Replies that were handed to the link and have not left it: time since which they are awaited, or NOT_AWAITED.
         self.under_way: dict[int, float] = {}
 
     def exchange(self, now_s: float, send: int, wait: int) -> bool:

@@ -9,15 +9,16 @@ from simpy.events import NORMAL
 
 
 class Clock(simpy.Environment):
-    """SimPy's clock and queue, with callbacks at absolute times: `now + (t - now)` would not always be t."""
+    """SimPy's clock and queue, with callbacks at absolute times, because `now + (t - now)` is not always t in floats."""
 
     def at(self, time_s: float, callbacks: tuple[Callable[[Any], None], ...], subject: Any) -> "Alarm":
+        """Schedule callbacks at a time; each is called with the alarm, which is also returned. Set its `callbacks` to () to cancel it."""
         alarm = Alarm(callbacks, subject, time_s)
         heappush(self._queue, (time_s, NORMAL, next(self._eid), alarm))  # type: ignore[misc]
         return alarm
 
     def run(self, until: Any = None) -> Any:
-        """As SimPy's. Without `until`, a shorter loop: SimPy's own does work that only its events need."""
+        """Run like SimPy's environment. Without `until` the loop is shorter, because SimPy's does work that only its events need."""
         if until is not None:
             return super().run(until)
         queue = self._queue
@@ -28,16 +29,16 @@ class Clock(simpy.Environment):
         return None
 
     def drop(self) -> None:
-        """Cancel everything that is scheduled."""
+        """Cancel all scheduled alarms."""
         self._queue.clear()
 
     def events(self) -> int:
-        """Events scheduled so far. Call once, at the end: it takes a number of the sequence."""
+        """Return the number of events scheduled so far. Call it once, at the end: it uses up a number of the sequence."""
         return next(self._eid)
 
 
 class Alarm:
-    """A scheduled callback: the part of a SimPy event that SimPy's loop reads."""
+    """A scheduled callback, with the attributes of a SimPy event that SimPy's loop reads."""
 
     __slots__ = ("callbacks", "subject", "time_s")
     _ok: ClassVar[bool] = True

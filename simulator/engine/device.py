@@ -82,6 +82,6 @@ class Device:
         self.safe_until_s = -math.inf
 
     def count(self, change: int) -> None:
-        """A session opens (+1) or ends (-1)."""
+        """Count a session that opens (+1) or ends (-1), and update `safe_until_s`."""
         self.open_sessions += change
         self.safe_until_s = self.next_request_s if self.open_sessions == 1 and self.may_run_ahead else -math.inf

@@ -24,12 +24,14 @@ class Fallback:
     gives_up: bool = True
 
     def wait_s(self, repetition: int, draw: float) -> float:
-        """Seconds to wait after the `repetition`-th repetition of the request (0: after the request itself).
+        """Return the seconds to wait after the `repetition`-th repetition of the request (0: after the request itself).
 
-        The deadline times 1.6 for each repetition, at most 120 s, plus or minus up to 20 % at random. Source: gRPC Connection Backoff
-        Protocol, with the deadline as its first back-off, so that no repetition has much less time than the request itself had.
+        The deadline times 1.6 per repetition, at most 120 s or the deadline if that is longer, plus or minus up to 20 % at random. Source:
+        gRPC Connection Backoff Protocol, with the deadline as its first back-off, so that no repetition has much less time than the
+        request itself.
 
         Args:
+            repetition: number of repetitions so far.
             draw: uniform in [-1, 1].
         """
         if repetition == 0:
@@ -39,17 +41,17 @@ class Fallback:
 
 
 def without_cloud(whole: SessionProgram, call: int) -> SessionProgram:
-    """A stand-in for the session that stops waiting for `call` until that is recorded: the same computing, no more calls."""
+    """Return a stand-in for the unrecorded program of a session that stops waiting for `call`: the same computing, no further calls."""
     cut = steps_until(whole, call)
     rest = (sum(step[STEP_SECONDS] for step in whole.steps[cut:]), -1.0, -1, -1)
     return replace(whole, steps=(*whole.steps[:cut], rest), calls=whole.calls[: calls_sent(whole.steps[:cut])])
 
 
 def calls_sent(steps: Sequence[DeviceStep]) -> int:
-    """Number of calls that these steps of a program, its first ones, send."""
+    """Return the number of calls that the first steps of a program send."""
     return 1 + max(step[STEP_SEND] for step in steps)
 
 
 def steps_until(program: SessionProgram, call: int) -> int:
-    """Number of steps up to the one that awaits a call, that one included."""
+    """Return the number of steps up to and including the one that awaits a call."""
     return next(index for index, step in enumerate(program.steps) if step[STEP_AWAIT] == call) + 1

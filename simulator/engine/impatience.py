@@ -26,10 +26,10 @@ class DeadlineSession(Session):
             optional: calls whose reply the device can do without.
         """
         self.optional = optional
-        self.in_flight = {}  # requests under way: the alarm of their arrival
+        self.in_flight = {}  # call -> alarm of the request's arrival
         self.alarm: Alarm | None = None  # at due_s, the deadline of the reply to `expected`
-        self.late: tuple[float, float] | None = None  # when a reply left that arrives after due_s, and its arrival
-        self.disconnected = False  # whether the cloud does not know the latest connection yet
+        self.late: tuple[float, float] | None = None  # departure and arrival of a reply that arrives after due_s
+        self.disconnected = False  # True until the cloud knows the latest connection
         self.held: set[int] = set()  # calls whose reply waits for that connection, or was lost
 
     def exchange(self, now_s: float, send: int, wait: int) -> bool:
@@ -46,20 +46,20 @@ class DeadlineSession(Session):
         return here
 
     def start_deadline(self, now_s: float, call: int) -> None:
-        """The device begins to wait for the reply to a call."""
+        """Start to wait for the reply to a call."""
         rule = self.run.fallback
         assert rule is not None
         self.expected, self.tries, self.late = call, 1, None
         self.set_deadline(now_s, rule.deadline_s)
 
     def set_deadline(self, now_s: float, seconds: float) -> None:
-        """Wait for this long from now on; time booked so far is kept, whatever the outcome of the wait."""
+        """Set the deadline to `seconds` from now, and remember the time booked so far, which `discard_wait` restores."""
         self.booked_before = (now_s, *[getattr(self, name) for name in AWAITED])
         self.due_s = now_s + seconds
         self.alarm = self.clock.at(self.due_s, DUE, self)
 
     def cancel_deadline(self) -> None:
-        """The reply arrived in time."""
+        """Cancel the deadline, because the reply arrived in time."""
         if self.alarm is not None:
             self.alarm.callbacks = ()
             self.alarm = None
@@ -72,10 +72,10 @@ class DeadlineSession(Session):
             super().receive(now_s, arrival_s)
 
     def land(self, now_s: float) -> None:
-        """The next call arrives, and with it later ones that overtook it on a newer connection of the device."""
+        """The next call arrives, and then later ones that overtook it on a newer connection of the device."""
         assert self.in_flight is not None
         if self.landed in self.in_flight and self.in_flight[self.landed].time_s > now_s:
-            return  # a later call has arrived: the cloud serves calls in order
+            return  # a later call has arrived, but the cloud serves calls in order
         self.in_flight.pop(self.landed, None)
         super().land(now_s)
         while (
@@ -93,7 +93,7 @@ class DeadlineSession(Session):
             super().reply(now_s)
 
     def hold(self, now_s: float) -> None:
-        """A call is done, but there is no connection to send its reply by: it is sent when the cloud knows one (`reply_again`)."""
+        """A call is done, but there is no connection for its reply: `reply_again` sends it once the cloud knows one."""
         call = self.answered
         self.answered = call + 1
         self.held.add(call)
@@ -124,7 +124,7 @@ class DeadlineSession(Session):
             late, self.late = self.late, None
             if type(self) is DeadlineSession:
                 self.retry(now_s)
-            elif late is not None:  # after a crash the device reconnects anyway
+            elif late is not None:  # after a crash the device reconnects in any case
                 self.receive(now_s, late[1])
         elif rule.gives_up:
             self.discard_wait(now_s)
@@ -133,7 +133,7 @@ class DeadlineSession(Session):
             super().receive(*self.late)
 
     def discard_wait(self, now_s: float) -> None:
-        """The wait ended without a reply: book it under wait_s instead of the parts under which it was booked."""
+        """The wait ended without a reply: book it under wait_s, and undo its booking under other parts."""
         start_s, *values = self.booked_before
         for name, value in zip(AWAITED, values, strict=True):
             setattr(self, name, value)
@@ -174,7 +174,7 @@ class DeadlineSession(Session):
                 self.span("uplink", f"call {call} again", now_s, arrival_s, call=call, bytes=size_bytes)
 
     def land_again(self, now_s: float, call: int) -> None:
-        """A repeated request arrives: the cloud knows the connection, and repeats earlier replies."""
+        """A repeated request arrives: the cloud now knows the connection, and repeats the reply if there was one."""
         assert self.in_flight is not None
         self.disconnected = False
         if call >= self.landed:
@@ -258,11 +258,12 @@ class OfflineSession(DeadlineSession):
 
     def leave(self) -> None:
         """Both sides are done."""
-        self.device.count(-1)  # only now: messages of this session shared the links with the device's next one
+        # Not earlier: messages of this session may share the links with those of the device's next one.
+        self.device.count(-1)
         self.run.forget()
 
     def lost(self, now_s: float) -> None:
-        """The cloud no longer knows the session."""
+        """The cloud has lost the session: no message on its way has an effect."""
         assert self.in_flight is not None
         for alarm in self.in_flight.values():
             alarm.callbacks = ()
@@ -291,7 +292,7 @@ class OfflineSession(DeadlineSession):
         self.settle(now_s)
 
     def refused(self, now_s: float) -> None:
-        self.device.cloud.refused -= 1  # no request without an answer
+        self.device.cloud.refused -= 1  # the device answers the request
         self.lost(now_s)
 
     def crashed(self, now_s: float, working: bool) -> None:

@@ -3,11 +3,11 @@
 import math
 from operator import attrgetter
 
-NEVER = math.inf  # when a message arrives that a dead link never carries
+NEVER = math.inf  # arrival time of a message that the link never carries
 ID_BYTES = 2  # of a token id on the wire
 
 
-# What a session books while its device waits for a reply.
+# Parts that a session books while its device waits for a reply.
 AWAITED = (
     "connect_s",
     "uplink_s",
@@ -18,6 +18,6 @@ AWAITED = (
     "encode_s",
     "image_decode_s",
 )
-# What each session measures for itself; everything else follows from its program.
+# Measurements of each session; all other columns follow from its program.
 MEASURED = ("done_s", "first_token_s", "device_queue_s", *AWAITED, "gpu_share_s", "throttled_s", "resent_bytes")
 measured_of = attrgetter(*MEASURED)

@@ -8,7 +8,7 @@ from simulator.pricing.program import CALL_BYTES, CALL_ITEMS, CALL_LEAD, ITEM_KI
 
 
 class RecoveringSession(DeadlineSession):
-    """A session that lost its replica; arriving calls wait until the context has arrived as well."""
+    """A session that lost its replica; arriving calls wait for the context."""
 
     __slots__ = ()
 
@@ -32,7 +32,7 @@ class RecoveringSession(DeadlineSession):
         call = self.answered
         size = 0 if call >= len(self.context_bytes) else self.context_bytes[call]
         if self.redo is not None and call < len(self.calls):
-            size += (  # the request again, and the ids of parts that have arrived
+            size += (  # the request again, and the ids of the parts that have arrived
                 self.calls[call][CALL_BYTES]
                 + ID_BYTES * sum(len(item[ITEM_PARTS]) for item in self.calls[call][CALL_ITEMS][: -len(self.redo)])
             )
@@ -43,7 +43,7 @@ class RecoveringSession(DeadlineSession):
             self.span("uplink", "context again", now_s, arrival_s, bytes=size)
 
     def resent(self, now_s: float) -> None:
-        """The context has arrived: a replica can be found, and the next pass recomputes the cache."""
+        """The context has arrived: the session can be bound to a replica, and its next pass recomputes the cache."""
         if self.charged and now_s > self.booked_until_s:
             self.wake(now_s)
             self.uplink_s += now_s - self.booked_until_s

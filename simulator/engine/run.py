@@ -50,7 +50,7 @@ NO_REQUESTS = Requests(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 def _check(inputs: CaseInputs) -> None:
-    """Raises ValueError where requests, fleet and clouds contradict each other."""
+    """Raise ValueError if requests, fleet and clouds contradict each other."""
     parts, tiers, arrivals = inputs.parts(), inputs.clouds(), inputs.arrivals
     if inputs.devices < 1:
         raise ValueError(f"devices must be >= 1, got {inputs.devices}")
@@ -82,7 +82,7 @@ class Run:
         _check(inputs)
         closed: ClosedLoop | None = None
         if isinstance(inputs.arrivals, ClosedLoop):
-            closed, arrivals = inputs.arrivals, NO_REQUESTS  # they are added as devices ask
+            closed, arrivals = inputs.arrivals, NO_REQUESTS  # requests are added during the run
         else:
             arrivals = inputs.arrivals
         n = len(arrivals)
@@ -90,7 +90,7 @@ class Run:
         self.parts, self.tiers = inputs.parts(), inputs.clouds()
         self.fallback = inputs.fallback
         self.missing: set[tuple[int, int]] = set()
-        # By request, where there is any: the call given up, retries, and payload up and down beyond the program's.
+        # By request, for those that have any: the call given up, retries, payload (up, down) beyond that of the program.
         self.timed_out_call: dict[int, int] = {}
         self.retries: dict[int, int] = {}
         self.more_bytes: dict[int, tuple[int, int]] = {}
@@ -99,7 +99,7 @@ class Run:
         self.clock = Clock()
         start_s = float(arrivals.requested_s[0]) if n else 0.0
         self.counted_from_s = max(start_s, inputs.warmup_s)
-        self.before_s = 0.0, 0.0  # seconds that replicas were up and busy until then
+        self.before_s = 0.0, 0.0  # seconds that replicas were up and busy before counted_from_s
         self.clouds: list[Cloud] = []
         number = 0
         for tier in self.tiers:
@@ -117,10 +117,10 @@ class Run:
             )
             scaled = tier.rules.autoscale
             number += tier.replicas if scaled is None else scaled.max_replicas
-        self.open = n  # requests to come or open
+        self.open = n  # number of requests that are open or still to come
         self.devices: dict[int, Device] = {}
         self.part_ends = np.cumsum([part.devices for part in self.parts])
-        self.asking: dict[int, Iterator[tuple[float, int]]] = {}  # by device of a closed loop
+        self.asking: dict[int, Iterator[tuple[float, int]]] = {}  # think times and prompts, by device of a closed loop
         self.spans: list[Span] = []
         self.samples: list[tuple[float, ...]] = []
         self.measured = {name: array("d", bytes(8 * n)) for name in MEASURED}
@@ -194,7 +194,8 @@ class Run:
         return sum(replica.items_done for replica in replicas) / iterations if iterations else math.nan
 
     def _utilisation(self) -> float:
-        """See `CaseResult`. The first replicas count as up before the first request, and those up at the last event as up after it."""
+        """Return `CaseResult.utilisation`. The initial replicas count as up before the first request, and those up at the last event count
+        as up after it."""
         now_s, inputs = self.clock.now, self.inputs
         if now_s < inputs.warmup_s:
             return 0.0 if inputs.duration_s > inputs.warmup_s else math.nan
@@ -244,7 +245,7 @@ class Run:
             index = int(np.searchsorted(self.part_ends, number, side="right"))
             part = self.parts[index]
             cloud = self.clouds[part.tier]
-            # A crash or a refusal reaches a device at the clock's time, so no device may be ahead of it.
+            # A crash or a refusal reaches a device at the time of the clock, so its session must not be ahead of the clock.
             ahead = not cloud.rules.crashes and cloud.rules.max_waiting is None
             device = self.devices[number] = Device(number, part, self.accesses[index], cloud, ahead)
         return device
@@ -252,7 +253,7 @@ class Run:
     # Closed loop.
 
     def ask(self, number: int, now_s: float) -> None:
-        """The device thinks from now on, then sends a request, unless `duration_s` has passed by then."""
+        """Schedule the next request of a device after its think time, unless that is at or after `duration_s`."""
         assert self.closed is not None
         think_s, prompt = next(self.asking[number])
         if now_s + think_s < self.closed.duration_s:
@@ -282,7 +283,7 @@ class Run:
             column[request] = value
 
     def timed_out_at(self, session: Session, call: int) -> SessionProgram:
-        """The program of a session that stops waiting for a call."""
+        """Return the program of a session that stops waiting for a call; a stand-in, noted in `missing`, if it is not recorded."""
         part, prompt = session.device.part, self.prompt_of[session.request]
         self.timed_out_call[session.request] = call
         program = part.abandoned.get((prompt, call))
@@ -296,7 +297,7 @@ class Run:
         self.more_bytes[request] = known[0] + up, known[1] + down
 
     def forget(self) -> None:
-        """After the last request, drop what the cloud still has scheduled (crashes, other tenants)."""
+        """Count one open request less. After the last one, cancel the remaining events of the cloud (crashes, background jobs)."""
         self.open -= 1
         if not self.open:
             self.clock.drop()

@@ -39,7 +39,7 @@ from simulator.pricing.program import (
 )
 from simulator.results.timeline import Span
 
-# Name of an item of work in the timeline, by its kind.
+# Names of items of work in the timeline, by kind.
 _WORK = {
     PASS: "call {}",
     COMPANION: "call {}: the device's model",
@@ -87,7 +87,7 @@ class SessionHost(Protocol):
         ...
 
     def timed_out_at(self, session: "Session", call: int) -> SessionProgram:
-        """The program of the session once it stops waiting for `call`."""
+        """Return the program of a session that stops waiting for `call`."""
         ...
 
     def count_bytes(self, request: int, up: int, down: int) -> None:
@@ -156,7 +156,7 @@ class Session(CloudSession):
         self.landed = 0  # calls that have arrived in the cloud
         self.answered = 0  # calls whose reply has left the cloud: all before this one
         self.replies: dict[int, float] = {}  # arrivals of replies that were not awaited when they left
-        self.redo: tuple[Item, ...] | None = None  # after a crash: what is left of the call that was under way
+        self.redo: tuple[Item, ...] | None = None  # after a crash: remaining items of the call that was being served
         self.in_flight: dict[int, Alarm] | None = None  # see `DeadlineSession`
         self.first_token_s = self.done_s = math.nan
         self.device_queue_s = self.uplink_s = self.downlink_s = self.connect_s = self.wait_s = 0.0
@@ -166,7 +166,7 @@ class Session(CloudSession):
     # Device side.
 
     def advance(self, now_s: float) -> None:
-        """Run on from the next step, which is ready at `now_s`: the clock's time, or later but before `safe_until_s`."""
+        """Run the steps from the next one, which is ready at `now_s`: the clock's time, or later but before `safe_until_s`."""
         device = self.device
         steps = self.steps
         while self.step < len(steps):
@@ -196,7 +196,7 @@ class Session(CloudSession):
             self.finish(now_s)
 
     def exchange(self, now_s: float, send: int, wait: int) -> bool:
-        """Send and await after the computing of a step; whether the next step is ready at the same time."""
+        """Send and await after the computing of a step. Returns whether the next step is ready at the same time."""
         self.step += 1
         if send >= 0:
             device = self.device
@@ -218,14 +218,14 @@ class Session(CloudSession):
             self.awaiting = wait
             self.booked_until_s = now_s
             return False
-        # The state of an earlier call is known only once the clock is there.
+        # The state of an earlier call is known only when the clock reaches now_s.
         if now_s > self.clock.now:
             self.clock.at(now_s, JOINED, self)
             return False
         return self.join(now_s, wait)
 
     def join(self, now_s: float, call: int) -> bool:
-        """Await a call of an earlier step; whether its reply has arrived already."""
+        """Await a call of an earlier step. Returns whether its reply has already arrived."""
         arrival_s = self.replies.pop(call, None)
         if arrival_s is None:
             self.awaiting = call
@@ -251,7 +251,7 @@ class Session(CloudSession):
             self.clock.at(arrival_s, RECEIVED, self)
 
     def finish(self, now_s: float) -> None:
-        """The device is finished; calls that are never awaited may still be open."""
+        """The device has finished; calls that are never awaited may still be open."""
         self.done_s = now_s
         self.device.count(-1)
         if self.run.closed is not None:
@@ -275,7 +275,7 @@ class Session(CloudSession):
             self.serve(now_s)
 
     def wake(self, landed_s: float) -> None:
-        """Book the waits of an awaited call before it left the device: the handshake, then the radio."""
+        """Book the times that an awaited call waited before it left the device: the handshake, then the radio."""
         up = self.device.up
         if up.open_s > self.booked_until_s:
             open_s = min(up.open_s, landed_s)
@@ -319,9 +319,9 @@ class Session(CloudSession):
             self.first_token_s = arrival_s
         if self.traced and arrival_s < NEVER:
             self.span("downlink", f"reply {call}", now_s, arrival_s, call=call, bytes=size_bytes)
-        if call == self.last:  # the request says so: the replica does not wait for what the device does next
+        if call == self.last:  # the request says that it is the last one, so the replica need not wait for the device
             device.cloud.close(self, now_s)
-        if call == self.awaiting:  # all time until now is booked
+        if call == self.awaiting:  # all time until now is booked already
             self.awaiting = -1
             self.charged = False
             self.receive(now_s, arrival_s)
@@ -345,16 +345,19 @@ class Session(CloudSession):
                 self.span("downlink", name, now_s, arrival_s, call=self.answered, bytes=size_bytes)
 
     def unreachable(self, now_s: float, call: int, wait: int) -> None:
-        """A request that never arrives; the step that sent it awaits `wait`, if anything."""
+        """Handle a request that never arrives. wait: the call that the sending step awaits, -1 for none."""
         opening = self.device.up.open_s == NEVER
         what, way = ("its connection to open", "link") if opening else (f"call {call} to reach the cloud", "uplink")
         self.never(now_s, wait, what, way)
 
     def never(self, now_s: float, awaited: int, what: str, way: str) -> None:
-        """A link never carries anything again. Raises DeadlockError.
+        """Raise DeadlockError, because a link never carries anything again.
 
         Args:
+            now_s: time from which on the link carries nothing.
             awaited: the call that the device waits for, -1 for none.
+            what: what the request waits for, for the message.
+            way: the link, for the message.
         """
         raise DeadlockError(
             f"deadlock at {now_s:.6g} s of simulated time: request {self.request} of device {self.device.number} waits for {what}, but the "
@@ -366,13 +369,13 @@ class Session(CloudSession):
     def admitted(self, now_s: float) -> None:
         if self.traced:
             self.span("queue", "admission", self.booked_until_s if self.charged else now_s, now_s)
-        if self.charged:  # booked here: a call without work for a replica never books it
+        if self.charged:  # booked here, because a call without work for a replica has no iteration that would book it
             self.cloud_queue_s += now_s - self.booked_until_s
             self.booked_until_s = now_s
         self.serve(now_s)
 
     def refused(self, now_s: float) -> None:
-        """The cloud refuses the request; the device finishes its current step, and the request has no answer."""
+        """End the session without an answer, because the cloud refused it; the device finishes its current step."""
         self.__class__ = RefusedSession
         self.device.count(-1)
         if self.run.closed is not None:
@@ -380,20 +383,20 @@ class Session(CloudSession):
         self.run.forget()
 
     def crashed(self, now_s: float, working: bool) -> None:
-        """The connection breaks; the device will send the context that a new replica needs, in one message of `context_bytes`."""
+        """Break the connection; the device will send the context that a new replica needs, one message of `context_bytes`."""
         if self.charged:
             self.cloud_queue_s += now_s - self.booked_until_s
             self.booked_until_s = now_s
         self.device.lost_s = now_s
         self.redo = None
-        if working:  # parts that have left the cloud are not computed again
+        if working:  # work before the last part that has left the cloud is not repeated
             left = next((i + 1 for i in range(self.index - 1, -1, -1) if self.items[i][ITEM_PARTS]), 0)
             self.redo = self.items[left:]
         self.run.recover(self)
         self.clock.at(self.tell(now_s, self.device.down, 0), BROKEN, self)
 
     def tell(self, now_s: float, link: AnyLink, size_bytes: int) -> float:
-        """Send a message that is not a step of the program. Returns its arrival time."""
+        """Send a message that is not part of the program, and return its arrival time."""
         device = self.device
         if device.radio is not None:
             device.radio.request = self.request
@@ -410,7 +413,7 @@ class Session(CloudSession):
             self.span("queue", f"call {call}", self.ready_s, start_s, call=call, replica=replica)
         rows, tokens, kv_tokens, _, _, _, kind, _ = self.item
         work = {"rows": rows, "tokens": tokens, "kv_tokens": kv_tokens} if kind <= COMPANION else {}
-        # Without the work of other tenants.
+        # Without background jobs.
         requests = tuple(other.request for other in batch if isinstance(other, Session))
         work["batch"] = len(batch)
         self.span(

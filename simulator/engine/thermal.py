@@ -28,25 +28,25 @@ class Throttling:
 
 
 class ThermalState:
-    """Heat of one device at the end of its latest computing."""
+    """Heat of one device at the end of its latest work."""
 
     __slots__ = ("_cooling", "_edges", "heat_s", "rested_s")
 
     def __init__(self, throttling: Throttling) -> None:
         self._cooling = throttling.cooling
-        # Stretches of equal speed: where each begins and ends in heat, and the speed. The last one has no end.
+        # Ranges of heat with equal speed: (begin, end, speed). The last one has no end.
         begins = [0.0, *(heat_s for heat_s, _ in throttling.steps)]
         speeds = [1.0, *(speed for _, speed in throttling.steps)]
         self._edges = list(zip(begins, [*begins[1:], math.inf], speeds, strict=True))
         self.heat_s = 0.0
-        self.rested_s = 0.0  # since when the device rests
+        self.rested_s = 0.0  # end of its latest work
 
     def stretch(self, start_s: float, first_s: float, seconds: float) -> tuple[float, float]:
-        """Seconds of wall time from `start_s` until the first part of the work is done (-1: none asked for), and until all of it is.
+        """Do work and return its duration: seconds until its first part is done (-1 for none), and until all of it is done.
 
         Args:
             start_s: start of the work.
-            first_s: the first part, in seconds at full speed; -1 for none.
+            first_s: the first part of the work, in seconds at full speed; -1 for none.
             seconds: all of the work, in seconds at full speed.
         """
         heat_s = max(0.0, self.heat_s - self._cooling * max(0.0, start_s - self.rested_s))
@@ -58,6 +58,7 @@ class ThermalState:
         return first_s, wall_s
 
     def _wall_s(self, heat_s: float, work_s: float) -> float:
+        """Return the duration of work given in seconds at full speed, starting at this heat."""
         wall_s = 0.0
         for _, end_s, speed in self._edges:
             if heat_s >= end_s:

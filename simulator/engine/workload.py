@@ -36,7 +36,7 @@ class Requests:
         return len(self.requested_s)
 
     def next_of_device(self) -> np.ndarray:
-        """float64 [n]: time of the next request of each request's device, infinity after the last."""
+        """Return the time of the next request of each request's device, float64 [n]; infinity after the last."""
         order = np.argsort(self.device, kind="stable")
         device, requested_s = self.device[order], self.requested_s[order]
         following = np.full(len(order), np.inf)
@@ -67,7 +67,7 @@ class ClosedLoop:
             raise ValueError(f"think_s must be > 0 and prompts >= 1, got {self.think_s} and {self.prompts}")
 
     def of_device(self, device: int) -> Iterator[tuple[float, int]]:
-        """Endless pairs of think time in seconds and the prompt requested after it."""
+        """Yield endless pairs of think time in seconds and number of the prompt requested after it."""
         think, ask = stream(self.seed, "workload.think", device), stream(self.seed, "workload.prompt", device)
         while True:
             seconds = (think.standard_exponential(_BLOCK) * self.think_s).tolist()
@@ -117,8 +117,8 @@ def bursty_arrivals(
         edges.append(edges[-1] + length_s)
         expected.append(expected[-1] + length_s * calm_per_s * (burst_factor if bursting else 1.0))
         bursting = not bursting
-    # A Poisson process of rate 1 in expected requests is the wanted one in time.
-    # The last state may last long beyond the end, with as many requests.
+    # A Poisson process of rate 1 over expected requests, mapped to time, has the rate of each state. It is cut at the duration, because
+    # the last state may last much longer.
     until = min(expected[-1], float(np.interp(duration_s, edges, expected)) * (1.0 + 1e-9))
     times = np.interp(_poisson_times(stream(seed, "workload.arrivals"), 1.0, until), expected, edges)
     return timed_arrivals(seed, times[times < duration_s], devices, prompts)
@@ -131,7 +131,7 @@ def timed_arrivals(seed: int, requested_s: np.ndarray, devices: int, prompts: in
     n = len(requested_s)
     device = (draws(seed, n, "workload.device") * devices).astype(np.int64)
     rounds = -(-n // prompts)
-    # Sorting uniform draws shuffles each round; row by row, so that more requests never change the earlier ones.
+    # Sorting uniform draws shuffles the prompts of each round. Rounds are rows, so that more requests never change earlier ones.
     order = np.argsort(draws(seed, rounds * prompts, "workload.prompt").reshape(rounds, prompts), axis=1, kind="stable")
     return Requests(requested_s, device, order.reshape(-1)[:n].astype(np.int64))
 
@@ -156,12 +156,12 @@ def read_times(
     """
     try:
         state = path.stat()
-    except (OSError, ValueError):  # the reader says why
+    except (OSError, ValueError):  # the reader raises the error with its reason
         return _times_of(path, unit, window_s, time_scale, 0, 0)
     return _times_of(path, unit, window_s, time_scale, state.st_mtime_ns, state.st_size)
 
 
-@lru_cache(maxsize=16)  # every case of a sweep asks, and a published trace may have millions of requests
+@lru_cache(maxsize=16)  # called for every case of a sweep, and a published trace may have millions of requests
 def _times_of(
     path: Path, unit: str | None, window_s: Window | None, time_scale: float, _mtime_ns: int, _size: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -185,7 +185,7 @@ def _times_of(
 
 
 def device_counts(shares: list[float], devices: int) -> list[int]:
-    """Whole devices of each share of a fleet, by largest remainder; they add up to `devices`."""
+    """Return the number of devices of each share of a fleet, by largest remainder; the sum is `devices`."""
     exact = [share * devices / sum(shares) for share in shares]
     counts = [int(count) for count in exact]
     by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
@@ -195,7 +195,8 @@ def device_counts(shares: list[float], devices: int) -> list[int]:
 
 
 def _poisson_times(generator: np.random.Generator, rate_per_s: float, duration_s: float) -> np.ndarray:
-    """float64, ascending, below duration_s: sums of exponential gaps, drawn in blocks until the duration is passed."""
+    """Return Poisson times in [0, duration_s), float64, ascending: sums of exponential gaps, drawn in blocks until the duration is
+    exceeded."""
     if rate_per_s == 0.0:
         return np.empty(0)
     expected = rate_per_s * duration_s
