@@ -89,7 +89,7 @@ class Backend:
             A step per request, in their order.
         """
         if role not in self.models:
-            raise WeightsError(f"the pair {self.pair.manifest.name} has no {role}: none can run")
+            raise WeightsError(f"the pair {self.pair.manifest.name} has no {role} model")
         order = sorted(range(len(requests)), key=lambda index: (self._new(requests[index]), requests[index].slot))
         group = [requests[index] for index in order]  # requests with equally many new positions are adjacent
         steps = dict(zip(order, self._read(role, group, self._pass(role, group)), strict=True))

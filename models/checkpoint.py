@@ -382,7 +382,9 @@ def _mappings(content: Any, name: str, levels: int = 4) -> Iterator[tuple[str, A
 
 def _described(content: Any, containers: Sequence[str]) -> str:
     if isinstance(content, Inert):
-        return f"a pickled {content.origin}, whose code is not run; needed a state dict, as model.state_dict() gives it"
+        return (
+            f"a pickled {content.origin}, whose code is not run; needed a state dict, as model.state_dict() returns it"
+        )
     if not isinstance(content, Mapping):
         return (
             f"a {'tensor' if isinstance(content, StoredTensor) else type(content).__name__}, needed a dict of tensors"
@@ -413,7 +415,7 @@ def _from_archive(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
     names = archive.namelist()
     pickled = next((name for name in names if name.rpartition("/")[2] == "data.pkl"), None)
     if pickled is None:
-        raise WeightsError("not readable as weights: an archive without data.pkl; torch.save makes none such")
+        raise WeightsError("not readable as weights: an archive without data.pkl, not one that torch.save writes")
     root = pickled.removesuffix("data.pkl")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
         raise WeightsError("not readable as weights: its numbers are big-endian")
@@ -436,6 +438,6 @@ def _from_stream(file: IO[bytes]) -> tuple[Any, dict[str, str | int]]:
         (count,) = struct.unpack("<q", file.read(8))
         places[key] = file.tell()
         if key not in unpickler.storages or count < 0:
-            raise WeightsError(f"not readable as weights: nothing refers to the storage {key[:40]}")
+            raise WeightsError(f"not readable as weights: no tensor refers to the storage {key[:40]}")
         file.seek(count * ITEM_BYTES[unpickler.storages[key].dtype], 1)
     return content, places

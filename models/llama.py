@@ -108,7 +108,7 @@ class LlamaDecoder(Transformer):
         if self.config.row_token < 0:
             return super().step(cache, rows, start, embeds, n_new, trees)
         if trees is not None and any(trees):
-            raise WeightsError("a model with row tokens verifies no tree of drafts")
+            raise WeightsError("a model with row tokens cannot verify draft trees")
         before = self._row_tokens(start)
         offset = torch.arange(embeds.shape[1])
         position = start.unsqueeze(1) + offset  # [R, n], without row tokens

@@ -117,7 +117,8 @@ def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: to
         found = find_pair(pair)
         if found.manifest.scales:
             raise WeightsError(
-                f"the pair {found.manifest.name} predicts scale by scale; its device is a smaller model, and none is trained"
+                f"the pair {found.manifest.name} predicts scale by scale; "
+                "its device is a smaller model of the same kind, which is not trained here"
             )
         loaded: Pair = function_of(pair.backbone.load)(found, torch.device(torch_device), dtype)
         return loaded
@@ -228,7 +229,7 @@ def refuse_foreign(folder: Path) -> None:
     foreign = [name for name in names if MANIFEST not in names or not (name in own or name.endswith(WEIGHTS))]
     if foreign:
         raise WeightsError(
-            f"cannot write the pair {folder}: it holds {foreign[0]}, which is of no pair; name another folder"
+            f"cannot write the pair {folder}: it holds {foreign[0]}, which is not part of a pair; name another folder"
         )
 
 

@@ -66,8 +66,8 @@ def load_tokenizer(kind: Any, folder: Path, wrong: str, vocabulary: int) -> Any:
         raise WeightsError(f"{folder}: {wrong}: its tokenizer: {first_line(error)[:200]}") from error
     if not vocabulary <= 2 * len(found) <= 2 * vocabulary:
         raise WeightsError(
-            f"{folder}: {wrong}: its tokenizer knows {len(found)} tokens, the model {vocabulary}: "
-            "files of the tokenizer are missing, or another model's"
+            f"{folder}: {wrong}: its tokenizer has {len(found)} tokens, the model {vocabulary}: "
+            "files of the tokenizer are missing or belong to another model"
         )
     return found
 

@@ -254,7 +254,7 @@ class LiveSession:
         """Return guidance, filters and the draw of a pass, as the side that runs it knows them."""
         if side == CLOUD:
             opening = self.cloud_state.opening
-            assert opening is not None, "the cloud was asked before it was told how to decide"
+            assert opening is not None, "the cloud has no decoding settings before the session is opened"
             settings, seed, caption = dict(opening.decoding), opening.seed, opening.caption
             sampled = settings.pop("pick") == "sampled"
         else:
@@ -297,9 +297,9 @@ class LiveSession:
         never = set(self.spec.missed_calls) - set(ops["call"][ops["kind"] == AWAIT].tolist())
         if never:
             raise DivergedError(
-                f"{self.spec.method}: the session that was to give up the reply to call {min(never)} never waited for it: before that it "
-                "chose another token than the unbroken session, as near ties can in another batch; with --max-batch 1 and another --cache "
-                "none does"
+                f"{self.spec.method}: the session that should give up the reply to call {min(never)} never waited for it, because an "
+                "earlier near tie had another outcome than in the original session, which ran in another batch; --max-batch 1 with a new "
+                "--cache avoids this"
             )
         assert self.image is not None
         return Recording(

@@ -225,7 +225,9 @@ def load_decoder(
                 if not bool(part.isfinite().all()):
                     bad.append(key)
     if whole:
-        raise WeightsError(f"{folder}: quantised weights are not read: {few(whole)}")
+        raise WeightsError(
+            f"{folder}: quantised weights are not supported: {few(whole)}; needed floating-point weights"
+        )
     if kept:
         target["tok_embeddings.weight"].copy_(_aligned(kept))
     if bad:

@@ -94,7 +94,7 @@ def _codes(folder: Path, words: Mapping[str, int]) -> tuple[int, ...]:
         if name.startswith("IMGIMG"):
             digits_ = name.removeprefix("IMGIMG").removesuffix("Z").translate(letters)
             if not (digits_.isascii() and digits_.isdigit() and len(digits_) < 6):
-                raise WeightsError(f"{folder}: the vocabulary's image token {name[:40]!r} names no code")
+                raise WeightsError(f"{folder}: the vocabulary's image token {name[:40]!r} is not the name of a code")
             found[int(digits_)] = _word(folder, words, name)
     if sorted(found) != list(range(len(found))) or not found:
         raise WeightsError(
@@ -251,8 +251,8 @@ def find(spec: PairSpec) -> FoundPair:
         config.grid * 2 ** (len(vq["encoder_ch_mult"]) - 1),
     ):
         raise WeightsError(
-            f"{path}: {vq['codebook_size']} codes, images shrunk by {2 ** (len(vq['encoder_ch_mult']) - 1)}; needed "
-            f"{config.vocab_size} codes and {described.image_size // config.grid}"
+            f"{path}: {vq['codebook_size']} codes, down-sampling by {2 ** (len(vq['encoder_ch_mult']) - 1)}; needed "
+            f"{config.vocab_size} codes, down-sampling by {described.image_size // config.grid}"
         )
     device = _device_parts(spec, described, files)
     manifest = manifest_of(spec, config, described.image_size, files, device, described.guidance)
@@ -347,7 +347,7 @@ def weight_files(folder: Path) -> list[Path]:
             there = {int(part[1]) for part in parts.values()}
             if lost := [str(number) for number in range(1, min(last, MOST_PARTS) + 1) if number not in there]:
                 raise WeightsError(
-                    f"{folder}: of {last} parts of its weights ({found[0].name}, ...) some are not there: {few(lost)}"
+                    f"{folder}: of {last} parts of its weights ({found[0].name}, ...) these are missing: {few(lost)}"
                 )
             return list(parts)
         if len(found) > 1:

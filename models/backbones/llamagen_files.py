@@ -66,7 +66,7 @@ def find(spec: PairSpec) -> FoundPair:
     folder = place if place.is_dir() else place.parent
     kind = "c2i" if spec.backbone.classes else "t2i"
     if kind == "c2i" and spec.text is not None:
-        raise WeightsError(f"pair.text has no use: {spec.cloud} takes class labels")
+        raise WeightsError(f"pair.text is not used: {spec.cloud} takes class labels; leave it out")
     parts, others = recognise(place, kind_of, "LlamaGen")
     others += other_kinds(parts, kind)
     cloud = the_one([part for part in parts if part.kind == kind], spec.cloud, place, others, "weights", hints_of(spec))
@@ -227,7 +227,7 @@ def text_folder(spec: PairSpec, folder: Path) -> Path:
             return folder / place
     raise WeightsError(
         f"{folder}: holds no caption encoder (looked for a T5 in {', '.join(T5_PLACES)}); name its folder, or that of "
-        "features it made, with pair.text"
+        "features it computed, with pair.text"
     )
 
 
@@ -246,7 +246,7 @@ def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...],
         )
         if not features or not lists:
             raise WeightsError(
-                f"{text}: holds neither a T5 (config.json, weights and tokenizer) nor features that LlamaGen's script made "
+                f"{text}: holds neither a T5 (config.json, weights and tokenizer) nor features of LlamaGen's script "
                 "(LIST.jsonl and LIST/0.npy, LIST/1.npy, ...)"
             )
         return (*lists, *features), {}

@@ -100,7 +100,7 @@ def recognise(
         if kind:
             parts.append(WeightFile(path, kind, shapes))
         else:
-            others.append(f"{path.name}: its keys are none of {owner}'s ({few(list(shapes))})")
+            others.append(f"{path.name}: none of its keys is {owner}'s ({few(list(shapes))})")
     return parts, others
 
 

@@ -33,7 +33,8 @@ def find(spec: PairSpec) -> FoundPair:
     """Find the pair of VAR's files that a specification names. Raises WeightsError."""
     for key in ("text", "heads"):
         if getattr(spec, key) is not None:
-            raise WeightsError(f"pair.{key} has no use: {spec.cloud} takes class labels, and its files tell its heads")
+            why = "it takes class labels" if key == "text" else "its files contain the number of heads"
+            raise WeightsError(f"pair.{key} is not used by {spec.cloud}: {why}; leave it out")
     place = Path(spec.weights)
     cloud = _var(place, spec.cloud, "weights", (spec.cloud.rpartition("-")[2],))
     config, classes, width = var_shape(cloud.shapes, cloud.path)

@@ -301,13 +301,13 @@ class CloudState(ModelState):
 
     @property
     def key(self) -> tuple[int, str]:
-        assert self.opening is not None, "the cloud was asked for a draw before it was told the seed"
+        assert self.opening is not None, "the cloud has no seed before the session is opened"
         return self.opening.seed, self.opening.caption
 
     @property
     def policy(self) -> DecodingPolicy:
         """How tokens are picked here."""
-        assert self.opening is not None, "the cloud was asked before it was told how to decide"
+        assert self.opening is not None, "the cloud has no decoding settings before the session is opened"
         return DecodingPolicy.of(self.opening.decoding)
 
     def open(self, message: Start) -> Generator[Op, Any, None]:

@@ -57,7 +57,9 @@ class TimedScales:
             ComputeError: the runtime is not eager.
         """
         if runtime != "eager":
-            raise ComputeError(f"--runtime {runtime}: passes of whole scales are timed eager")
+            raise ComputeError(
+                f"--runtime {runtime}: not available for models that predict scale by scale; allowed: eager"
+            )
         config = self.model.config
         cached = (0, config.tokens - config.scales[-1] ** 2)
         first: list[list[list[float]]] = []  # by rows, new positions and cached ones
@@ -137,7 +139,9 @@ def measure_scale_model(
     """
     shape = shape or catalogue.model(name)
     if shape.interhead:
-        raise ComputeError(f"model {name}: a model of scales has no form of one layer; allowed: the model itself")
+        raise ComputeError(
+            f"model {name}: a model that predicts scale by scale has no one-layer form; allowed: the model itself"
+        )
     kind = VarConfig if shape.modulation else SharedVarConfig
     side = shape.image_decoder["latent_side"]
     config = kind(shape.n_layer, shape.n_head, shape.dim, shape.ffn_hidden, shape.vocab_size, 1, 1, side, norm_eps=1e-6)

@@ -165,7 +165,7 @@ def test_files_that_make_no_pair_are_refused_with_what_they_hold(folder: Path, t
         "t2i: holds no weights of llamagen-c2i-256; t2i_XL_stage1_256.pt: a text-conditional model; "
         "vq_ds16_t2i.pt: an image tokenizer; name its file with pair.weights"
     )
-    assert "pair.text has no use" in refused(c2i(folder, text=str(folder / "t2i")))
+    assert "pair.text is not used" in refused(c2i(folder, text=str(folder / "t2i")))
     assert "holds no caption encoder (looked for a T5 in" in refused(t2i(folder, text=None))
     assert "holds neither a T5" in refused(t2i(folder, text=str(tmp_path)))
     assert "holds neither a device model nor a drafter for llamagen-c2i-256; notes.pt" in refused(
@@ -219,7 +219,7 @@ def test_what_a_download_left_is_told(folder: Path, tmp_path: Path) -> None:
 def test_a_model_of_several_layers_under_the_drafters_keys_is_none(folder: Path, tmp_path: Path) -> None:
     keys = {f"model.layers.{layer}.self_attn.q_proj.weight": torch.zeros(16, 16) for layer in (0, 1)}
     torch.save(keys, tmp_path / "repackaged.bin")
-    assert "repackaged.bin: its keys are none of LlamaGen's" in refused(t2i(folder, device=str(tmp_path)))
+    assert "repackaged.bin: none of its keys is LlamaGen's" in refused(t2i(folder, device=str(tmp_path)))
 
 
 # --- captions

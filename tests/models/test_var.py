@@ -145,8 +145,10 @@ def test_one_error_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_files_that_make_no_pair_are_refused_with_the_reason(folder: Path, tmp_path: Path) -> None:
-    assert "pair.text has no use: var-d30 takes class labels" in refused(named(folder, text=str(folder)))
-    assert "pair.heads has no use" in refused(named(folder, heads=2))
+    assert "pair.text is not used by var-d30: it takes class labels; leave it out" in refused(
+        named(folder, text=str(folder))
+    )
+    assert "pair.heads is not used by var-d30: its files contain the number of heads" in refused(named(folder, heads=2))
     assert "makes images of 32 pixels, not of pair.image_size 256" in refused(named(folder, image_size=256))
     whole = files.transformer(seed=0, **files.CLOUD)
 
@@ -171,7 +173,7 @@ def test_files_that_make_no_pair_are_refused_with_the_reason(folder: Path, tmp_p
     )
     (tmp_path / "empty").mkdir()
     assert "holds no weights of var-d30; name its file with pair.weights" in refused(named(tmp_path / "empty"))
-    assert "var_d30.pth: its keys are none of VAR's" not in refused(named(tmp_path / "empty"))
+    assert "var_d30.pth: none of its keys is VAR's" not in refused(named(tmp_path / "empty"))
 
 
 def test_of_several_depths_in_a_folder_the_name_tells_or_the_user(folder: Path, tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_of_several_depths_in_a_folder_the_name_tells_or_the_user(folder: Path, 
 def test_a_pair_of_scales_is_run_by_its_own_methods(folder: Path, pair: VarPair) -> None:
     with pytest.raises(
         CiarSimError,
-        match="the pair var-d30 predicts scale by scale; its device is a smaller model, and none is trained",
+        match="the pair var-d30 predicts scale by scale; its device is a smaller model of the same kind, which is not trained here",
     ):
         load_pair(named(folder))
     with pytest.raises(PromptError, match="not a class label; allowed: 0 to 9"):

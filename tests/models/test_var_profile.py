@@ -64,5 +64,5 @@ def test_a_model_of_scales_is_timed_at_its_shape(monkeypatch: pytest.MonkeyPatch
         else:
             with pytest.raises(ComputeError, match="says nothing about var-d16-1layer"):
                 build_costs(choice, shapes, pytest.fail)
-    with pytest.raises(ComputeError, match="has no form of one layer"):
+    with pytest.raises(ComputeError, match="has no one-layer form"):
         measure_scale_model("var-d16-1layer", torch.device("cpu"))
