@@ -44,10 +44,7 @@ class Tree:
             while self.parents[path[-1]] >= 0:
                 path.append(self.parents[path[-1]])
             found.append(path[::-1])
-        if ordered:
-            longest = max(len(path) for path in found)
-            found.sort(key=lambda path: path + [len(self)] * (longest - len(path)))
-        return found
+        return sorted(found) if ordered else found
 
 
 @lru_cache(maxsize=1024)
