@@ -1,4 +1,4 @@
-"""No field of a network is forgotten: each one, changed, changes when messages arrive or what they cost, or is refused."""
+"""Access networks: a change of any field changes the arrivals or the energy, or is refused. Handshakes: opening and timers."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ PLAIN = Network(1e6, 1e6, 0.02, 0.03)
 QUEUED = replace(PLAIN, up_buffer_bytes=1e5, down_buffer_bytes=1e5)
 LOSSY = replace(PLAIN, up_loss=0.1, down_loss=0.1)
 
-# Of each field: a network, and the same with the field changed.
+# For each field: a network, and the change of the field.
 CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
     "up_bps": (PLAIN, {"up_bps": 2e6}),
     "down_bps": (PLAIN, {"down_bps": Capacity([0.0, 1.0], [1e6, 3e6], 2.0)}),
@@ -64,7 +64,10 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
 
 
 def seen(network: Network) -> list[float]:
-    """Arrivals of messages of two devices both ways, after short and long silences and one upon the other, and the energy of radios."""
+    """Return the arrivals of messages of two devices, and the energy of the radios.
+
+    Messages go both ways, back to back and after short and long silences.
+    """
     joules = [0.0] * 2
     access = AccessNetwork(network, 3, joules, [0.0] * 2)
     devices = [access.links(number) for number in range(2)]
@@ -81,7 +84,7 @@ def seen(network: Network) -> list[float]:
     return [*found, *joules]
 
 
-# These tell arrivals otherwise or have links of their own: test_fair.py, test_paths.py.
+# These return arrivals in another way or have their own links: test_fair.py, test_paths.py.
 ELSEWHERE = ("fair", "fading_snr_db", "also")
 
 
@@ -214,7 +217,7 @@ def test_a_resumed_session_sends_no_certificates(name: str, rtts: int, carried: 
     ],
 )
 def test_a_connection_that_opens_in_an_outage_waits_for_its_timer(begin_s: float, passes_s: float) -> None:
-    """15 s without rate, from 5 to 20 s. TCP's one round trip; the reply takes its own way, which has no outage."""
+    """The uplink has no rate from 5 to 20 s. TCP opens in one round trip, and the downlink has no outage."""
     rate = Capacity([0.0, 5.0, 20.0], [1e6, 0.0, 1e6], 1000.0)
     up, down = (ImpairedLink(wire, 0.02, 0.04, TRANSPORTS["tcp"]) for wire in (VaryingWire(rate), Wire(1e6)))
     assert up.opening_s(begin_s, 0.0) == pytest.approx(passes_s + 0.02, abs=1e-6)
@@ -228,7 +231,7 @@ def test_a_connection_that_opens_in_an_outage_waits_for_its_timer(begin_s: float
 
 
 class Nth:
-    """Loses one packet of a handshake: that of a round trip, counted from 0."""
+    """Loss of one handshake packet: that of the given round trip, counted from 0."""
 
     def __init__(self, number: int) -> None:
         self.left = number
@@ -246,7 +249,7 @@ class Nth:
     [
         ("tcp", 0, 1.0),
         ("grpc", 0, 1.0),
-        ("grpc", 1, 0.25),  # TLS over TCP, which has measured a round trip of 0.05 s
+        ("grpc", 1, 0.25),  # TLS: TCP has already measured a round trip of 0.05 s
         ("quic", 0, 1.0),
         ("sctp", 3, 1.0),
     ],
@@ -264,7 +267,7 @@ def test_a_lost_packet_of_a_handshake_is_sent_again_by_the_timer_of_its_protocol
 
 
 def test_the_timer_of_tls_is_that_of_a_first_sample() -> None:
-    """3 round trips of 0.3 s in place of one and 0.2 s, and the same where an outage loses the hello."""
+    """The first sample gives three round trips of 0.3 s, not one plus 0.2 s. The same holds where an outage loses the hello."""
     assert TRANSPORTS["grpc"].opening_rto_s(0.3, 0) == pytest.approx(0.9)
     assert TRANSPORTS["grpc"].opening_rto_s(0.3, 1) == 1.0
     rate = Capacity([0.0, 5.0, 7.0], [1e15, 0.0, 1e15], 1000.0)
@@ -282,7 +285,7 @@ def test_every_timer_stops_at_two_minutes() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "grpc", "quic"])
 def test_the_tries_of_a_handshake_are_two_minutes_apart_at_most(transport: str) -> None:
-    """99 % of round trips are lost: of 200 connections some need hundreds of tries, which doubling without a cap would never end."""
+    """99 % of the round trips are lost: some of 200 connections need hundreds of tries. Uncapped doubling would never end."""
     network = replace(PLAIN, up_loss=0.9, down_loss=0.9, transport=TRANSPORTS[transport])
     access = AccessNetwork(network, 0, [], [])
     opened_s = []
@@ -297,7 +300,7 @@ def test_the_tries_of_a_handshake_are_two_minutes_apart_at_most(transport: str) 
 
 @pytest.mark.parametrize("duration_s", [120.0, 60.0, 40.0])
 def test_a_path_that_loses_every_try_is_a_dead_one_and_no_endless_loop(duration_s: float) -> None:
-    """Tries two minutes apart meet the same second of a trace of two minutes, which loses every packet there."""
+    """Tries two minutes apart hit the same second of a two-minute trace, where every packet is lost."""
     loss = StepFunction([0.0, duration_s / 20], [0.0, 1.0], duration_s)
     for transport in ("ideal", "tcp"):
         access = AccessNetwork(replace(PLAIN, up_loss=loss, transport=TRANSPORTS[transport]), 0, [], [])

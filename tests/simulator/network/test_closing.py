@@ -1,4 +1,4 @@
-"""Connections that a silence ends."""
+"""Connections that close after an idle timeout; flow windows."""
 
 import math
 from dataclasses import replace
@@ -38,7 +38,7 @@ def test_a_reply_that_comes_after_the_timeout_still_arrives() -> None:
 
 
 def test_a_connection_that_opens_in_no_time_begins_with_its_first_window_all_the_same() -> None:
-    """QUIC with 0-RTT: 100 packets fit into the window that three such messages have made; a new connection needs four flights."""
+    """QUIC with 0-RTT: three messages of 100 packets grow the window to hold the next one. A new connection needs four flights."""
     transport = opened_by(TRANSPORTS["quic"], "0-rtt")
     up, _, _ = AccessNetwork(replace(NAT, up_bps=1e12, transport=transport), 0, [], []).links(0)
     size = 100 * transport.segment_bytes - 8
@@ -48,7 +48,7 @@ def test_a_connection_that_opens_in_no_time_begins_with_its_first_window_all_the
 
 @pytest.mark.parametrize("congestion", ["", "cubic", "bbr"])
 def test_a_new_connection_begins_with_its_first_window(congestion: str) -> None:
-    """100 segments fit into the window that three messages of 100 have made; a new one needs four flights."""
+    """Three messages of 100 segments grow the window to hold the next one. A new connection needs four flights."""
     transport = replace(TRANSPORTS["tcp"], congestion=congestion, idle_restart=False)
     for pause_s, flights in ((1.0, 1), (100.0, 4)):
         up, _, _ = AccessNetwork(replace(NAT, up_bps=1e12, transport=transport), 0, [], []).links(0)
@@ -64,7 +64,7 @@ def test_a_new_connection_begins_with_its_first_window(congestion: str) -> None:
     ("segments", "flow", "flights"), [(10, 4, 3), (40, 20, 3), (100, 45, 4), (200, 45, 6), (100, 10_000, 4), (3, 2, 2)]
 )
 def test_a_message_beyond_the_flow_window_waits_for_round_trips(segments: int, flow: int, flights: int) -> None:
-    """Flights of 10, 20, 40, ... segments, none above the window."""
+    """Flights have 10, 20, 40, ... segments, at most the flow window."""
     transport = replace(TRANSPORTS["tcp"], flow_bytes=1448 * flow)
     window = FlowWindow(transport, 0.1, 0.3)
     end_s = window.send(0.0, segments, segments * 12_000.0, Wire(1e13).finish_s)
@@ -74,7 +74,7 @@ def test_a_message_beyond_the_flow_window_waits_for_round_trips(segments: int, f
 
 @pytest.mark.parametrize("congestion", ["", "cubic", "bbr"])
 def test_the_flow_window_counts_what_is_in_messages_not_how_many(congestion: str) -> None:
-    """Eight messages of 50 bytes are 800 bytes with their headers: they fit into 1500; 30 do not, and wait for a round trip or two."""
+    """Eight messages of 50 bytes are 800 bytes with their headers and fit into 1500. Thirty do not: the last waits two round trips."""
     transport = replace(TRANSPORTS["tcp"], flow_bytes=1500, congestion=congestion)
     for count, waits in ((8, 0), (30, 2)):
         up, _, _ = AccessNetwork(replace(NAT, transport=transport), 0, [], []).links(0)

@@ -1,4 +1,4 @@
-"""CUBIC and BBR: against ns-3's transfer times under the same losses, closed forms, and laws that hold for any link."""
+"""CUBIC and BBR against ns-3's transfer times under the same losses, closed forms, and laws that hold for any link."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def cubic(one: ImpairedLink) -> Cubic:
     return one._sender.control
 
 
-# Those of the shortest messages, which take a second in all, of both halves; `python -m benchmarks.ns3_points --compare` goes through all.
+# The points with the shortest messages, of both halves: a second in all. `python -m benchmarks.ns3_points --compare` runs all points.
 SHORT = {point: mean_s for point, mean_s, _ in read(FILE) if point.message_bytes < 15_000}
 
 
@@ -50,7 +50,7 @@ def test_transfer_times_are_those_of_ns3(point: Point) -> None:
     assert modelled_s(point) == pytest.approx(SHORT[point], rel=0.05)
 
 
-# Seconds of transfers of 256 kB with 5 % of the packets lost, by seed, as the program of `ns3_transfer.cc` prints them.
+# Transfer times in s of 256 kB with 5 % of the packets lost, by seed, as printed by the program of `ns3_transfer.cc`.
 TRANSFERS = {
     Point("cubic", False, 256_000, 30.0, 150.0, 5.0): {
         0: 3.54338, 1: 3.73291, 3: 4.44947, 6: 2.37997, 12: 3.24166, 17: 2.88189, 18: 2.98243, 19: 3.39248, 30: 5.73393,
@@ -63,12 +63,12 @@ TRANSFERS = {
 
 @pytest.mark.parametrize("point", TRANSFERS, ids=str)
 def test_single_transfers_take_the_time_that_they_take_in_ns3(point: Point) -> None:
-    """Of the first 40 seeds, some whose transfers agree: recoveries and chains of timeouts, which another rule would part."""
+    """Some of the first 40 seeds whose transfers agree. Their recoveries and chains of timeouts would differ under other rules."""
     for seed, took_s in TRANSFERS[point].items():
         assert transfer_s(point, seed) == pytest.approx(took_s, rel=2e-3), seed
 
 
-# The same as `benchmarks.linux_tcp` has them, which is written apart from the model: transfers that depend on when a window is reduced,
+# The same from `benchmarks.linux_tcp`, an implementation independent of the model. These transfers depend on when the window is reduced,
 # to what and how often, on what ends a recovery, and on timers and probes.
 LINUX_TRANSFERS = {
     Point("cubic", False, 150_000, 7.0, 90.0, 4.0): {
@@ -92,7 +92,7 @@ def test_single_transfers_take_the_time_that_the_rules_of_linux_give(point: Poin
 
 def test_the_transfers_of_linux_are_those_of_the_benchmark() -> None:
     for point, times_s in LINUX_TRANSFERS.items():
-        if point.message_bytes == 1_000_000:  # which take longer
+        if point.message_bytes == 1_000_000:  # too slow here
             continue
         seed, took_s = next(iter(times_s.items()))
         drops = losses(0.01 * point.loss_pct, seed, 4000).tolist()
@@ -115,7 +115,7 @@ def test_cubic_doubles_as_the_window_without_losses_does(segments: int, flights:
 
 
 def test_bbr_paces_what_follows_the_first_window() -> None:
-    """2.89 windows of ten a round trip: the eleventh segment leaves with the first acknowledgement, the next ones after a gap each."""
+    """The pace is 2.89 windows of ten a round trip. The eleventh segment leaves at the first acknowledgement, each next after a gap."""
     gap_s = 0.1 / 28.9
     assert link("bbr", 1e12).send(0.0, 10 * 1448) == pytest.approx(0.05, abs=1e-6)
     for more in (1, 2, 5):
@@ -124,7 +124,7 @@ def test_bbr_paces_what_follows_the_first_window() -> None:
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_wire_slower_than_the_window_is_always_busy(control: str) -> None:
-    """1 Mbit/s at 10 ms: ten segments last 120 ms."""
+    """At 1 Mbit/s ten segments take 120 ms, longer than the round trip of 10 ms."""
     assert link(control, 1e6, 0.01).send(0.0, 100 * 1448) == pytest.approx(100 * 1500 * 8 / 1e6 + 0.005, rel=0.01)
 
 
@@ -132,17 +132,17 @@ def test_a_wire_slower_than_the_window_is_always_busy(control: str) -> None:
 @pytest.mark.parametrize(
     ("lost", "later_rtts", "later_s"),
     [
-        ([0], 1.0, 0.0),  # three arrive beyond it
+        ([0], 1.0, 0.0),  # three later segments arrive
         ([6], 1.0, 0.0),
-        ([7], 1.25, 0.0),  # RACK: two arrive beyond it
-        ([9], 4.0, 0.0),  # the timeout, from the last acknowledgement on
-        ([8, 9], 4.0, 0.002),  # a tail loss probe after two round trips, by which the one before has waited long enough
+        ([7], 1.25, 0.0),  # two later segments arrive: RACK
+        ([9], 4.0, 0.0),  # the timeout, counted from the last acknowledgement
+        ([8, 9], 4.0, 0.002),  # a tail loss probe after two round trips also detects the loss before it
     ],
 )
 def test_a_loss_in_the_first_window_costs_what_its_place_says(
     control: str, lost: list[int], later_rtts: float, later_s: float
 ) -> None:
-    """On a wire so fast that only round trips count."""
+    """The wire is so fast that only round trips count."""
     found = link(control, 1e12, lost=lost).send(0.0, 10 * 1448)
     assert found == pytest.approx(0.05 + 0.1 * later_rtts + later_s, abs=2e-3)
 
@@ -155,7 +155,7 @@ def test_a_lost_only_segment_costs_the_timeout_doubling(control: str) -> None:
 
 
 class Once:
-    """Loses each message's packet once."""
+    """Loss of every message's packet, once."""
 
     def lost(self, now_s: float, packets: int) -> list[int]:
         return [0]
@@ -167,7 +167,7 @@ class Once:
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("rtt_s", [0.1, 0.15, 0.3])
 def test_the_first_timeouts_of_a_connection_are_those_without_congestion_control(control: str, rtt_s: float) -> None:
-    """A probe after 0.8 s, then timeouts of 0.75 s and less at 0.3 s: `test_transport`, where they have closed forms."""
+    """At 0.3 s: a probe after 0.8 s, then timeouts of 0.75 s and less. `test_transport` has the closed forms."""
     found = []
     for of in (transport(control), TRANSPORTS["tcp"]):
         one = ImpairedLink(Wire(1e15), rtt_s / 2, rtt_s, of, loss=Once())
@@ -176,14 +176,17 @@ def test_the_first_timeouts_of_a_connection_are_those_without_congestion_control
 
 
 def test_a_timeout_sends_the_first_segment_again_at_once() -> None:
-    """Lost, and lost when three had arrived beyond it. What is under way at the timeout, three round trips, is not waited for."""
+    """The first segment is lost twice, the second time at the fast retransmission. The timeout of three round trips resends it.
+
+    It does not wait for what is in flight.
+    """
     found = link("cubic", 1e12, 0.4, lost=[0, 12], stack="plain").send(0.0, 14 * 1448)
     assert found == pytest.approx(1.2 + 0.2, abs=5e-3)
 
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_the_deviation_counts_once_in_a_round_trip(control: str) -> None:
-    """Ten segments take away a quarter of what is too much, as one does: the lone packet after them is lost and costs 0.75 s at 0.3 s."""
+    """Ten segments reduce the excess deviation by a quarter, as one does. The lone packet after them is lost: 0.75 s at 0.3 s."""
     for of in (transport(control), TRANSPORTS["tcp"]):
         one = ImpairedLink(Wire(1e15), 0.15, 0.3, of, loss=Given([number == 10 for number in range(11)]))
         one.send(0.0, 14_480)
@@ -191,7 +194,7 @@ def test_the_deviation_counts_once_in_a_round_trip(control: str) -> None:
 
 
 def test_a_threshold_is_held_while_the_same_segment_times_out() -> None:
-    """RFC 5681 sec. 3.1: seven of the initial ten, however often."""
+    """RFC 5681 sec. 3.1: it stays at seven of the initial ten segments however often the segment times out."""
     for times in (1, 2, 4):
         one = link("cubic", 1e12, lost=range(times))
         one.send(0.0, 1000)
@@ -199,7 +202,7 @@ def test_a_threshold_is_held_while_the_same_segment_times_out() -> None:
 
 
 def test_without_a_loss_there_is_no_threshold_after_a_pause() -> None:
-    """The window is back at ten, and doubles as at first."""
+    """The window restarts at ten and doubles as on a new connection."""
     one = link("cubic", 1e12)
     first_s = one.send(0.0, 150 * 1448)
     assert one.send(60.0, 150 * 1448) - 60.0 == pytest.approx(first_s, abs=1e-4)
@@ -210,15 +213,15 @@ def test_without_a_loss_there_is_no_threshold_after_a_pause() -> None:
 @pytest.mark.parametrize(
     ("lost", "later_s"),
     [
-        ([0], 0.1),  # three packets beyond it: RFC 9002 sec. 6.1.1
+        ([0], 0.1),  # three later packets arrive: RFC 9002 sec. 6.1.1
         ([7], 0.1125),  # an eighth of a round trip: sec. 6.1.2
-        ([9], 0.125 + 0.2 * 0.75**9),  # the probe timeout, from the last packet on and after nine samples: sec. 6.2.1
-        ([9, 10], 3 * (0.125 + 0.2 * 0.75**9)),  # which doubles
-        ([8, 9], 0.1 + 0.125 + 0.2 * 0.75**8),  # a probe of the first tells of the other one
+        ([9], 0.125 + 0.2 * 0.75**9),  # the probe timeout from the last packet, after nine samples: sec. 6.2.1
+        ([9, 10], 3 * (0.125 + 0.2 * 0.75**9)),  # the probe timeout doubles
+        ([8, 9], 0.1 + 0.125 + 0.2 * 0.75**8),  # the probe of the first reveals the second
     ],
 )
 def test_a_loss_in_the_first_window_of_quic(control: str, lost: list[int], later_s: float) -> None:
-    """Nothing takes the window down before a loss is told."""
+    """A probe timeout does not reduce the window: only a detected loss does."""
     quic = replace(TRANSPORTS["quic"], congestion=control)
     drops = Given([number in lost for number in range(12)])
     one = ImpairedLink(Wire(1e12), 0.05, 0.1, quic, loss=drops)
@@ -230,7 +233,7 @@ def test_a_loss_in_the_first_window_of_quic(control: str, lost: list[int], later
 
 @pytest.mark.parametrize("lost", [3, 40])
 def test_cubic_keeps_seven_tenths_of_the_window_at_a_loss(lost: int) -> None:
-    """In slow start the window has doubled to the number of the segments that were acknowledged before, and the first ten."""
+    """In slow start the window is the initial ten and one for each segment acknowledged before the loss."""
     one = link("cubic", 1e12, lost=[lost])
     one.send(0.0, 70 * 1448)
     control = cubic(one)
@@ -239,8 +242,11 @@ def test_cubic_keeps_seven_tenths_of_the_window_at_a_loss(lost: int) -> None:
 
 
 def test_cubic_has_the_reduced_window_after_a_recovery_that_ends_with_its_message() -> None:
-    """Rate reduction keeps little more than what is under way, which is nothing at a message's end; what follows begins at the
-    threshold (RFC 9937 sec. 6.2, Linux tcp_end_cwnd_reduction): 10 segments leave in one flight, seven tenths of the 15 of the window."""
+    """Proportional rate reduction leaves little more than what is in flight, which is nothing at the end of a message.
+
+    The next message begins at the threshold (RFC 9937 sec. 6.2, Linux tcp_end_cwnd_reduction): seven tenths of the window of 15,
+    so 10 segments leave in one flight.
+    """
     for segments, flights in ((10, 1), (11, 2)):
         one = link("cubic", 1e12, lost=[5])
         one.send(0.0, 10 * 1448)
@@ -248,7 +254,13 @@ def test_cubic_has_the_reduced_window_after_a_recovery_that_ends_with_its_messag
 
 
 def reduced(pipe: int, advanced: int, lost: int) -> tuple[Cubic, SimpleNamespace]:
-    """A window of 20 after a loss and the first acknowledgement, of one segment, when so many are under way."""
+    """Return a control and its sender after a loss at a window of 20 and the first acknowledgement, of one segment.
+
+    Args:
+        pipe: segments in flight.
+        advanced: as in the sender's state.
+        lost: segments newly lost at the acknowledgement.
+    """
     sender = SimpleNamespace(state=RECOVERY, advanced=advanced, pipe=pipe, recovery_sent=0, peak=20)
     control = Cubic(10, True)
     control.window = 20.0
@@ -258,7 +270,7 @@ def reduced(pipe: int, advanced: int, lost: int) -> tuple[Cubic, SimpleNamespace
 
 
 def test_cubic_sends_in_a_recovery_the_share_that_the_window_keeps() -> None:
-    """Of what arrives, 14 / 20, from the window at the loss (Linux tcp_cwnd_reduction): after n segments that many have been sent."""
+    """It sends 14 / 20 of what arrives, by the window at the loss (Linux tcp_cwnd_reduction): ceil(0.7 n) after n arrivals."""
     control, sender = reduced(pipe=18, advanced=0, lost=0)
     for arrived in range(1, 20):
         while sender.pipe < control.window:
@@ -271,13 +283,16 @@ def test_cubic_sends_in_a_recovery_the_share_that_the_window_keeps() -> None:
 
 @pytest.mark.parametrize(("advanced", "lost", "more"), [(1, 0, 2), (1, 1, 1), (0, 0, 1)])
 def test_cubic_speeds_a_recovery_up_only_while_nothing_more_is_lost(advanced: int, lost: int, more: int) -> None:
-    """Below the threshold one for each that arrives, and another where the first missing one has and no loss is new (RFC 9937, SafeACK)."""
+    """Below the threshold each arrival adds one segment, and a second if the first missing segment arrived and nothing new was lost.
+
+    RFC 9937 calls this SafeACK.
+    """
     control, _ = reduced(pipe=8, advanced=advanced, lost=lost)
     assert control.window == 8 + more
 
 
 def test_cubic_is_back_at_its_window_when_its_formula_says() -> None:
-    """RFC 9438 equation 2: K = cbrt(0.3 W / 0.4) seconds after a loss; a long round trip, so that Reno's window grows more slowly."""
+    """RFC 9438 equation 2: K = cbrt(0.3 W / 0.4) seconds after a loss. The round trip is long, so Reno's window grows more slowly."""
     one = link("cubic", 1e12, 0.4, lost=[300])
     at_s = one.send(0.0, 1000 * 1448)
     control = cubic(one)
@@ -290,7 +305,7 @@ def test_cubic_is_back_at_its_window_when_its_formula_says() -> None:
 
 
 def test_cubic_does_not_jump_off_its_plateau() -> None:
-    """What was acknowledged where the curve was level counts once beyond it (Linux tcp_cong_avoid_ai), not by the step that holds there."""
+    """Acknowledgements counted on the plateau add at most one segment after it (Linux tcp_cong_avoid_ai)."""
     sender = SimpleNamespace(state=OPEN, advanced=2, peak=10**6, pipe=1000, first=0, sent=0, now_s=0.0)
     control = Cubic(10, True)
     control.window = 1000.0
@@ -307,7 +322,7 @@ def test_cubic_does_not_jump_off_its_plateau() -> None:
 
 @pytest.mark.parametrize(("timeout", "rounds"), [(None, 4), (2, 6), (3, 7)])
 def test_bbr_forgets_at_a_timeout_what_the_rate_has_grown_from(timeout: int | None, rounds: int) -> None:
-    """The pipe is full after three rounds at the first one's rate; the one after a timeout is a first one (Linux bbr_set_state)."""
+    """The pipe counts as full after three rounds without growth. A timeout restarts the count (Linux bbr_set_state)."""
     control, filled = Bbr(10, 0.1), 0
     while not control.filled:
         filled += 1
@@ -387,7 +402,7 @@ def test_order_is_kept_and_no_byte_is_lost(
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_buffer_that_is_too_small_drops_and_the_message_comes_all_the_same(control: str) -> None:
-    """A window of ten before a buffer of two packets."""
+    """The window is ten packets and the buffer two."""
     wire = Wire(1e6)
     one = ImpairedLink(wire, 0.02, 0.04, transport(control), buffer_bytes=3000.0)
     roomy = ImpairedLink(Wire(1e6), 0.02, 0.04, transport(control), buffer_bytes=3e5)
@@ -399,7 +414,7 @@ def test_a_buffer_that_is_too_small_drops_and_the_message_comes_all_the_same(con
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("aqm", ["none", "l4s"])
 def test_a_buffer_is_no_larger_beside_others_traffic(control: str, aqm: str) -> None:
-    """Of 3000 bytes, two segments, which is less than what a round trip of 5 ms carries."""
+    """The buffer is 3000 bytes, two segments: less than a round trip of 5 ms carries."""
     idle = Network(300e6, 5e6, 0.0025, 0.0025, up_buffer_bytes=3000, transport=transport(control))
     shared = replace(idle, up_cross=GREEDY, aqm=replace(AQMS[aqm], drops=False))
     took_s = []
@@ -437,7 +452,7 @@ def test_a_dead_wire_carries_nothing(control: str) -> None:
 
 
 def test_bbr_does_not_take_small_messages_for_a_full_pipe() -> None:
-    """Five segments now and then say nothing of the rate of a line: the pace stays that of the first window."""
+    """Occasional messages of five segments do not measure the line's rate. The pace stays that of the first window."""
     one = link("bbr", 1e9)
     for n in range(100):
         assert one.send(0.3 * n, 5 * 1448) - 0.3 * n <= 0.05 + 4 * 0.1 / 28.9 + 1e-3

@@ -1,4 +1,4 @@
-"""Cross traffic: standing queues against their closed forms, and what holds for any of them."""
+"""Cross traffic: standing queues against their closed forms, and laws that hold for any traffic."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def queue(traffic: Traffic, wire: Wire, buffer_bytes: float = BUFFER, aqm: str =
 
 
 def arrivals(network: Network, size: int = 1000, count: int = 20, every_s: float = 1.0) -> np.ndarray:
-    """Seconds on their way of messages on the uplink of one device, once its connection is open."""
+    """Return the transfer times in s of messages on one device's uplink once its connection is open."""
     up = AccessNetwork(network, 0, [0.0], [0.0]).links(0)[0]
     up.send(0.0, size)
     return np.array([up.send(10.0 + n * every_s, size) - 10.0 - n * every_s for n in range(count)])
@@ -46,7 +46,7 @@ def test_a_greedy_flow_before_a_drop_tail_queue_delays_by_buffer_over_rate(rate:
 
 
 def test_a_greedy_flow_behind_a_wifi_hop_keeps_its_order() -> None:
-    """What comes later waits behind what came before, bursts and waits for the channel being the same for both: 50 of 4 ms."""
+    """Later arrivals wait behind earlier ones, since both see the same bursts and channel waits: 50 of 4 ms."""
     wire = HopWire(Wire(RATE), Hop(stations=5), stream(0, "hop"))
     greedy = queue(GREEDY, wire, 50 * BURST_S * RATE / 8)
     asked_s = np.arange(0.0, 300.0, 0.1)
@@ -60,7 +60,7 @@ def test_codel_keeps_its_target_or_one_packet(rate: float, wait_s: float) -> Non
     wire = Wire(rate)
     assert queue(GREEDY, wire, aqm="codel").clear_s(3.0) - 3.0 == pytest.approx(wait_s)
     assert queue(GREEDY, wire, aqm="codel").mean_s == pytest.approx(wait_s)
-    least_s = min(wait_s, 8000.0 / rate)  # a buffer below the target is full before CoDel acts
+    least_s = min(wait_s, 8000.0 / rate)  # a buffer below the target fills before CoDel acts
     assert queue(GREEDY, wire, 1000, "codel").clear_s(3.0) - 3.0 == pytest.approx(least_s)
 
 
@@ -78,11 +78,11 @@ def test_a_queue_of_its_own_waits_half_a_packet_and_shares_the_rate() -> None:
     assert own.finish_s(3.0, 101 * PACKET_BITS) - 3.0 == pytest.approx(201 * PACKET_BITS / RATE)
     one = replace(PLAIN, up_cross=GREEDY, aqm=AQMS["fq-codel"])
     slower_s = arrivals(one, 200_000) - arrivals(PLAIN, 200_000)
-    assert slower_s == pytest.approx((1.6e6 - 0.5 * PACKET_BITS) / RATE)  # twice 0.16 s, less half of the free packet
+    assert slower_s == pytest.approx((1.6e6 - 0.5 * PACKET_BITS) / RATE)  # half the rate for all but half a packet
 
 
 def test_messages_in_a_queue_of_their_own_take_turns_as_one_of_their_sum() -> None:
-    """All that queue there, not packets of long messages alone: RFC 8290 serves a flow that has more by as many bytes as the other."""
+    """All queued messages share the turns, short ones too: RFC 8290 serves a backlogged flow as many bytes as the other flow."""
     network = replace(PLAIN, up_cross=GREEDY, aqm=AQMS["fq-codel"])
     for size, count in ((1000, 40), (5000, 8)):
         up = AccessNetwork(network, 0, [0.0], [0.0]).links(0)[0]
@@ -93,7 +93,7 @@ def test_messages_in_a_queue_of_their_own_take_turns_as_one_of_their_sum() -> No
 
 @pytest.mark.parametrize(("transport", "size", "count"), [("ideal", 1400, 10), ("tcp", 14_480, 1)])
 def test_a_queue_of_its_own_has_the_room_that_the_buffer_has(transport: str, size: int, count: int) -> None:
-    """Some 15 kB at once before a buffer of as much: half of the rate makes them wait twice as long, not twice as many."""
+    """About 15 kB at once fit into a buffer of 15 kB. Half the rate doubles the wait, not the bytes that wait."""
     ways = TRANSPORTS[transport] if transport == "ideal" else replace(TRANSPORTS[transport], congestion="cubic")
     network = replace(PLAIN, up_buffer_bytes=15_000, transport=ways)
     for cross in ({}, {"up_cross": GREEDY, "aqm": AQMS["fq-codel"]}):
@@ -105,7 +105,7 @@ def test_a_queue_of_its_own_has_the_room_that_the_buffer_has(transport: str, siz
 
 
 def test_a_long_turn_over_an_interrupted_wire_is_asked_once_until_its_queue_is_full() -> None:
-    """A flow that is busy for an hour, behind a handover every other second: 1800 of them need not be walked for each message."""
+    """A flow busy for an hour may cross 1800 handovers. They must not be walked for each message."""
     walked = 0
 
     class Counted(Wire):
@@ -120,7 +120,7 @@ def test_a_long_turn_over_an_interrupted_wire_is_asked_once_until_its_queue_is_f
 
 
 def test_the_first_packet_of_a_slow_start_meets_the_queue_once_a_round_trip() -> None:
-    """Flights of 10 and 20 segments: each waits in both queues once; at this rate the queues of its own bits are short."""
+    """Two flights, of 10 and 20 segments: 100 ms up for each, 20 ms down in between. Own bits hardly queue at this rate."""
     network = replace(PLAIN, up_bps=1e9, down_bps=1e9, transport=TRANSPORTS["tcp"])
     more = {"up_cross": GREEDY, "down_cross": GREEDY, "up_buffer_bytes": 12.5e6, "down_buffer_bytes": 2.5e6}
     queued = replace(network, aqm=replace(AQMS["none"], drops=False), **more)  # 100 ms up, 20 ms down
@@ -142,7 +142,7 @@ def test_the_first_packet_of_a_slow_start_meets_the_queue_once_a_round_trip() ->
     ],
 )
 def test_the_mean_queue_of_a_flow_with_pauses_is_that_of_its_fluid(traffic: Traffic) -> None:
-    """Times that are no multiple of a cycle; the standard error of the mean is below 1 % of it in each case."""
+    """Times are not multiples of a cycle. The standard error of the mean is below 1 % in each case."""
     limit_s = 0.2
     one = queue(traffic, Wire(RATE), limit_s * RATE / 8)
     times = np.arange(30_000) * 0.6180339887 * (traffic.busy_s + traffic.quiet_s)
@@ -154,11 +154,11 @@ def test_the_mean_queue_of_a_flow_with_pauses_is_that_of_its_fluid(traffic: Traf
 
 def test_closed_forms_of_the_mean() -> None:
     assert GREEDY.mean_wait_s(0.3) == 0.3
-    # 0.2 s until the queue is full, 0.6 s of that, and 0.2 s until it is empty; a short fetch is sent in half of its time.
+    # The queue fills for 0.2 s, is full for 0.6 s and drains for 0.2 s. A short fetch is sent in half of its time.
     assert Traffic(1.0, 3.0, fixed=True).mean_wait_s(0.2) == pytest.approx((0.2**2 + 0.2 * 0.6) / 4.0)
     assert Traffic(0.1, 3.9, fixed=True).mean_wait_s(0.2) == pytest.approx(0.05**2 / 4.0)
     assert Traffic(1.0, 1.0).mean_wait_s(0.2) == pytest.approx(0.1)  # symmetric
-    short = Traffic(1e-3, 1.0).mean_wait_s(1.0)  # M/M/1-like: the limit is never reached, and the queue is near empty
+    short = Traffic(1e-3, 1.0).mean_wait_s(1.0)  # like M/M/1: nearly empty, the limit is never reached
     assert short == pytest.approx(2.0 / (999.0**2) / (2.0 / 999.0 + 1.0), rel=1e-3)
     assert Traffic(1.0, 1.0 + 1e-9).mean_wait_s(0.2) == pytest.approx(0.1)
 
@@ -171,7 +171,7 @@ def test_a_video_fetches_a_segment_of_four_seconds_at_the_rate_of_the_line() -> 
 @pytest.mark.parametrize("limit_s", [0.005, 0.2, 1.0, 30.0])
 @pytest.mark.parametrize("rate", [5.1e6, 6e6, 10e6, 40e6, 90e6])
 def test_a_video_keeps_its_line_busy_for_its_five_megabits_a_second(rate: float, limit_s: float) -> None:
-    """Whatever the queue holds: what is sent at twice the rate at first is not sent a second time."""
+    """This holds for any queue limit: what is sent at twice the rate at first is not sent again."""
     video = Traffic.video(rate)
     one = CrossQueue(video, Wire(rate), limit_s * rate, AQMS["none"], RTT, stream(0, "turns"))
     times = 100.0 + np.arange(4000) * 0.6180339887 * 4.0
@@ -191,7 +191,7 @@ def test_a_queue_in_an_outage_waits_for_its_end() -> None:
 
 @pytest.mark.parametrize("aqm", ["none", "codel"])
 def test_a_shared_queue_drops_what_its_flow_needs_to_be_told(aqm: str) -> None:
-    """Mathis: a window W loses 3 / (2 W^2). 200,000 packets at 0.35 % or more: five standard errors are below 20 %."""
+    """Mathis: a window W loses 3 / (2 W^2). At 200,000 packets and 0.35 % or more, five standard errors are below 20 %."""
     one = queue(GREEDY, Wire(1e6), 25_000, aqm)
     bits = min(200_000.0, PACKET_BITS if aqm == "codel" else math.inf)
     window = max((RTT * 1e6 + bits) / PACKET_BITS, 4.0)
@@ -213,7 +213,7 @@ def test_a_pausing_flow_drops_only_while_its_queue_is_full() -> None:
     assert len(shares) == 2
     assert full == pytest.approx(
         0.6 / 4.0, rel=0.05
-    )  # of the second the queue takes 0.2 s to fill, and 0.2 s to empty while nothing is sent
+    )  # the queue takes 0.2 s of the busy second to fill, and 0.2 s to drain while nothing is sent
 
 
 def test_devices_of_a_cell_meet_one_flow() -> None:
@@ -224,7 +224,7 @@ def test_devices_of_a_cell_meet_one_flow() -> None:
     waits = np.array([[up.send(100.0 * n, 100) - 100.0 * n for up in ups] for n in range(1, 40)])
     assert np.allclose(waits[:, 0], waits[:, 1], atol=2e-3)
     assert not np.allclose(waits[:, 0], waits[:, 2], atol=2e-3)
-    # And the wire carries no more than it can: messages of both devices leave one after another, behind the queue.
+    # The wire keeps its rate: messages of both devices leave one after another, behind the queue.
     busy = AccessNetwork(
         replace(network, up_cross=GREEDY, aqm=replace(AQMS["none"], drops=False)), 0, [0.0] * 2, [0.0] * 2
     )
@@ -237,7 +237,7 @@ def test_cross_traffic_needs_a_limit() -> None:
         queue(GREEDY, Wire(RATE), math.inf)
 
 
-# --- whatever happens
+# --- laws
 
 messages = st.lists(st.tuples(st.floats(0, 2), st.integers(1, 60_000)), min_size=1, max_size=20)
 rates = st.floats(1e5, 1e8)
@@ -261,7 +261,7 @@ def send_all(link: ImpairedLink, gaps: list[tuple[float, int]]) -> list[float]:
 def test_more_cross_traffic_is_never_earlier_and_keeps_the_order(
     gaps: list[tuple[float, int]], wire: Wire, flow: Traffic, aqm: str, buffer_bytes: float
 ) -> None:
-    """None, some, and a greedy flow; no drops, whose retransmissions are drawn."""
+    """No flow, the drawn flow and a greedy flow, without drops, since their retransmissions are random."""
     found = []
     for traffic in (None, flow, GREEDY):
         wire.free_s = 0.0

@@ -1,4 +1,4 @@
-"""A fair cell: users share its rate side by side, with the gain of fading channels, and each message costs an event."""
+"""A fair cell: its users share the rate, with the scheduling gain of fading channels."""
 
 import math
 from dataclasses import replace
@@ -21,11 +21,11 @@ from tests.simulator import build
 
 RATE = 8192.0  # 1024 B/s
 ONE_SEGMENT = replace(TRANSPORTS["tcp"], flow_bytes=1448, handshake_rtts=0)
-Message = tuple[float, int, float]  # when, of which user, bits
+Message = tuple[float, int, float]  # time in s, user, bits
 
 
 def ends(messages: list[Message], snr_db: float | None = None, wire: Wire | None = None) -> list[float]:
-    """When each message has been sent."""
+    """Return the time at which each message has been sent."""
     clock = Clock()
     cell = FairCell(wire or Wire(RATE), clock.at, snr_db)
     found = [math.nan] * len(messages)
@@ -43,14 +43,14 @@ def ends(messages: list[Message], snr_db: float | None = None, wire: Wire | None
 
 @pytest.mark.parametrize("users", [1, 2, 5, 20])
 def test_equal_users_get_equal_shares(users: int) -> None:
-    """n of them get rate / n each, and with the gain of fading rate * gain(n) / n."""
+    """Each of n users gets rate / n, and rate * gain(n) / n with fading."""
     assert ends([(1.0, user, RATE) for user in range(users)]) == pytest.approx([1.0 + users] * users)
     fading = ends([(1.0, user, RATE) for user in range(users)], 10.0)
     assert fading == pytest.approx([1.0 + users / gain(users, 10.0)] * users, rel=1e-9)
 
 
 def test_shares_change_as_users_come_and_go() -> None:
-    """One alone for a second, two for two seconds, then the second alone; a user's own messages wait for one another."""
+    """One user alone for a second, two users for two seconds, then the second alone. A user's own messages queue."""
     assert ends([(0.0, 0, 2 * RATE), (1.0, 1, 1.5 * RATE)]) == [3.0, 3.5]
     assert ends([(0.0, 0, RATE), (0.0, 0, RATE), (0.0, 1, RATE)]) == [2.0, 3.0, 2.0]
     assert ends([(0.0, 0, RATE), (5.0, 1, RATE)]) == [1.0, 6.0]
@@ -62,7 +62,7 @@ def test_a_varying_rate_is_shared_too() -> None:
 
 
 def test_the_gain_is_the_known_sum() -> None:
-    """For small signals the harmonic numbers; else exponential integrals, by inclusion and exclusion."""
+    """At low SNR it is the harmonic numbers, otherwise exponential integrals by inclusion and exclusion."""
     harmonic = np.cumsum(1.0 / np.arange(1, 13))
     assert [gain(n, -40.0) for n in range(1, 13)] == pytest.approx(harmonic.tolist(), rel=0.01)
     for snr_db in (0.0, 10.0, 20.0):
@@ -75,7 +75,7 @@ def test_the_gain_is_the_known_sum() -> None:
             [float(one / best[0]) for one in best], rel=1e-3
         )
     assert [gain(n) for n in range(1, 4)] == [1.0] * 3
-    assert gain(10**6, 10.0) > gain(100, 10.0)  # of a cell of any size, for those who have something to send alone
+    assert gain(10**6, 10.0) > gain(100, 10.0)  # a cell of any size
 
 
 MESSAGES = st.lists(
@@ -89,7 +89,7 @@ def test_work_is_conserved_order_kept_and_more_traffic_never_makes_a_message_ear
 ) -> None:
     found = ends(messages)
     free_s = 0.0
-    for when, _, size in messages:  # the cell is busy as long as one that serves them one after another
+    for when, _, size in messages:  # busy as long as first come, first served
         free_s = max(free_s, when) + size / RATE
     assert max(found) == pytest.approx(free_s)
     for user in range(5):
@@ -104,7 +104,7 @@ def test_work_is_conserved_order_kept_and_more_traffic_never_makes_a_message_ear
 
 
 def delivered(network: Network, sent: list[tuple[float, int]]) -> tuple[list[float], FairLink]:
-    """Arrivals of uplink messages of device 0."""
+    """Return the arrivals of device 0's uplink messages, and the link."""
     clock = Clock()
     up = AccessNetwork(network, 0, [0.0], [0.0], at=clock.at).links(0)[0]
     assert isinstance(up, FairLink)
@@ -129,7 +129,7 @@ def delivered(network: Network, sent: list[tuple[float, int]]) -> tuple[list[flo
             devices_per_cell=2,
             radio=RadioFigures(promotion_s=1.0, inactivity_s=3.0, drx_after_s=0.5, drx_cycle_s=0.5, sr_period_s=0.25),
         ),
-        Network(  # two round trips more for the second message, in which the radio is in use
+        Network(  # the second message takes two more round trips, during which the radio is in use
             1e6,
             1e6,
             0.5,
@@ -167,7 +167,7 @@ def run(network: Network, gap_s: float) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("gap_s", [64.0, 0.0])
 def test_sessions_book_all_of_their_time(gap_s: float) -> None:
-    """Alone they take as long as first come, first served; together they all wait for one another."""
+    """Sessions alone take as long as first come, first served. Sessions together slow one another down."""
     network = Network(RATE, RATE, 0.125, 0.125, devices_per_cell=3)
     fair, turns = run(replace(network, fair=True), gap_s), run(network, gap_s)
     assert sum(fair[name] for name in PARTS) == pytest.approx(fair["latency_s"])

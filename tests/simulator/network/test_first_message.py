@@ -1,4 +1,4 @@
-"""The first message of a device over any network of a scenario that leaves nothing to chance, by hand."""
+"""The first message of a device over any deterministic network of a scenario, against a calculation by hand."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def lines(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def by_hand_s(line: dict[str, Any], way_s: float, payload_bytes: int) -> float:
-    """Promotion, round trips of the handshake with what they carry, then queue, wire, grant and half a round trip."""
+    """Return promotion + handshake round trips with their bytes + queue + wire + grant + half a round trip, in s."""
     rtt_s = 1e-3 * line["rtt_ms"] + way_s
     transport, aqm = TRANSPORTS[line["transport"]], line.get("aqm")
     radio = catalogue.radio(line["radio"]) if "radio" in line else None
@@ -52,7 +52,7 @@ def by_hand_s(line: dict[str, Any], way_s: float, payload_bytes: int) -> float:
 
     def carried_s(way: str, wire_bytes: float) -> float:
         bits = 8.0 * wire_bytes
-        if aqm == "fq-codel" and way in line["cross_traffic"]:  # half of the rate beyond the first packet
+        if aqm == "fq-codel" and way in line["cross_traffic"]:  # half the rate after the first packet
             bits += max(0.0, bits - PACKET_BITS)
         more = way == "up" and radio is not None and radio.grant_bytes and wire_bytes > radio.grant_bytes
         return bits / rates[way] + (1e-3 * radio.grant_ms if more and radio is not None else 0.0)

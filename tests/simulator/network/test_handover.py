@@ -1,4 +1,4 @@
-"""Handovers: nothing passes while they last, and they come as often and last as long as they are said to."""
+"""Handovers: nothing passes during one, and their rate and lengths are those of the figures."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Gap = tuple[float, float]
 
 
 class At(Interruptions):
-    """Interruptions at given times, then none for long."""
+    """Interruptions at the given times, and none after them."""
 
     __slots__ = ("gaps",)
 
@@ -40,14 +40,14 @@ def streams(seed: int, device: int = 0) -> Callable[[int], np.random.Generator]:
 
 
 def link(gaps: list[Gap], wire: Wire | None = None, transport: str = "ideal", rtt_s: float = 100.0) -> ImpairedLink:
-    """1024 B/s without delay; the round trip makes the retransmission timer longer than any gap."""
+    """Return a link of 1024 B/s without delay. The default round trip makes the retransmission timer longer than any gap."""
     return ImpairedLink(PausingWire(wire or Wire(8192.0), At(gaps)), 0.0, rtt_s, TRANSPORTS[transport])
 
 
 def test_a_message_waits_for_the_end_and_its_rest_follows_after_one() -> None:
     up = link([(1.0, 1.5), (3.0, 3.25)])
     assert up.send(0.0, 512) == 0.5
-    assert up.send(0.75, 512) == 1.75  # half before, half after
+    assert up.send(0.75, 512) == 1.75  # half before the gap, half after
     assert up.send(2.0, 512) == 2.5
     assert up.send(3.125, 128) == 3.375
     assert up.send(4.0, 128) == 4.125
@@ -64,7 +64,7 @@ def test_a_message_that_ends_as_one_begins_is_not_held() -> None:
 
 
 def test_what_a_varying_rate_carries_meanwhile_is_lost() -> None:
-    """2048 B/s in every first second of two, 0 in the second."""
+    """The rate alternates between 2048 B/s and 0 each second."""
     wire = Capacity([0.0, 1.0], [16384.0, 0.0], 2.0).wire(0.0, False)
     up = link([(0.5, 2.25)], wire)
     assert up.send(0.0, 2048) == 2.75
@@ -72,7 +72,7 @@ def test_what_a_varying_rate_carries_meanwhile_is_lost() -> None:
 
 
 def test_gaps_that_outlast_the_retransmission_timer_are_outages() -> None:
-    """A message of 0.25 s meets one of 2 s; the timer of 0.2 s doubles: 0.2, 0.6, 1.4, 3 s after its begin."""
+    """A message of 0.25 s meets a gap of 2 s. The timer of 0.2 s doubles: tries 0.2, 0.6, 1.4 and 3 s after the gap begins."""
     up = link([(0.125, 2.125)], rtt_s=0.0)
     assert up.send(0.0, 256) == pytest.approx(0.25 + 2.0 + (3.0 - 2.0))
 
@@ -84,7 +84,7 @@ def test_outages_join_where_gaps_and_the_wires_own_overlap() -> None:
 
 @pytest.mark.parametrize(("every_s", "gap_s"), [(1.0, 0.05), (2.0, 0.5)])
 def test_rate_and_length_are_those_asked_for(every_s: float, gap_s: float) -> None:
-    """50 000 handovers: their share of the time, and the mean wait 13 / 24 g^2 / T of a message at a random time, within 1 %."""
+    """50,000 handovers: their share of the time and the mean wait 13 / 24 g^2 / T of a message at a random time, within 1 %."""
     gaps = Interruptions(Handovers(every_s, gap_s), streams(0))
     begins, ends = np.array(list(gaps.between(0.0, 50_000 * every_s))).T
     assert len(ends) == pytest.approx(50_000, rel=0.01)
@@ -95,7 +95,7 @@ def test_rate_and_length_are_those_asked_for(every_s: float, gap_s: float) -> No
 
 
 def test_messages_wait_as_long_as_the_closed_form_says() -> None:
-    """Small messages a random time apart, 40 000 of them: a standard error of 0.7 %."""
+    """40,000 small messages at random times: the standard error is 0.7 %."""
     up = ImpairedLink(PausingWire(Wire(1e12), Interruptions(Handovers(1.0, 0.4), streams(3))), 0.0, 1e9, IDEAL)
     times = np.cumsum(stream(1, "times").exponential(2.0, 40_000))
     waits = np.array([up.send(float(at), 1) for at in times]) - times
@@ -103,7 +103,7 @@ def test_messages_wait_as_long_as_the_closed_form_says() -> None:
 
 
 def test_they_are_the_same_in_whatever_order_one_asks() -> None:
-    """Forwards, backwards, and late in a run that nobody asked about before."""
+    """Forwards, backwards, and first late in a run."""
     figures = Handovers(1.0, 0.05)
     times = [0.0, 3.0, 255.9, 256.0, 1e4, 1e9]
     forwards = Interruptions(figures, streams(5))
@@ -163,7 +163,7 @@ def test_more_interruptions_never_make_a_message_earlier_and_keep_order_and_byte
         none, few, all_of_them = (one.send(now_s, size) for one in links)
         assert none <= few + 1e-9
         assert last <= all_of_them
-        if rtt_s:  # beyond the timer, one long gap may time out later than two
+        if rtt_s:  # with a short timer, two gaps can time out before one long one
             assert few <= all_of_them + 1e-9
         last = all_of_them
     assert len({one.sent_bits for one in links}) == 1

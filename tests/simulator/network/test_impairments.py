@@ -24,7 +24,7 @@ IDEAL, TCP = TRANSPORTS["ideal"], TRANSPORTS["tcp"]
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_delays_have_the_mean_and_the_deviation_asked_for(distribution: str) -> None:
-    """The Pareto of ratio 0.2 has no fourth moment to speak of, so its deviation converges slowest: 5 % at this seed."""
+    """The Pareto distribution of ratio 0.2 has a heavy fourth moment, so its deviation converges slowest: within 5 % at this seed."""
     draw = Jitter(0.02, distribution).draws(0.1, stream(4, "jitter", distribution))
     drawn = draw(200_000)
     assert drawn.min() >= 0.0
@@ -34,7 +34,7 @@ def test_delays_have_the_mean_and_the_deviation_asked_for(distribution: str) -> 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.43, 0.5, 1.0, 5.0, 20.0, 100.0])
 def test_a_cut_normal_keeps_its_mean(ratio: float) -> None:
-    """By its integral: the mean of max(0, N(c, s)) is the sum over the density, and the same without a cut where hardly any is cut."""
+    """The numerical integral of max(0, N(c, s)) equals the mean. At low ratios hardly any is cut and the centre stays the mean."""
     sd_s = ratio * 0.01
     centre_s = cut_normal_centre(0.01, sd_s)
     x = np.linspace(0.0, max(0.0, centre_s) + 12 * sd_s, 400_001)
@@ -47,7 +47,7 @@ def test_a_cut_normal_keeps_its_mean(ratio: float) -> None:
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("ratio", [0.2, 0.6, 1.0, 3.0])
 def test_the_mean_delay_is_kept_whatever_the_jitter(distribution: str, ratio: float) -> None:
-    """A mean of 400,000 draws within 5 standard errors; gamma, lognormal and Pareto of high ratio have the widest ones."""
+    """The mean of 400,000 draws is within 5 standard errors. Those of gamma, lognormal and Pareto at high ratios are the widest."""
     drawn = Jitter(0.01 * ratio, distribution).draws(0.01, stream(2, "jitter", distribution))(400_000)
     assert drawn.min() >= 0.0
     assert abs(drawn.mean() - 0.01) < 0.0015 * 0.01 + 5 * drawn.std() / math.sqrt(400_000)
@@ -67,7 +67,7 @@ def test_measured_deviations_keep_the_mean(samples: list[float], mean_s: float) 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_jitter_keeps_the_mean_of_a_delay_that_varies(distribution: str) -> None:
-    """Delays of 2 and 40 ms in turn: the jitter of 15 ms is far above the first."""
+    """The delay alternates between 2 and 40 ms. The jitter of 15 ms far exceeds the first."""
     jitter = Jitter(0.015, distribution)
     for begin_s, mean_s in ((0.5, 0.002), (1.5, 0.040)):
         link = ImpairedLink(
@@ -135,21 +135,21 @@ RTT, RTO = 0.060, 0.260
 
 
 def extra_delays(size: int, p: float, messages: int, burst: float | None = None) -> np.ndarray:
-    """What loss adds to messages far apart on a wire so fast that only delays count, RTT 60 ms."""
+    """Return the delay in s that loss adds to each of many messages far apart. The wire takes no time, the RTT is 60 ms."""
     loss = Loss(p, stream(11, "loss", size), burst)
     link = ImpairedLink(Wire(math.inf), RTT / 2, RTT, IDEAL, loss=loss)
     sent = 32.0 * np.arange(messages)
     late = np.array([link.send(float(at), size) for at in sent]) - sent - RTT / 2
-    return np.asarray(np.round(late, 6))  # of times up to 4e6 s
+    return np.asarray(np.round(late, 6))  # times reach 4e6 s
 
 
 def repeats_s(segments: int, p: float) -> float:
-    """Mean of the timeouts for losses of repetitions: the j-th costs RTO 2**(j-1) where a segment is lost more than j times."""
+    """Return the mean timeout in s for lost retransmissions. The j-th costs RTO 2**(j-1) if a segment is lost more than j times."""
     return sum((1.0 - (1.0 - p ** (j + 1)) ** segments) * RTO * 2.0 ** (j - 1) for j in range(1, 9))
 
 
 def test_loss_of_a_small_message_costs_a_timeout() -> None:
-    """120,000 messages at 5 %: the mean's standard error is 1.3 %."""
+    """120,000 messages at 5 % loss: the mean's standard error is 1.3 %."""
     p = 0.05
     extra = extra_delays(100, p, 120_000)
     assert np.mean(extra > 0.0) == pytest.approx(p, rel=0.05)
@@ -159,7 +159,7 @@ def test_loss_of_a_small_message_costs_a_timeout() -> None:
 
 
 def test_loss_in_a_long_message_costs_a_round_trip() -> None:
-    """64 KB are 46 segments: 37 % of them lose one at 1 %, most a round trip, the last segment of all a tail loss probe."""
+    """64 KB are 46 segments: at 1 % loss 37 % of the messages lose one. Most lose a round trip, the last segment a tail loss probe."""
     p, n = 0.01, 46
     extra = extra_delays(65536, p, 40_000)
     probe = 2.0 * RTT + 0.002
@@ -170,7 +170,7 @@ def test_loss_in_a_long_message_costs_a_round_trip() -> None:
     assert np.mean(extra > 0.0) == pytest.approx(1.0 - (1.0 - p) ** n, rel=0.05)
     assert extra.mean() == pytest.approx(mean, rel=0.05)
     assert np.percentile(extra, 70) == pytest.approx(RTT)
-    # Above a round trip: a loss among the last three segments, or a loss of a repetition (0.46 %).
+    # Above a round trip: a loss among the last three segments, or of a retransmission (0.46 %).
     assert np.mean(extra > 1.1 * RTT) == pytest.approx(1.0 - (1.0 - p) ** 3 + 1.0 - (1.0 - p * p) ** n, rel=0.1)
     assert probe <= np.percentile(extra, 99) <= 1.05 * probe
 
@@ -181,7 +181,7 @@ def test_bursts_have_the_mean_and_the_length_asked_for() -> None:
     bursts = 1 + np.count_nonzero(np.diff(lost) > 1)
     assert len(lost) / 2_000_000 == pytest.approx(0.02, rel=0.05)
     assert len(lost) / bursts == pytest.approx(4.0, rel=0.05)
-    # Packets of a burst are lost together, so fewer messages suffer: those that begin in one, or in which one begins.
+    # Bursts lose packets together, so fewer messages suffer: those that begin in a burst, or in which one begins.
     hit = np.mean([bool(Loss(0.02, stream(n, "loss"), 4.0).lost(0.0, 10)) for n in range(8000)])
     assert hit == pytest.approx(0.02 + 0.98 * (1.0 - (1.0 - 0.02 / 0.98 / 4.0) ** 9), abs=4 * math.sqrt(0.06 / 8000))
 
@@ -192,7 +192,7 @@ def test_the_smallest_loss_there_is_loses_nothing() -> None:
 
 
 def test_a_burst_is_over_after_a_pause() -> None:
-    """One packet every second: losses are independent, whatever the bursts; one every millisecond: they are not."""
+    """Losses of packets a second apart are independent whatever the burst length; those a millisecond apart are not."""
     for spacing, expected in ((1.0, 0.1), (0.001, 0.8)):
         loss = Loss(0.1, stream(8, "loss"), 5.0)
         lost = np.array([bool(loss.lost(spacing * n, 1)) for n in range(40_000)])
@@ -225,15 +225,15 @@ def test_a_message_that_finds_the_buffer_full_is_tried_again_after_a_timeout() -
     # A byte takes a millisecond, the timeout is 0.3 s.
     link = ImpairedLink(Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000)
     assert link.send(0.0, 1200) == pytest.approx(1.25)
-    assert link.send(0.1, 500) == pytest.approx(1.75)  # 1100 wait at first, 800 after a timeout
+    assert link.send(0.1, 500) == pytest.approx(1.75)  # 1100 bytes wait at first, 800 after a timeout
     assert link.sent_bits == 8 * (1200 + 2 * 500)
     assert link.dropped_bits == 8 * 500
-    assert link.send(0.2, 900) == pytest.approx(2.65)  # 1500, 1200, then 600 after timeouts of 0.3 and 0.6 s
+    assert link.send(0.2, 900) == pytest.approx(2.65)  # 1500, 1200, then 600 wait: timeouts of 0.3 and 0.6 s
     assert link.dropped_bits == 8 * (500 + 2 * 900)
 
 
 def test_a_message_that_fills_the_buffer_exactly_leaves_room_for_the_next() -> None:
-    """More than `buffer_bytes` must wait for a message to be dropped."""
+    """A message is dropped only if more than `buffer_bytes` wait."""
     link = ImpairedLink(Wire(8000.0), 0.05, 0.1, IDEAL, buffer_bytes=1000)
     assert link.send(0.0, 1000) == pytest.approx(1.05)
     assert link.send(0.0, 500) == pytest.approx(1.55)
@@ -241,7 +241,7 @@ def test_a_message_that_fills_the_buffer_exactly_leaves_room_for_the_next() -> N
 
 
 def test_room_of_just_its_size_is_found_at_any_time() -> None:
-    """Rounding of times decided it: half of the second messages were dropped. Times of no round binary number."""
+    """Rounding of times once dropped half of the second messages. The times here are not exact in binary."""
     for time_s in np.arange(1.0, 50.0) * math.pi:
         link = ImpairedLink(Wire(3e6), 0.05, 0.1, IDEAL, buffer_bytes=1200)
         first_s, second_s = link.send(time_s, 1200), link.send(time_s, 1200)
@@ -249,7 +249,7 @@ def test_room_of_just_its_size_is_found_at_any_time() -> None:
 
 
 def test_packets_that_find_no_room_in_the_buffer_are_sent_again() -> None:
-    """A buffer of 10 kB holds 6 packets beside the one that is being sent, and a lost tail costs a probe and a round trip."""
+    """A buffer of 10 kB holds 6 packets besides the one being sent. A lost tail costs a probe and a round trip."""
     link = ImpairedLink(Wire(8e6), 0.05, 0.1, IDEAL, buffer_bytes=10_000)
     size, packets = 100 * 1448, 100
     rounds = math.ceil((packets - 7) / 7)
@@ -263,7 +263,7 @@ def test_packets_that_find_no_room_in_the_buffer_are_sent_again() -> None:
 
 @pytest.mark.parametrize("flow_bytes", [0, 100 * 1448])
 def test_what_a_window_holds_back_does_not_wait_in_the_buffer(flow_bytes: int) -> None:
-    """20 kB, and messages of 80 kB at once, which leave in flights of ten packets and more: they come as without a buffer's end."""
+    """Messages of some 115 kB at once leave in flights of ten packets and more. A buffer of 20 kB changes no arrival."""
     for sizes in ([80 * 1448], [20 * 1448] * 4, [2 * 1448] * 40):
         small, endless = (
             ImpairedLink(Wire(8e6), 0.05, 0.1, replace(TCP, flow_bytes=flow_bytes), buffer_bytes=room)
@@ -275,7 +275,7 @@ def test_what_a_window_holds_back_does_not_wait_in_the_buffer(flow_bytes: int) -
 
 
 def test_a_window_outgrows_path_and_buffer_once() -> None:
-    """8 Mbit/s and 100 ms hold 66 packets of 1500 bytes, the buffer 10 more: the window stops at 76; the excess costs a round trip."""
+    """8 Mbit/s and 100 ms hold 66 packets of 1500 bytes, the buffer 10 more. The window stops at 76; the excess costs a round trip."""
     link = ImpairedLink(Wire(8e6), 0.05, 0.1, TCP, buffer_bytes=15_000)
     free = ImpairedLink(Wire(8e6), 0.05, 0.1, TCP)
     size = 1448 * 400
@@ -291,7 +291,7 @@ def test_a_window_outgrows_path_and_buffer_once() -> None:
 
 @pytest.mark.parametrize("distribution", ["normal", "lognormal", "gamma", "pareto"])
 def test_jitter_on_top_adds_its_mean_and_never_less_than_nothing(distribution: str) -> None:
-    """Of 40,000 draws: the mean's standard error is 0.5 % of the deviation; a Pareto tail needs more room."""
+    """At 40,000 draws the mean's standard error is 0.5 % of the deviation. The Pareto tail needs a wider tolerance."""
     jitter = Jitter(0.01, distribution, on_top=True)
     found = jitter.draws(0.03, stream(1, "j"))(40_000)
     assert found.min() >= 0.03
@@ -312,10 +312,10 @@ def test_an_outage_ends_for_a_transport_with_its_next_retransmission() -> None:
         link = ImpairedLink(VaryingWire(steps((begin, 8e6), (length, 0.0), (50.0, 8e6))), 0.03, RTT, IDEAL)
         return link.send(at, 1000) - 0.03
 
-    assert arrival(1.0, 0.2, 1.1) == pytest.approx(1.201)  # shorter than the timeout: the packet waited in the network
+    assert arrival(1.0, 0.2, 1.1) == pytest.approx(1.201)  # shorter than the timeout: the packet waits in the network
     assert arrival(1.0, 1.0, 1.1) == pytest.approx(1.1 + 7 * RTO + 0.001)  # sent again after 0.26, 0.78 and 1.82 s
     assert arrival(1.0, 20.0, 1.0) == pytest.approx(1.0 + 127 * RTO + 0.001)
-    # Back-off stops at two minutes.
+    # Back-off is capped at two minutes.
     assert arrival(1.0, 1000.0, 1.0) == pytest.approx(1.0 + 511 * RTO + 8 * MAX_RTO_S + 0.001)
 
 
@@ -326,7 +326,7 @@ def test_devices_that_share_a_wire_queue_for_it_together() -> None:
     assert two.send(0.0, 1000) == pytest.approx(0.012)
     assert one.send(0.0, 1000) == pytest.approx(0.053)
     assert two.send(1.0, 1000) == pytest.approx(1.011)
-    # A full window holds its own message, not the wire.
+    # A full window delays its own message and leaves the wire free.
     slow, quick = ImpairedLink(Wire(8e6, shared=True), 0.5, 1.0, TCP), None
     assert slow.send(0.0, 15 * 1448) > 1.5
     quick = ImpairedLink(slow.wire, 0.0, 0.0, IDEAL)
@@ -343,7 +343,7 @@ def test_a_link_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
         Wire(0.0)
 
 
-# --- whatever happens
+# --- laws
 
 messages = st.lists(st.tuples(st.floats(0, 2), st.integers(1, 100_000)), min_size=1, max_size=25)
 pieces = st.lists(st.tuples(st.floats(0.05, 3), st.floats(1e4, 1e8) | st.just(0.0)), min_size=1, max_size=6).filter(

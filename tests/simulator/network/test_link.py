@@ -1,4 +1,4 @@
-"""The link: one wire, serialising in order; a delay that does not hold it."""
+"""The link: a wire that serialises in order, and a delay that does not occupy it."""
 
 import math
 
@@ -15,7 +15,7 @@ delays = st.floats(0, 1)
 
 
 def send_all(link: Link, gaps: list[tuple[float, int]]) -> tuple[list[float], list[float]]:
-    """Times sent and arrivals of messages given as (seconds after the one before, bytes)."""
+    """Return the send times and arrivals of messages given as (seconds after the previous one, bytes)."""
     sent, arrived, now = [], [], 0.0
     for gap, size in gaps:
         now += gap
@@ -32,7 +32,7 @@ def test_messages_sent_together_arrive_one_serialisation_apart() -> None:
 def test_an_idle_wire_does_not_remember() -> None:
     link = Link(2.0**10, 0.5)
     assert link.send(0.0, 128) == 1.5
-    assert link.send(1.0, 128) == 2.5  # the wire is free again, though the first message is still under way
+    assert link.send(1.0, 128) == 2.5  # the wire is free while the first message is in flight
     assert link.send(8.0, 256) == 10.5
 
 
@@ -73,8 +73,8 @@ def test_a_slower_or_longer_link_is_never_earlier(
 
 
 def test_jitter_has_the_standard_deviation_asked_for() -> None:
-    """20,000 messages far apart: the deviation's own standard error is 0.5 %, five of which (2.5 %) a fair draw exceeds once
-    in 1.7 million seeds."""
+    """With 20,000 messages the standard error of the deviation is 0.5 %. A correct link exceeds five of them (2.5 %) at one of
+    1.7 million seeds."""
     link = Link(math.inf, 0.5, 0.01, stream(3, "jitter"))
     delays = [link.send(10.0 * n, 100) - 10.0 * n for n in range(20_000)]
     mean = sum(delays) / len(delays)

@@ -1,4 +1,4 @@
-"""Cases on real networks: what is waited for is booked, everything adds up, and dead links are named."""
+"""Cases on real networks: every wait is booked, the parts add up, and errors name dead links."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +37,7 @@ from tests.simulator.build import (
 )
 
 MIXED = (one_forward_calls(20, 2), base(12))
-SPREAD_MS = {name: kind.leo.spread_ms for name, kind in KINDS.items() if kind.leo}  # of a round trip, by preset
+SPREAD_MS = {name: kind.leo.spread_ms for name, kind in KINDS.items() if kind.leo}  # of the round trip, by preset
 RADIO = RadioFigures(
     promotion_s=0.25, inactivity_s=8.0, drx_after_s=0.125, drx_cycle_s=0.25, paging_cycle_s=1.0, active_w=1.0, drx_w=0.5
 )
@@ -74,7 +74,7 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
     radio_j = columns["device_energy_j"] - computing_j
     assert columns["device_active_j"] + columns["device_static_j"] == pytest.approx(columns["device_energy_j"])
     static_j = columns["device_static_j"]
-    # A request that others overlap while the link is slow has no silence of its own.
+    # A request that overlaps others throughout has no idle radio time of its own.
     assert np.all((static_j >= 0.0) & (static_j < radio_j) if catalogue.network(name).radio else static_j == 0.0)
     assert (static_j.sum() > 0.0) == (catalogue.network(name).radio is not None)
     assert np.all(radio_j > 0.0) if catalogue.network(name).radio else np.all(radio_j == 0.0)
@@ -91,7 +91,7 @@ def test_on_every_preset_the_parts_add_up(name: str) -> None:
     ids=["lte", "3g", "loss", "outage"],
 )
 def test_working_ahead_of_the_clock_changes_nothing_but_the_events(made: Callable[[], Network]) -> None:
-    """With jitter or loss, so that no two devices land in the same instant."""
+    """Jitter or loss keeps events of two devices from falling at the same time."""
     network = made()
 
     def never_ahead(self: Device, change: int) -> None:
@@ -108,7 +108,7 @@ def test_working_ahead_of_the_clock_changes_nothing_but_the_events(made: Callabl
 
 
 def test_the_first_request_of_a_device_opens_its_connection() -> None:
-    """Two round trips and what they carry; on the wire 83 bytes more than the payload and 52 a segment."""
+    """Opening takes two round trips and their bytes. Framing adds 36 bytes to the payload and 52 per segment."""
     network = explicit(transport="grpc")
     result = case([one_forward_calls(1)], arrivals((0.0, 0, 0), (4.0, 0, 0), (4.0, 1, 0)), network=network)
     columns = result.columns
@@ -126,12 +126,12 @@ def test_requests_that_meet_an_opening_connection_wait_for_it_together() -> None
     columns = case(
         [one_forward_calls(1)], arrivals((0.0, 0, 0), (1 / 32, 0, 0)), network=explicit(transport="tcp")
     ).columns
-    # A pass of the device is over long before.
+    # The device's forward pass ends long before.
     assert columns["connect_s"] == pytest.approx([1 / 16, 1 / 32], abs=1e-12)
 
 
 def test_a_lost_handshake_costs_a_second() -> None:
-    """At 20 % each way a round trip is lost with 36 %: the mean is 0.36 + 2 * 0.36**2 + 4 * ... = 0.36 / (1 - 0.72) seconds."""
+    """At 20 % loss each way 36 % of the handshakes lose a round trip. The first retransmission timer is 1 s."""
     requests = Requests(np.arange(3000.0), np.arange(3000), np.zeros(3000, np.int64))
     columns = case(
         [one_forward_calls(1)], requests, network=explicit(transport="tcp", loss_pct=20), devices=3000
@@ -144,7 +144,7 @@ def test_a_lost_handshake_costs_a_second() -> None:
 def test_waiting_for_the_radio_is_booked_as_such() -> None:
     network = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, radio=RADIO)
     result = case([one_forward_calls(1)], arrivals((0.0, 0, 0), (4.0, 0, 0), (32.0, 0, 0)), network=network)
-    # The cloud answers before the radio falls asleep.
+    # The cloud answers before the radio sleeps.
     assert result.columns["wait_s"] == pytest.approx([0.25, 0.0, 0.25])
     slow = program([*call(0)], [[*[forward("cloud") for _ in range(16)], reply()]])  # a quarter of a second
     waits = case([slow], arrivals(*[(4.0 * n, 0, 0) for n in range(64)]), network=network).columns["wait_s"]
@@ -201,7 +201,7 @@ def traced(folder: Path, rows: str, more: str = "", **changes: Any) -> Network:
 
 
 def entered_s(network: Network, seed: int, device: int = 0) -> float:
-    """Where a device begins in what varies."""
+    """Return the device's offset in s into the varying figures of the network."""
     return float(stream(seed, "link.offset", device).random()) * network.varying[0].duration_s
 
 
@@ -219,7 +219,7 @@ def test_a_trace_of_nothing_is_a_deadlock_and_a_constant_in_its_place_is_not(tmp
 
 
 def test_a_message_takes_the_delay_that_holds_when_it_leaves(tmp_path: Path) -> None:
-    """At 8 Mbit/s 1000 bytes take a millisecond."""
+    """1000 bytes take 1 ms at 8 Mbit/s."""
     network = traced(tmp_path, "0,8,8,10,40\n3,8,8,30,200\n4,8,8,10,40", ",delay_down_ms,delay_up_ms")
     up, down, _ = AccessNetwork(network, 5, [], []).links(0)
     place_s = entered_s(network, 5)
@@ -244,7 +244,7 @@ def test_jitter_is_added_to_the_delay_of_the_trace_and_order_is_kept(tmp_path: P
 
 
 def test_packets_are_lost_with_the_chance_of_their_time(tmp_path: Path) -> None:
-    """A single segment lost costs a timeout of rtt + 200 ms or more: how many were lost is seen, and where none can be."""
+    """A lost single segment costs a timeout of RTT + 200 ms or more, so the delays show how many were lost in each second."""
     network = traced(tmp_path, "0,8,8,0\n1,8,8,20\n2,8,8,5\n3,8,8,0", ",loss_pct", transport="tcp")
     up, _, _ = AccessNetwork(network, 5, [], []).links(0)
     up.send(0.0, 1000)  # opens the connection
@@ -254,13 +254,13 @@ def test_packets_are_lost_with_the_chance_of_their_time(tmp_path: Path) -> None:
     for number, share in ((0, 0.0), (1, 0.2), (2, 0.05), (3, 0.0)):
         lost = late[second == number] > 1e-9
         assert abs(lost.mean() - share) <= 5 * np.sqrt(share * (1 - share) / len(lost))
-    assert late[late > 1e-9].min() == pytest.approx(1 / 16 + 0.2 + 1e-3)  # on the wire a second time
+    assert late[late > 1e-9].min() == pytest.approx(1 / 16 + 0.2 + 1e-3)  # sent a second time
 
 
 def test_what_is_sent_again_while_every_packet_is_lost_comes_after_it(tmp_path: Path) -> None:
-    """Nothing passes for 2 s of 10: tries at 1, 3, 7 and 15 times the timeout of 262.5 ms, of which the first beyond 2 s arrives.
+    """Every packet is lost for 2 s of 10. Tries follow at 1, 3, 7 and 15 timeouts of 262.5 ms; the first after the 2 s arrives.
 
-    Each try takes its millisecond of the wire.
+    Each try occupies the wire for 1 ms.
     """
     network = traced(tmp_path, "0,8,8,0\n4,8,8,100\n6,8,8,0\n8,8,8,0", ",loss_pct", transport="tcp")
     up, _, _ = AccessNetwork(network, 5, [], []).links(0)
@@ -305,7 +305,7 @@ def test_presets_in_base_units() -> None:
 
 @pytest.mark.parametrize(("name", "spread_ms"), [("leo", 10.0), ("leo-isl", 15.0)])
 def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str, spread_ms: float) -> None:
-    """Uniform delays and log-normal rates, 1440 of each; every device is at a place of its own."""
+    """There are 1440 uniform delays and log-normal rates. Every device has its own offset into them."""
     network, figures = preset(name, distance_km=1000), catalogue.network(name)
     kind = KINDS[name]
     for delay, capacity, rate in (
@@ -329,7 +329,7 @@ def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str
 
 
 def test_a_millimetre_wave_preset_is_blocked_for_its_share_of_the_time() -> None:
-    """A chain that ends a blockage with 1/3 a second: of 21600 s, 12 % within five standard errors, 3 s each."""
+    """A Markov chain ends a blockage with probability 1/3 per second. Over 21,600 s: a share of 12 % and 3 s each, within 5 SE."""
     capacity = preset("5g-mmwave").down_bps
     assert isinstance(capacity, Capacity)
     share, run_s = 0.12, 3.0
@@ -344,7 +344,7 @@ def test_a_millimetre_wave_preset_is_blocked_for_its_share_of_the_time() -> None
 
 
 def test_each_part_of_a_fleet_has_cells_and_radios_of_its_own() -> None:
-    """128 bytes take 2**-10 s. Devices 0 and 1 share a cell, 2 is alone; 3 and 4 share one, 5 is alone."""
+    """128 bytes take 2**-10 s. Devices 0 and 1 share a cell, and so do 3 and 4; 2 and 5 are alone."""
     one = one_forward_calls(1, device_passes=0)
     plain = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, devices_per_cell=2)
     parts = [
@@ -359,7 +359,7 @@ def test_each_part_of_a_fleet_has_cells_and_radios_of_its_own() -> None:
 
 
 def test_a_closed_loop_books_the_radio_to_each_request() -> None:
-    """The same requests as a list of arrivals cost the same."""
+    """The same requests given as arrivals cost the same energy."""
     network = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, radio=RADIO)
     loop = case(MIXED, ClosedLoop(1, 2.0, 60.0, 2), network=network, devices=3)  # type: ignore[arg-type]
     columns = loop.columns
@@ -372,7 +372,7 @@ def test_a_closed_loop_books_the_radio_to_each_request() -> None:
 
 
 def test_after_a_crash_the_radio_and_the_wire_carry_what_is_sent_again() -> None:
-    """One call of 128 bytes, lost in the cloud in mid-pass: the news sleeps no longer than the radio, the request comes again in full."""
+    """The cloud loses one call of 128 bytes during its forward pass. The device is notified and sends the whole request again."""
     network = Network(2.0**20, 2.0**20, 1 / 32, 1 / 32, radio=RADIO)
     requests = arrivals((0.0, 0, 0))
     whole = case([one_forward_calls(1)], requests, network=network, timeline_sessions=1)

@@ -1,4 +1,4 @@
-"""Several paths: a message arrives with its first copy, in order, and every path carries all of it."""
+"""Several paths: every path carries every message. A message arrives with its first copy, in order."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ WIDE = Network(8 * 8192.0, 8 * 8192.0, 1.0, 1.0)
 
 
 def test_a_small_message_arrives_by_the_short_path_and_a_large_one_by_the_wide_one() -> None:
-    """1024 B/s after 0.5 s, or 8192 B/s after 1 s: equal at 585 B."""
+    """1024 B/s with a delay of 0.5 s and 8192 B/s with 1 s take equally long at 585 B."""
     up, down, radio = AccessNetwork(replace(QUICK, also=(WIDE,)), 0, [], []).links(0)
     assert radio is None
     assert isinstance(up, PathsLink)
@@ -31,7 +31,7 @@ def test_a_small_message_arrives_by_the_short_path_and_a_large_one_by_the_wide_o
 
 
 def test_messages_stay_in_order() -> None:
-    """The first is on its way over the wide path until 9.125; the second, by the quick one, waits for it."""
+    """The first message arrives at 9 s over the slow path. The second, over the quick path, waits for it."""
     slow_to_start = Wire(8192.0)
     up = PathsLink([ImpairedLink(slow_to_start, 0.0, 0.0, IDEAL), ImpairedLink(Wire(1e12), 1.0, 0.0, IDEAL)])
     slow_to_start.free_s = 8.5
@@ -41,7 +41,7 @@ def test_messages_stay_in_order() -> None:
 
 
 def test_a_reply_takes_a_path_whose_connection_is_open() -> None:
-    """The message is there after 0.01 s by the first path, whose way back takes 0.9 s; the other one's connection opens at 0.8 s."""
+    """The message arrives after 0.01 s over the first path, whose downlink takes 0.9 s. The second path's connection opens at 0.8 s."""
     first = Network(1e12, 1e12, 0.01, 0.9)
     second = Network(1e12, 1e12, 0.2, 0.2, transport=replace(TRANSPORTS["grpc"], hello_bytes=0, handshake_bytes=0))
     for networks, back_s in (
@@ -82,7 +82,7 @@ def test_each_path_has_its_radio_and_its_draws() -> None:
     first, second = (one.send(0.0, 1) for one in link.links)
     assert first != second
     alone, _, _ = AccessNetwork(jitters, 3, [], []).links(5)
-    assert alone.send(0.0, 1) == first  # a path beside it changes none of its draws
+    assert alone.send(0.0, 1) == first  # another path changes none of its draws
 
 
 def test_a_shared_wire_of_any_path_is_shared() -> None:

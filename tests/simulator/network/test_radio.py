@@ -1,4 +1,4 @@
-"""The radio: who waits for what after how long a silence, and which request pays for it."""
+"""The radio: the wait of each direction by the length of the silence, and the request that the energy is booked to."""
 
 import math
 from dataclasses import replace
@@ -33,7 +33,7 @@ FIGURES = RadioFigures(
 
 
 def device(seed: int = 0, figures: RadioFigures = FIGURES) -> tuple[ImpairedLink, ImpairedLink, Radio, list[float]]:
-    """Uplink and downlink of 1024 B/s without delay, their radio, and the joules of three requests."""
+    """Return an uplink and a downlink of 1024 B/s without delay, their radio, and the joules of three requests."""
     joules, static = [0.0] * 3, [0.0] * 3
     radio = Radio(figures, stream(seed, "radio"), joules, static)
     up, down = (ImpairedLink(Wire(8192.0), 0.0, 0.0, IDEAL, gate=gate) for gate in (radio.up, radio.down))
@@ -45,12 +45,12 @@ def test_an_uplink_message_waits_for_a_promotion_after_the_inactivity_timer_only
     assert up.send(0.0, 128) == 0.375  # idle at first
     assert up.ready_s == 0.25
     assert up.send(0.0, 128) == 0.5
-    assert up.send(10.5, 128) == 10.625  # asleep in cycles, which the uplink does not mind
+    assert up.send(10.5, 128) == 10.625  # DRX does not delay the uplink
     assert up.send(20.75, 128) == 21.125  # 10.125 s of silence
 
 
 def test_a_radio_on_the_shared_channel_of_umts_is_promoted_from_there() -> None:
-    """5 s after the last bit for 12 s, whichever direction; each promotion is paid by whoever asked for it."""
+    """The radio is in FACH from 5 s to 17 s after the last bit, in both directions. Each promotion is booked to its request."""
     figures = RadioFigures(
         promotion_s=2.0,
         fach_promotion_s=1.5,
@@ -62,7 +62,7 @@ def test_a_radio_on_the_shared_channel_of_umts_is_promoted_from_there() -> None:
     )
     up, down, radio, joules = device(figures=figures)
     assert up.send(0.0, 128) == 2.125
-    assert up.send(7.0, 128) == 7.125  # 4.875 s of silence: still on its own channel
+    assert up.send(7.0, 128) == 7.125  # 4.875 s of silence: still on the dedicated channel
     radio.request = 1
     assert up.send(13.125, 128) == 13.125 + 1.5 + 0.125
     assert up.ready_s == 14.625
@@ -70,13 +70,13 @@ def test_a_radio_on_the_shared_channel_of_umts_is_promoted_from_there() -> None:
     assert down.send(24.75, 128) == 24.75 + 1.5 + 0.125
     assert down.send(24.75, 128) == 24.75 + 1.5 + 0.25
     assert up.send(46.0, 128) == 46.0 + 2.0 + 0.125  # 19.5 s: idle
-    awake_s = 0.125 + 4.875 + 0.125 + 5.0  # of the first request: two messages and what followed them
+    awake_s = 0.125 + 4.875 + 0.125 + 5.0  # first request: two messages and the silence after each
     assert joules[0] == pytest.approx(2.0 * 2.0 + awake_s + 0.5 * 1.0)
     assert joules[1] == pytest.approx(2.0 * 1.5 + 0.125 + 5.0 + 0.5 * 5.0)
 
 
 def test_what_a_sleeping_radio_makes_wait_is_no_more_than_it_is() -> None:
-    """A buffer of 100 ms of the line, and five small messages that come within a cycle of 320 ms: all have room, and leave together."""
+    """Five small messages arrive within a DRX cycle of 320 ms. All fit into a buffer of 100 ms at line rate and leave together."""
     radio = replace(FIGURES, drx_cycle_s=0.32)
     small, endless = (
         Network(1e7, 1e7, 0.03, 0.03, radio=radio, down_buffer_bytes=room) for room in (125_000.0, math.inf)
@@ -94,7 +94,7 @@ def test_a_long_uplink_message_waits_for_a_second_grant() -> None:
     up, _, _, _ = device()
     assert up.send(0.0, 128) == 0.375
     assert up.send(1.0, 256) == 1.25 + 2.0**-7
-    assert up.send(1.0, 256) == 1.5  # the buffer was not empty: more grants were on their way
+    assert up.send(1.0, 256) == 1.5  # the buffer was not empty: further grants were pending
     assert up.send(3.0, 128) == 3.125
 
 
@@ -110,7 +110,7 @@ def downlink_waits(silence_s: float, count: int = 4000) -> np.ndarray:
 
 @pytest.mark.parametrize(("silence_s", "low_s", "high_s"), [(0.125, 0.0, 0.0), (1.0, 0.0, 0.5), (12.0, 0.25, 1.25)])
 def test_a_downlink_message_waits_uniformly_for_a_sleeping_radio(silence_s: float, low_s: float, high_s: float) -> None:
-    """1000 draws: the mean is off by more than five standard errors once in 1.7 million seeds."""
+    """The mean of 1000 draws is off by more than five standard errors at one of 1.7 million seeds."""
     waits = downlink_waits(silence_s, 1000)
     assert waits.min() >= low_s - 1e-9
     assert waits.max() <= high_s + 1e-9
@@ -130,10 +130,10 @@ def test_messages_after_a_page_wait_for_the_same_promotion() -> None:
 
 def test_energy_of_a_message_and_of_the_silence_after_it() -> None:
     up, down, radio, joules = device()
-    up.send(0.0, 1024)  # promotion 0.25 s, a second on the wire
+    up.send(0.0, 1024)  # a promotion of 0.25 s and 1 s on the wire
     assert joules == [0.5 + 1.0 + 1.0, 0.0, 0.0]
     radio.request = 1
-    down.send(1.25 + 0.125, 512)  # after an eighth of a second awake, which request 0 pays
+    down.send(1.25 + 0.125, 512)  # after 1/8 s awake, booked to request 0
     assert joules == [2.5 + 0.125, 0.5 + 0.125, 0.0]
     radio.request = 2
     up.send(3.875, 128)  # 2 s later, awake for the first quarter
@@ -143,13 +143,13 @@ def test_energy_of_a_message_and_of_the_silence_after_it() -> None:
 
 
 def test_static_energy_is_what_carries_no_message() -> None:
-    """A promotion of 0.25 s at 2 W; then a quarter of a second awake at 1 W and 9.75 s asleep in cycles at 0.5 W."""
+    """A promotion of 0.25 s at 2 W, then 0.25 s awake at 1 W and 9.75 s of DRX at 0.5 W."""
     joules, static = [0.0], [0.0]
     radio = Radio(FIGURES, stream(0, "radio"), joules, static)
     ImpairedLink(Wire(8192.0), 0.0, 0.0, IDEAL, gate=radio.up).send(0.0, 1024)
     radio.finish()
     assert static == [0.5 + 0.25 + 0.5 * 9.75]
-    assert joules == [static[0] + 1.0 + 1.0]  # a second on the wire, and the bytes
+    assert joules == [static[0] + 1.0 + 1.0]  # 1 s on the wire, and the bytes
 
 
 def test_a_radio_that_only_costs_energy_waits_for_nothing() -> None:
@@ -162,7 +162,7 @@ def test_a_radio_that_only_costs_energy_waits_for_nothing() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 15), st.integers(1, 4000), st.booleans(), st.integers(0, 2)), max_size=20))
 def test_energy_is_that_of_states_and_bytes_whoever_pays(events: list[tuple[float, int, bool, int]]) -> None:
-    """Between promotions a radio draws at least its sleeping power and at most its awake power, plus its bytes."""
+    """The total lies between the least for one message and promotion power throughout, plus the energy of the bytes."""
     up, down, radio, joules = device()
     now_s, at_bytes = 0.0, 0.0
     for gap_s, size, way, request in events:
@@ -180,7 +180,7 @@ def test_energy_is_that_of_states_and_bytes_whoever_pays(events: list[tuple[floa
 
 
 def waits_for_uplink(figures: RadioFigures, count: int = 2000, sizes: int = 1) -> np.ndarray:
-    """Waits of small messages at random times, long apart, of one device."""
+    """Return the waits in s of one device's small messages at random times far apart."""
     radio = Radio(figures, stream(0, "radio", 3), [0.0], [0.0])
     up = ImpairedLink(Wire(1e15), 0.0, 0.0, IDEAL, gate=radio.up)
     times = 1.0 + np.cumsum(stream(1, "times").uniform(0.5, 1.5, count))
@@ -201,7 +201,7 @@ def waits_for_uplink(figures: RadioFigures, count: int = 2000, sizes: int = 1) -
     ],
 )
 def test_a_message_waits_for_its_turn_in_the_uplink(figures: dict[str, float], low_ms: float, high_ms: float) -> None:
-    """Uniform from the best case to the worst: the mean within 1 % of the range, as `mean_access_s` says it."""
+    """Waits are uniform from the best case to the worst. The mean is that of `mean_access_s`, within 1 % of the range."""
     of = RadioFigures(**figures)
     waits_ms = 1e3 * waits_for_uplink(of, 20_000)
     span = high_ms - low_ms
@@ -239,7 +239,7 @@ def test_a_promotion_ends_with_a_grant() -> None:
 def test_rarer_opportunities_never_make_a_message_earlier(
     sent: list[tuple[float, int]], doublings: int, slots: int, grant_s: float, seed: int
 ) -> None:
-    """Order and bytes are kept, and a period of which the other is a multiple never comes later."""
+    """Order and bytes are kept. A period that divides the other never makes the first message later."""
     period_s = 0.01
 
     def arrivals(figures: RadioFigures | None) -> list[float]:
@@ -254,7 +254,7 @@ def test_rarer_opportunities_never_make_a_message_earlier(
     slotted = RadioFigures(sr_period_s=period_s, sr_grant_s=grant_s, slot_s=period_s / 2**slots)
     asked = arrivals(slotted)
     assert all(a <= b + 1e-9 for a, b in zip(arrivals(None), asked, strict=True))
-    # Of the first message: a later one that comes while the buffer is not empty yet goes along.
+    # Only for the first message: a later one sent before the buffer is empty shares its grant.
     assert arrivals(replace(slotted, slot_s=0.0))[0] <= asked[0] + 1e-9
     assert asked[0] <= arrivals(replace(slotted, sr_period_s=period_s * 2**doublings))[0] + 1e-9
 
@@ -276,7 +276,7 @@ def test_rarer_opportunities_never_make_a_message_earlier(
 def test_what_a_device_sends_to_open_a_connection_waits_for_its_turn(
     figures: dict[str, float], step_ms: float, name: str, handshake: str
 ) -> None:
-    """From the turn of the first packet to that of the first message a whole number of periods passes for every round trip."""
+    """Every round trip takes a whole number of periods, from the first packet's opportunity to that of the first message."""
     transport = opened_by(TRANSPORTS[name], handshake)
     network = Network(1e15, 1e15, 0.02, 0.04, radio=RadioFigures(**figures))
     open_network = replace(network, transport=replace(transport, handshake_rtts=0))
@@ -293,7 +293,7 @@ def test_what_a_device_sends_to_open_a_connection_waits_for_its_turn(
     [("tcp", "full", 0), ("grpc", "full", 1), ("grpc", "resumed", 1), ("grpc", "0-rtt", 0), ("quic", "full", 1)],
 )
 def test_a_hello_beyond_the_first_grant_waits_for_another_one(name: str, handshake: str, more: int) -> None:
-    """8 ms for the 500 or 1200 bytes of a hello with TLS; a SYN fits."""
+    """A TLS hello of 500 or 1200 bytes needs another grant, 8 ms later. A SYN fits into the first."""
 
     def opened_s(**figures: float) -> float:
         of = RadioFigures(promotion_s=0.25, inactivity_s=10.0, **figures)
@@ -306,7 +306,7 @@ def test_a_hello_beyond_the_first_grant_waits_for_another_one(name: str, handsha
 
 
 def test_a_packet_of_a_handshake_that_is_sent_again_waits_for_its_turn() -> None:
-    """TCP's only round trip is lost once and sent again a second later: at the seventh of opportunities 160 ms apart, not the 6.25th."""
+    """TCP's only round trip is lost once. The retransmission after 1 s takes the seventh opportunity: they are 160 ms apart."""
 
     class FirstLost:
         left = 1
@@ -328,7 +328,7 @@ def test_a_packet_of_a_handshake_that_is_sent_again_waits_for_its_turn() -> None
 
 
 def test_a_packet_of_a_handshake_whose_timer_outlasts_an_outage_waits_for_its_turn() -> None:
-    """Sent at 5 s into an outage of 15 s: again at 6, 8, 12 and 20 s, where it meets an opportunity one in 0.3 s."""
+    """An outage lasts from 5 to 20 s. A packet sent at 5 s is sent again at 6, 8, 12 and 20 s, and then waits for an opportunity."""
     rate = Capacity([0.0, 5.0, 20.0], [1e15, 0.0, 1e15], 1000.0)
     figures = RadioFigures(sr_period_s=0.3)
     up, down = (
@@ -343,7 +343,7 @@ def test_a_packet_of_a_handshake_whose_timer_outlasts_an_outage_waits_for_its_tu
 
 
 def test_each_device_draws_an_operator_by_its_share() -> None:
-    """400 devices: shares within four standard errors; another fleet size leaves a device its operator."""
+    """400 devices: the shares are within four standard errors. The order in which devices are created does not matter."""
     quick, slow = replace(FIGURES, inactivity_s=5.0), replace(FIGURES, inactivity_s=11.2)
     network = Network(1e6, 1e6, 0.0, 0.0, radio=FIGURES, operators=((0.25, quick), (0.75, slow)))
     access = AccessNetwork(network, 4, [], [])

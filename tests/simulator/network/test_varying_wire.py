@@ -1,4 +1,4 @@
-"""Rates that vary: exact finishing times against a packet walk."""
+"""Varying rates: exact finishing times against a walk over packets."""
 
 import math
 
@@ -11,13 +11,13 @@ from simulator.network.wire import Capacity, VaryingWire
 
 
 def steps(*pieces: tuple[float, float]) -> Capacity:
-    """Capacity of (seconds, bit/s) one after another, for ever again."""
+    """Return a repeating capacity of consecutive (seconds, bit/s)."""
     ends = np.cumsum([seconds for seconds, _ in pieces])
     return Capacity(np.append(0.0, ends[:-1]), [rate for _, rate in pieces], float(ends[-1]))
 
 
 def walk(pieces: list[tuple[float, float]], offset_s: float, sent: list[tuple[float, int]]) -> list[float]:
-    """When the last packet of each message is out, packet by packet and piece by piece, with no cumulative sum."""
+    """Return the time each message's last packet is sent, computed by packet and piece without cumulative sums."""
     duration = sum(seconds for seconds, _ in pieces)
     done: list[float] = []
     now = 0.0
@@ -39,13 +39,13 @@ def walk(pieces: list[tuple[float, float]], offset_s: float, sent: list[tuple[fl
                     bits = 0.0
                 else:
                     bits -= rate * left
-                    now += left + 1e-12  # beyond the edge, whatever the rounding
+                    now += left + 1e-12  # past the edge despite rounding
         done.append(now)
     return done
 
 
 def test_one_event_finishing_times_equal_a_packet_walk() -> None:
-    """200 random traces with stretches of no rate, entered anywhere, and messages from one byte to some hundred packets."""
+    """200 random traces with stretches of rate 0 and random offsets, and messages of one byte to some hundred packets."""
     random = np.random.default_rng(5)
     for _ in range(200):
         count = int(random.integers(1, 12))
@@ -61,7 +61,7 @@ def test_one_event_finishing_times_equal_a_packet_walk() -> None:
         sent = list(zip(at.tolist(), sizes.tolist(), strict=True))
         wire = VaryingWire(steps(*pieces), offset)
         link = ImpairedLink(wire, 0.0, 0.0, TRANSPORTS["ideal"])
-        link._rto_s = math.inf  # the wire alone: what an outage costs a transport is tested in test_impairments
+        link._rto_s = math.inf  # the wire alone: test_impairments tests outages of a transport
         slowest = min(rate for _, rate in pieces if rate)
         expected = walk(pieces, offset, sent)
         found = [link.send(*one) for one in sent]
@@ -72,10 +72,10 @@ def test_one_event_finishing_times_equal_a_packet_walk() -> None:
 def test_a_varying_wire_is_exact_at_its_edges() -> None:
     wire = VaryingWire(steps((1.0, 1024.0), (1.0, 0.0), (2.0, 512.0)))
     assert wire.finish_s(0.0, 512.0) == 0.5
-    assert wire.finish_s(0.0, 1024.0) == 1.0  # the last bit of a stretch, not the first after the pause
+    assert wire.finish_s(0.0, 1024.0) == 1.0  # the end of the stretch, not of the pause
     assert wire.finish_s(0.0, 1536.0) == 3.0
     assert wire.finish_s(1.5, 512.0) == 3.0
-    assert wire.finish_s(0.0, 2048.0) == 4.0  # the whole period, and not the next one's beginning
+    assert wire.finish_s(0.0, 2048.0) == 4.0  # the end of the period
     assert wire.finish_s(0.0, 2048.0 * 1000 + 512.0) == 4000.5
     assert wire.finish_s(1.5, 0.0) == 1.5
     assert wire.bits(0.5, 3.0) == 1024.0

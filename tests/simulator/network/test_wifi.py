@@ -1,4 +1,4 @@
-"""The Wi-Fi hop: Bianchi's fixed point, its mean wait, a slotted simulation of stations, and what it does to a link."""
+"""The Wi-Fi hop: Bianchi's fixed point, its mean wait, a slotted simulation of stations, and its effect on a link."""
 
 import random
 from dataclasses import replace
@@ -37,7 +37,7 @@ def test_the_mean_wait_is_the_closed_form(stations: int) -> None:
 
 
 def test_the_mean_wait_is_that_of_simulated_stations() -> None:
-    """Five saturated stations and one that sends now and then, slot by slot."""
+    """A slotted simulation of five saturated stations and one that sends occasionally."""
     chance = random.Random(1)
     stations, found = 5, []
     stage = [0] * (stations + 1)
@@ -45,14 +45,14 @@ def test_the_mean_wait_is_that_of_simulated_stations() -> None:
     now_s, comes_s, asked_s = 0.0, 0.02, 0.0
     while len(found) < 6000:
         step = min(left)
-        if left[-1] > 10**8 and now_s + step * SLOT_S >= comes_s:  # it comes while slots are idle
+        if left[-1] > 10**8 and now_s + step * SLOT_S >= comes_s:  # it arrives in idle slots
             step = max(0, int((comes_s - now_s) / SLOT_S))
             left, now_s = [one - step for one in left], now_s + step * SLOT_S
             left[-1], asked_s = chance.randrange(WINDOW), comes_s
             continue
         now_s += step * SLOT_S
         ready = [i for i, one in enumerate(left) if one == step]
-        left = [one - step - 1 for one in left]  # the slot of the transmission is one as well, as Bianchi has it
+        left = [one - step - 1 for one in left]  # as for Bianchi, a transmission counts as a slot
         if ready == [stations]:
             found.append(now_s - asked_s)
         now_s += BUSY_S
@@ -61,15 +61,15 @@ def test_the_mean_wait_is_that_of_simulated_stations() -> None:
             left[one] = chance.randrange(WINDOW * 2 ** stage[one])
         if ready == [stations]:
             left[-1], comes_s = 10**9, now_s + chance.expovariate(50.0)
-        elif left[-1] > 10**8 and now_s >= comes_s:  # it came in the transmission
+        elif left[-1] > 10**8 and now_s >= comes_s:  # it arrived during the transmission
             left[-1], asked_s = chance.randrange(WINDOW), comes_s
-    # Bianchi takes slots to be independent: 20,000 waits are a tenth below the closed form, with a standard error of 2 %.
+    # Bianchi assumes independent slots: the mean of 20,000 waits is a tenth below the closed form, with a standard error of 2 %.
     assert np.mean(found) == pytest.approx(0.9 * mean_access_s(stations), rel=0.08)
 
 
 @pytest.mark.parametrize("hop", [Hop(0), Hop(0, tail=0.2), Hop(2)])
 def test_what_comes_beside_others_of_its_sender_meets_their_wait_at_a_random_moment(hop: Hop) -> None:
-    """E[w^2] / (2 E[w + burst]): of a tail of 0.05 to 0.1 s in a fifth of all bursts that is 0.2 * 0.00583 / (2 * 0.019)."""
+    """The mean is E[w^2] / (2 E[w + burst]): 0.2 * 0.00583 / (2 * 0.019) for a tail of 0.05 to 0.1 s in a fifth of the bursts."""
     wire = HopWire(Wire(1e12), hop, stream(0, "test"))
     found = np.zeros(20_000)
     for n in range(len(found)):
@@ -100,7 +100,7 @@ def test_a_long_message_gets_its_share_of_the_channel_and_order_is_kept() -> Non
     link = ImpairedLink(wire, 0.01, 0.02, TRANSPORTS["ideal"])
     arrivals = [link.send(0.001 * n, 500) for n in range(50)]
     assert arrivals == sorted(arrivals)
-    assert len({round(arrival, 3) for arrival in arrivals}) < 25  # those that wait together go together
+    assert len({round(arrival, 3) for arrival in arrivals}) < 25  # messages that wait together go together
     dead = HopWire(VaryingWire(Capacity([0.0, 1.0], [1e6, 0.0], 2.0)), hop, stream(1, "test"))
     assert list(dead.outages(0.0, 1.5)) == [(1.0, 2.0)]
 
@@ -117,7 +117,7 @@ def test_each_direction_of_a_network_has_its_hop() -> None:
 
 @pytest.mark.parametrize("congestion", ["", "cubic"])
 def test_a_second_flight_waits_for_its_acknowledgement_and_once_more_for_the_channel(congestion: str) -> None:
-    """25 segments in two flights: three ways and three waits for the channel, that of the acknowledgement among them."""
+    """25 segments in two flights: three one-way delays and three waits for the channel, one of them of the acknowledgement."""
     hop = Hop(stations=1)
     transport = replace(TRANSPORTS["tcp"], handshake_rtts=0, congestion=congestion)
     network = Network(1e9, 1e9, 0.05, 0.05, wifi=hop, transport=transport)
@@ -134,7 +134,7 @@ def test_devices_of_a_cell_keep_their_order_behind_a_hop() -> None:
 
 
 def test_a_device_alone_in_a_cell_behind_a_hop_waits_as_one_without_a_cell() -> None:
-    """Beside a greedy flow, too: who asks twice how long its queue takes is told the same."""
+    """This also holds next to a greedy flow: asking twice for the wait of its queue returns the same."""
     network = Network(2e7, 2e7, 0.01, 0.01, wifi=Hop(stations=2), up_cross=GREEDY, up_buffer_bytes=5e4)
     alone, shared = (
         AccessNetwork(one, 0, [], []).links(0)[0] for one in (network, replace(network, devices_per_cell=2))
