@@ -1,4 +1,4 @@
-"""A small file of every trace format, and what every test of traces needs."""
+"""A small file of every trace format, and helpers of the trace tests."""
 
 import json
 import math
@@ -93,7 +93,7 @@ DELAYS = "".join(f"{12 + (i * 7) % 5}\n" for i in range(100))
 LIGHT = "0 20 0 1 3\n500 30 0 2 2\n1000 40 0\n"
 OWN = "# a note\ntime_s,down_mbps,up_mbps,rtt_ms,loss_pct\n0,8,2,40,1\n1,,0,60,\n3,4,2,50,0\n"
 
-# content -> format, duration, mean down Mbit/s, mean up Mbit/s, mean RTT ms, loss %, packets; all worked out by hand
+# content, format, duration in s, mean down Mbit/s, mean up Mbit/s, mean RTT in ms, loss in %, packets; all calculated by hand
 NETWORK = {
     "mahimahi": ("0\n0\n5\n5\n5\n10\n", "mahimahi", 0.010, 7.2, None, None, None, 6),
     "mahimahi, CRLF and blank lines at the end": ("3\r\n10\r\n\r\n\n", "mahimahi", 0.010, 2.4, None, None, None, 2),

@@ -1,4 +1,4 @@
-"""CellReplay's two workloads: its files, and packets worked out by hand."""
+"""CellReplay's two workloads: its files, and packet times calculated by hand."""
 
 from pathlib import Path
 
@@ -19,21 +19,24 @@ PACKET_BITS = 8 * 1400
 
 
 def wire(base_s: float = 0.0, sizes: tuple[tuple[int, float], ...] = ()) -> TrainWire:
-    """Packets of a train after 0, 2 and 5 ms, of the next second after 0 ms alone; a saturated link of a packet a millisecond."""
+    """Return a wire with a train of packets after 0, 2 and 5 ms, and one of a single packet from the second second on.
+
+    The saturated link carries a packet per millisecond.
+    """
     saturated = Capacity([0.0], [1000.0 * PACKET_BITS], 1.0)
     base = StepFunction([0.0], [base_s], 2.0)
     return TrainCapacity(saturated, [0.0, 1.0], [[0.0, 0.002, 0.005], [0.0]], 2.0, base, sizes).wire(0.0, shared=False)
 
 
 def sent(link: TrainWire, start_s: float, packets: float) -> float:
-    """Milliseconds from the start to the last packet."""
+    """Return the time in ms from the start to the last packet."""
     return 1e3 * (link.finish_s(start_s, packets * PACKET_BITS) - start_s)
 
 
 def test_packets_after_an_idle_queue_leave_as_in_the_train_of_the_moment() -> None:
     assert sent(wire(), 0.1, 1) == 0.0
     assert sent(wire(), 0.1, 3) == pytest.approx(5.0)
-    assert sent(wire(), 0.1, 2.5) == pytest.approx(5.0)  # a started packet takes a place
+    assert sent(wire(), 0.1, 2.5) == pytest.approx(5.0)  # part of a packet takes a whole place
     assert sent(wire(), 1.1, 1) == 0.0
     assert sent(wire(), 4.1, 3) == pytest.approx(5.0)  # trains repeat
 
@@ -41,14 +44,14 @@ def test_packets_after_an_idle_queue_leave_as_in_the_train_of_the_moment() -> No
 def test_messages_in_a_row_take_the_next_places_of_a_train() -> None:
     link = wire()
     assert [sent(link, 0.1, 1), sent(link, 0.1, 1)] == [0.0, pytest.approx(2.0)]
-    assert sent(link, 0.1 + 0.002, 1) == pytest.approx(3.0)  # when the one before has left
+    assert sent(link, 0.1 + 0.002, 1) == pytest.approx(3.0)  # after the previous packet has left
     link = wire()
     assert sent(link, 0.1, 1) == 0.0
-    assert sent(link, 0.1001, 1) == 0.0  # the queue was idle: a train of its own
+    assert sent(link, 0.1001, 1) == 0.0  # the queue was idle: a new train
 
 
 def test_packets_beyond_a_train_go_through_the_saturated_link() -> None:
-    """As CellReplay: they enter it after the last offset, or after the base delay where that is longer."""
+    """As in CellReplay, they enter it after the last offset, less the base delay."""
     assert sent(wire(), 0.1, 5) == pytest.approx(5.0 + 2.0)
     assert sent(wire(base_s=0.003), 0.1, 5) == pytest.approx(2.0 + 2.0 + 1.0)
     assert sent(wire(base_s=0.1), 0.1, 5) == pytest.approx(5.0)  # done before the last packet of the train
@@ -72,7 +75,7 @@ def test_small_packets_have_delays_of_their_own() -> None:
 
 
 def test_a_link_of_its_files(tmp_path: Path) -> None:
-    """Both directions, by the names of the files; the base delay goes in a line from 20 to 30 ms in the first half second."""
+    """File names give the directions. The base delay rises linearly from 20 to 30 ms in the first half second."""
     for name, content in (
         ("up-delay-light-pdo", LIGHT),
         ("down-delay-light-pdo", LIGHT),
@@ -95,7 +98,7 @@ def test_a_link_of_its_files(tmp_path: Path) -> None:
     up, down, _ = AccessNetwork(network, 0, joules, joules).links(0)
     delays = [link.send(now_s, 150) - now_s for link, now_s in ((up, 1.0), (down, 1.0))]
     assert 0.02 <= delays[0] <= 0.04
-    assert delays[1] == pytest.approx(delays[0] + 0.001)  # 150 bytes, between 100 and 200
+    assert delays[1] == pytest.approx(delays[0] + 0.001)  # 150 bytes: between the offsets of 100 and 200
     told = refusal(tmp_path, HEAD + f"network: {{trace: {names}, devices_per_cell: 2}}\n")
     assert (
         told

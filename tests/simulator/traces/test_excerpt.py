@@ -1,4 +1,4 @@
-"""A window of a trace, and a trace played faster or slower."""
+"""Excerpts: a time window of a trace, and a trace played faster or slower."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_a_window_holds_what_the_trace_holds_there(begin_s: float, length_s: flo
     assert part.duration_s == pytest.approx((end_s - begin_s) * scale)
     time_s = begin_s + at * (end_s - begin_s)
     if abs(time_s - round(time_s)) < 1e-6:
-        return  # a border belongs to either side, to within rounding
+        return  # rounding decides which side of a step the time is on
     inside_s = (time_s - begin_s) * scale
     assert value(part.down.rate, inside_s) == value(TRACE.down.rate, time_s)
     assert value(part.down.delay_s, inside_s) == value(TRACE.down.delay_s, time_s)

@@ -1,4 +1,4 @@
-"""Every format: figures worked out by hand, the project's own CSV of it, and other ways to write the same."""
+"""Every trace format: figures calculated by hand, the conversion to the project's own CSV, and other spellings of the same file."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_network_formats(case: str, tmp_path: Path) -> None:
         assert (None if rate is None else rate.mean_bps() / 1e6) == (None if mean is None else pytest.approx(mean))
     assert (figures["rtt_ms"] and figures["rtt_ms"]["mean"]) == (rtt_ms and pytest.approx(rtt_ms))
     assert figures["loss_pct"] == (None if loss_pct is None else pytest.approx(loss_pct))
-    # Whatever it was, the project's own CSV says the same.
+    # The project's own CSV has the same figures.
     again = read_trace([file(tmp_path, own_text(trace, "from elsewhere"), "own.csv")])
     for key in ("duration_s", "down_mbps", "up_mbps", "rtt_ms", "loss_pct"):
         assert summary(again)[key] == (
@@ -77,13 +77,13 @@ def test_arrival_formats(case: str, tmp_path: Path) -> None:
 def test_every_format_is_tried_here_and_documented() -> None:
     tried = {case[1] for case in NETWORK.values()} | {case[1] for case in ARRIVALS.values()}
     page = (ROOT / "docs" / "traces.md").read_text()
-    untried = set(FORMATS) - tried - {"cellreplay-offset"}  # that one stands beside another file: test_cellular.py
+    untried = set(FORMATS) - tried - {"cellreplay-offset"}  # goes with another file: test_cellular.py
     assert not untried, (
         f"NETWORK or ARRIVALS of tests/simulator/traces/examples.py needs an example of {', '.join(sorted(untried))}"
     )
     untold = [name for name in [*FORMATS, *KINDS] if f"`{name}`" not in page]
     assert not untold, f"docs/traces.md needs a row for {', '.join(untold)}"
-    assert f"Kinds:{','.join(KINDS)}." in "".join(call("generate", "--help").output.split())  # it folds at hyphens
+    assert f"Kinds:{','.join(KINDS)}." in "".join(call("generate", "--help").output.split())  # wrapped at hyphens
 
 
 def test_a_millisecond_of_a_mahimahi_trace_has_its_chances(tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_files_that_belong_together(tmp_path: Path) -> None:
         read([down, file(tmp_path, MOONCAKE, "m")])
 
 
-# The same content written in another way that can mean one thing only; mahimahi allows no comment inside.
+# The same content written in another unambiguous way. mahimahi files allow no comments.
 def figures_of(path: Path) -> dict[str, object]:
-    """Without what was assumed: it may name line numbers."""
+    """Return the summary without "assumed", which may name line numbers."""
     return {key: value for key, value in summary(read([path])).items() if key != "assumed"}
 
 

@@ -1,4 +1,4 @@
-"""Damaged files of every format are read, or refused in one line; seeded, so that every run tries the same files."""
+"""Damaged files of every format are read, or refused in one line. Seeds make every run try the same files."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ CELLS = [
     *'-",[]{}#:\t\x0c\ud7ff',
 ]
 LINES = ["\n", "0\n", "0 0\n", "x,y,z\n", "{}\n", "[1]\n", "null\n", '"\n', "#\n", ",,,,,,\n"]
-# Of the whole file, as bytes.
+# Changes of the whole file as bytes.
 WHOLE: list[Callable[[bytes], bytes]] = [
     lambda data: b"\xef\xbb\xbf" + data,
     lambda data: data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"),
@@ -42,7 +42,7 @@ WHOLE: list[Callable[[bytes], bytes]] = [
 
 
 def damaged(random_: random.Random, text: str) -> bytes:
-    """A file in which stretches of text or lines are lost, doubled, swapped or replaced, or that is written otherwise."""
+    """Return the file with pieces of text or lines lost, doubled, reversed or replaced, or with another encoding or line ends."""
     for _ in range(random_.randint(1, 3)):
         by_line = random_.random() < 0.4
         parts = text.splitlines(keepends=True) if by_line else re.split(r"(\W)", text)
@@ -65,7 +65,7 @@ CASES = {**NETWORK, **ARRIVALS}
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_damaged_file_is_read_or_refused(case: str, tmp_path: Path) -> None:
-    """And what is read can be shown, written, and read again."""
+    """A file that is read can be written, read again and shown."""
     out = tmp_path / "again.csv"
     for seed in range(SEEDS_PER_FORMAT):
         path = file(tmp_path, damaged(random.Random(f"{case} {seed}"), str(CASES[case][0])), "damaged")

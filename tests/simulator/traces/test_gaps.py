@@ -1,4 +1,4 @@
-"""Scheduling gaps: a generator with closed forms, its fit to packet-delivery traces, and what gaps do to messages."""
+"""Scheduling gaps: the generator against closed forms, its fit to packet-delivery traces, and the delay of messages."""
 
 import itertools
 import re
@@ -29,7 +29,7 @@ PLAIN = GapLevel(gaps_per_s=4.0, gaps_ms=(100.0,) * 6, rates=(1.0,) * 6)
 
 
 def gaps_of(series: RateSeries) -> np.ndarray:
-    """Lengths of the gaps of 10 ms and more."""
+    """Return the lengths in s of the gaps of 10 ms or more."""
     ends_s = np.append(series.times_s[1:], series.duration_s)
     up = series.rate_bps > 0.0
     lengths: np.ndarray = series.times_s[up][1:] - ends_s[up][:-1]
@@ -48,10 +48,10 @@ def test_the_mean_rate_is_the_one_asked_for(name: str) -> None:
 
 
 def test_gaps_of_one_length_are_an_alternating_renewal_process() -> None:
-    """Runs of mean 1 / h and gaps of length g: h / (1 + h g) gaps a second, each run at (1 + h g) times the mean rate."""
+    """Runs of mean length 1 / h and gaps of length g give h / (1 + h g) gaps a second. Runs have (1 + h g) times the mean rate."""
     rate = generate(both(PLAIN), 1e6, 1e6, 0, 20_000.0)[0]
     lengths_s = gaps_of(rate)
-    # 57,000 gaps: the standard error of their number is below 0.4 %, since a cycle varies by less than its mean.
+    # The standard error of the number of some 57,000 gaps is below 0.4 %: a cycle's deviation is below its mean.
     assert len(lengths_s) / rate.duration_s == pytest.approx(4.0 / 1.4, rel=0.01)
     assert np.mean(np.abs(lengths_s - 0.1) < 2e-4) > 0.999  # a run below 0.1 ms joins two
     assert np.unique(rate.rate_bps[rate.rate_bps > 0.0]) == pytest.approx(1.4e6, rel=0.01)
@@ -64,7 +64,7 @@ def test_lengths_of_gaps_have_their_shares_of_the_time() -> None:
     for length_ms, share in zip(lengths_ms, GAP_SHARES, strict=True):
         near = np.abs(found_s - 1e-3 * length_ms) < 1e-3
         assert found_s[near].sum() / found_s.sum() == pytest.approx(share, rel=0.08)
-    # What a message waits that meets a gap goes with the sum of squares.
+    # The wait of a message that meets a gap is proportional to the sum of squares.
     squares = (GAP_SHARES * np.array(lengths_ms)).sum() * 1e-3
     assert (found_s**2).sum() / found_s.sum() == pytest.approx(squares, rel=0.03)
 
@@ -84,7 +84,7 @@ def test_a_fit_finds_the_gaps_that_a_trace_was_made_with() -> None:
     assert found.slow_share == pytest.approx(0.0, abs=0.1)
     for level, asked in ((found.down[0], 10.0), (found.up[0], 6.0)):
         assert level.gaps_per_s == pytest.approx(asked, rel=0.08)
-        # The longest may be two without a run between.
+        # The longest may be two gaps without a run in between.
         assert level.gaps_ms[:5] == pytest.approx((100.0,) * 5, rel=0.05)
         assert level.rates == pytest.approx((1.0 + 0.1 * asked,) * 6, rel=0.05)
 
@@ -184,7 +184,7 @@ MESSAGES = st.lists(st.tuples(st.floats(0.0, 0.7), st.integers(1, 9000)), min_si
 def test_longer_gaps_make_no_message_earlier_and_lose_no_bits(
     rates: list[float], begin: int, length: int, messages: list[tuple[float, int]], offset_s: float
 ) -> None:
-    """Over a transport without timers: one that was sent again at the end of a longer gap may be in luck."""
+    """The transport has no timers: a retransmission at the end of a longer gap may arrive earlier by chance."""
     rates = [8e6, *rates, 8e6]
     longer = [0.0 if 0 < i < len(rates) - 1 and begin <= i < begin + length else rate for i, rate in enumerate(rates)]
     arrivals = []
@@ -203,7 +203,7 @@ def test_longer_gaps_make_no_message_earlier_and_lose_no_bits(
 
 
 def test_a_generator_is_compared_with_its_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trace that is a series of such a generator, as packets: the fit costs a session about the same."""
+    """The trace is a series of such a generator as packets. A session takes about as long on the fitted generator."""
     monkeypatch.setattr("benchmarks.gaps.LONG_S", 200.0)
     files = []
     for way, rate in zip(("down", "up"), generate(both(PLAIN), 3e6, 3e6, 0, 200.0), strict=True):

@@ -1,4 +1,4 @@
-"""Generated traces have the parameters asked for; the shipped ones are those the README generates."""
+"""Generated traces have the requested parameters. The shipped traces are those of the commands in the README."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from simulator.traces.own import own_text
 from simulator.traces.summary import summary
 from tests.simulator.traces.examples import ROOT
 
-# Sampling errors of a long trace, so that a bound of 4 standard errors fails by chance once in 16,000
+# Bounds are 4 standard errors of a long trace: they fail by chance at one of 16,000 seeds.
 
 LONG_S = 40_000
 
@@ -34,16 +34,16 @@ def test_generated_rates_have_the_parameters_asked_for(kind: str) -> None:
         logs = np.log(np.where(up, rate, 1.0))
         z = (logs - logs[up].mean()) / sd
         n = int(up.sum())
-        # Of a Gaussian AR(1): Var(sample variance) = 2 (1 + phi^2) / (1 - phi^2) / n, Var(phi estimate) = (1 - phi^2) / n. Outages
-        # thin the pairs by a factor below 1.5.
+        # A Gaussian AR(1) has Var(sample variance) = 2 (1 + phi^2) / (1 - phi^2) / n and Var(phi estimate) = (1 - phi^2) / n.
+        # Outages reduce the number of pairs by a factor below 1.5.
         assert abs((z[up] ** 2).mean() - 1) < 4 * math.sqrt(1.5 * 2 * (1 + phi**2) / (1 - phi**2) / n)
         pairs = up[1:] & up[:-1]
         estimate = (z[1:] * z[:-1])[pairs].mean() / (z[up] ** 2).mean()
         assert abs(estimate - phi) < 4 * math.sqrt(1.5 * (1 - phi**2) / n) + 4 / math.sqrt(n) * (share > 0)
-        # E[x^2] decides cv; with z_t of correlation phi^k, Var(mean of exp(2 s z)) is bounded by its value for k -> integrated time.
+        # E[x^2] gives cv. z_t has correlation phi^k, so the integrated autocorrelation time bounds Var(mean of exp(2 s z)).
         times = 1.5 * (1 + phi) / (1 - phi)
         relative = math.sqrt(times * (math.exp(4 * sd**2) - 1) / n)
-        if parameters.outages is not None:  # scaled to the mean, E[x^2] goes with 1 / (1 - share) of the sample
+        if parameters.outages is not None:  # E[x^2] of the scaled rate goes with 1 / (1 - share)
             memory = 1 - 1 / parameters.outages.run_s / (1 - share)
             relative += math.sqrt(share / (1 - share) * (1 + memory) / (1 - memory) / LONG_S)
         assert abs((rate**2).mean() / asked.mean_mbps**2 / (1 + asked.cv**2) - 1) < 4 * relative

@@ -1,4 +1,4 @@
-"""JSON in every way it is written: read, or refused for what is wrong with it and for nothing else."""
+"""JSON traces in every layout: they are read, or refused for their actual fault."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Probes without an answer, rows that are missing, and gaps in time."""
+"""Unanswered probes, missing rows, and gaps in time."""
 
 import json
 import math
@@ -29,9 +29,9 @@ def log_of(cells: list[str], numbers: list[int] | None = None) -> str:
 def test_the_same_losses_however_a_log_writes_them(
     tmp_path_factory: pytest.TempPathFactory, answered: list[bool]
 ) -> None:
-    """An empty cell, a word, and a missing row are one thing: an unanswered probe."""
+    """An empty cell, a word and a missing row all mean an unanswered probe."""
     folder = tmp_path_factory.getbasetemp()
-    answered = [True, *answered, True]  # a missing row shows only between others
+    answered = [True, *answered, True]  # a missing row is detected only between others
     present = [i + 1 for i, one in enumerate(answered) if one]
     logs = [
         log_of(["20" if one else "" for one in answered]),
@@ -139,7 +139,7 @@ def test_ping_of_every_system(case: str, tmp_path: Path) -> None:
     "lost", ["Request timeout for icmp_seq {}", "no answer yet for icmp_seq={}", "Request timed out."]
 )
 def test_a_log_that_begins_in_an_outage(lost: str, tmp_path: Path) -> None:
-    """As in a tunnel; or that is one, as of a host that answers no pings."""
+    """The log begins in an outage, such as a tunnel. A log without any answer is refused: the host may ignore pings."""
     head = "Pinging x\n" if "{" not in lost else "PING x (192.0.2.1): 56 data bytes\n"
     reply = "Reply from x: time=20ms\n" if "{" not in lost else "64 bytes from x: icmp_seq=40 time=20 ms\n"
     waits = "".join(lost.format(number) + "\n" for number in range(40))
@@ -152,7 +152,7 @@ def test_a_log_that_begins_in_an_outage(lost: str, tmp_path: Path) -> None:
 
 
 def test_a_second_log_in_a_file_is_refused(tmp_path: Path) -> None:
-    """Its probes are no duplicates of the first one's."""
+    """The probes of a second log are not duplicates of those of the first."""
     content = "PING x\n" + "".join(f"64 bytes from x: icmp_seq={n} time=0.1 ms\n" for n in (1, 2, 3))
     with pytest.raises(TraceError, match=r":6: icmp_seq 1 is answered on line 2 already"):
         read_trace([file(tmp_path, content + content)])
@@ -173,9 +173,9 @@ def test_a_second_log_in_a_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sent", "took_ms", "end", "step_s"),
     [
-        (60, 60, "", 1.0),  # iputils of 2018: 59.06 s without its whole seconds
+        (60, 60, "", 1.0),  # iputils of 2018 prints 59.06 s without the whole seconds
         (2, 0, "", 1.0),
-        (4, 611, "", 611 / 3e3),  # of -i 0.2
+        (4, 611, "", 611 / 3e3),  # ping -i 0.2
         (60, 1180, "", 1.18 / 59),
         (60, 590, "rtt min/avg/max/mdev = 20.1/20.2/20.9/0.1 ms, pipe 3", 0.01),
         (60, 590, "rtt min/avg/max/mdev = 9.1/9.2/9.9/0.1 ms, ipg/ewma 10.0/9.2 ms", 0.01),
@@ -192,7 +192,7 @@ def test_statistics_without_whole_seconds_do_not_shorten_a_log(
 
 
 def test_a_pause_in_the_time_stamps_of_ping_stays_one(tmp_path: Path) -> None:
-    """As of a phone that slept: its probes are numbered on."""
+    """A phone that slept continues the sequence numbers."""
     sent_s = {1: 0, 2: 1, 3: 2, 5: 4, 6: 44, 7: 45}
     lines = [f"[{1.7e9 + at + 0.02:.3f}] 64 bytes from x: icmp_seq={n} ttl=9 time=20 ms\n" for n, at in sent_s.items()]
     trace = read_trace([file(tmp_path, "PING x\n" + "".join(lines))])
@@ -200,7 +200,7 @@ def test_a_pause_in_the_time_stamps_of_ping_stays_one(tmp_path: Path) -> None:
     assert trace.down.delay_s.times_s.tolist() == pytest.approx([0, 1, 2, 3, 4, 44, 45], abs=1e-3)
     assert any("the longest 40 s" in note for note in trace.notes)
     statistics = "8 packets transmitted, 6 received, 25% packet loss, time 46000ms\n"
-    whole = [f"{1700000000 + n // 4} 64 bytes from x: icmp_seq={n} ttl=9 time=20 ms\n" for n in range(9)]  # by `date`
+    whole = [f"{1700000000 + n // 4} 64 bytes from x: icmp_seq={n} ttl=9 time=20 ms\n" for n in range(9)]  # of `date`
     assert read_trace([file(tmp_path, "".join(whole))]).duration_s == pytest.approx(9 * 0.25)
     longer = read_trace([file(tmp_path, "PING x\n" + "".join(lines) + statistics)])
     assert longer.down.delay_s is not None
@@ -209,7 +209,7 @@ def test_a_pause_in_the_time_stamps_of_ping_stays_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.25"])
 def test_a_pause_between_time_stamps_of_whole_seconds_stays_one(form: str, tmp_path: Path) -> None:
-    """As of a laptop that slept. The clock of the others goes with the probes, in whatever way it is printed."""
+    """A laptop slept. Otherwise the time stamps follow the probes, in any of the printed forms."""
     lines = []
     for number in range(1, 41):
         at = datetime(2024, 3, 31, tzinfo=UTC) + timedelta(seconds=number // 5 + (50 if number > 20 else 0))
@@ -223,7 +223,7 @@ def test_a_pause_between_time_stamps_of_whole_seconds_stays_one(form: str, tmp_p
 
 
 def test_time_stamps_of_ping_are_read_with_their_zone(tmp_path: Path) -> None:
-    """A change to winter time in the middle; without the zone the clock goes back."""
+    """The clock changes to winter time in the log. Without the zone the time goes back."""
     line = "2024-10-27{}{}{} 64 bytes from x: icmp_seq={} ttl=9 time=20 ms\n"
     for zones in (("+0200", "+0100"), (" +02:00", " +01:00"), ("Z", "-0100"), ("", "")):
         times = ("T02:59:58.5", "T02:59:59.5", "T02:00:00.5", "T02:00:01.5")
@@ -236,7 +236,7 @@ def test_time_stamps_of_ping_are_read_with_their_zone(tmp_path: Path) -> None:
 
 
 def test_a_log_of_windows_holds_every_probe_of_one_ping(tmp_path: Path) -> None:
-    """Its statistics count replies of routers as answers, so the probes that were sent are what is checked."""
+    """The statistics of Windows count router replies as answers, so the number of sent probes is checked."""
     head, reply = "\nPinging x with 32 bytes of data:\n", "Reply from x: bytes=32 time=9ms TTL=9\n"
     end = "\nPing statistics for x:\n    Packets: Sent = {}, Received = {}, Lost = 0 (0% loss),\n"
     whole = head + 3 * reply + end.format(3, 3)
@@ -249,7 +249,7 @@ def test_a_log_of_windows_holds_every_probe_of_one_ping(tmp_path: Path) -> None:
 
 
 def test_lines_that_a_log_lacks_are_no_lost_probes(tmp_path: Path) -> None:
-    """As of ping -q, or of a log whose begin was cut off."""
+    """The log is of ping -q, or its beginning was cut off."""
     statistics = "60 packets transmitted, 59 received, 1.7% packet loss, time 59153ms"
     for replies, held in (
         ("", r"no reply \(ping -q"),
@@ -269,7 +269,7 @@ def test_what_ping_tells_as_below_a_number_is_said(tmp_path: Path) -> None:
 
 
 def test_windows_in_another_language_is_refused_as_that(tmp_path: Path) -> None:
-    """Its unanswered probes are words alone, which nothing tells from others."""
+    """Its unanswered probes are words in an unknown language, which cannot be recognised."""
     content = (
         "Ping wird ausgeführt für x mit 32 Bytes Daten:\nAntwort von x: Bytes=32 Zeit=14ms TTL=9\nZeitüberschreitung\n"
     )
@@ -280,7 +280,7 @@ def test_windows_in_another_language_is_refused_as_that(tmp_path: Path) -> None:
 
 
 def test_the_sequence_numbers_of_other_tools_are_no_pings(tmp_path: Path) -> None:
-    """httping's times are of a connection and a request."""
+    """httping measures a connection and a request."""
     with pytest.raises(TraceError, match="is of no known trace format"):
         read_trace(
             [file(tmp_path, "".join(f"connected to x:80 (319 bytes), seq={n} time= 93.5 ms\n" for n in range(3)))]
@@ -294,7 +294,7 @@ def test_intervals_that_are_missing_from_iperf3_are_a_gap(tmp_path: Path) -> Non
 
 
 def iperf3(role: str, reverse: int, protocol: str, sums: str) -> str:
-    """As version 3.12 writes it of two sockets: their options stand twice, and the server's target rate as well."""
+    """Return the JSON of iperf3 3.12 for two sockets. The socket options and the target rate are duplicate keys."""
     socket = '"sock_bufsize": 0, "sndbuf_actual": 16384, "rcvbuf_actual": 131072'
     start = f'"target_bitrate": 0, {socket}, "target_bitrate": 0, {socket.replace("16384", "87040")}, "{role}": {{}}'
     test = f'"test_start": {{"protocol": "{protocol}", "reverse": {reverse}}}'
@@ -324,7 +324,7 @@ SENDS, RECEIVES = ', "sender": true', ', "sender": false'
 def test_iperf3_of_either_end(
     role: str, reverse: int, senders: list[str], down: int | None, up: int | None, sent: str | None, tmp_path: Path
 ) -> None:
-    """The client is the device, whoever wrote the file; over UDP a sender does not know what arrived."""
+    """The client is the device, whichever end wrote the file. Over UDP a sender does not know what arrived."""
     sums = ", ".join(
         iperf3_sum(name, mbps, sender)
         for name, mbps, sender in zip(("sum", "sum_bidir_reverse"), (5, 7), senders, strict=False)
@@ -401,7 +401,7 @@ def test_a_gap_in_rates_is_named_or_refused(gap_s: int, tmp_path: Path) -> None:
 
 
 def test_a_gap_in_a_phone_log_keeps_its_length(tmp_path: Path) -> None:
-    """Rows are spread evenly within a stretch, never into a gap."""
+    """Rows are spread evenly between gaps, never into one."""
     rows = "".join(
         f"2020.02.14_00.00.{second:02d},-8.3,5G,{kbps},0,D,-,-\n"
         for second, kbps in ((0, 1000), (1, 2000), (2, 3000), (32, 4000), (34, 5000))

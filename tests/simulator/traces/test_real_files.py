@@ -1,4 +1,4 @@
-"""Figures of published files, where a folder of them lies beside the checkout."""
+"""Figures of published traces, if a folder of them is next to the checkout."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.simulator.traces.examples import REAL, file
 
 
 def facts() -> dict[str, list[str]]:
-    """A row of each folder's table of facts by file."""
+    """Return the row of each file in its folder's table of facts."""
     rows = {}
     for page in sorted(REAL.glob("*/README.md")):
         for line in page.read_text().splitlines():
@@ -29,17 +29,17 @@ FACTS = facts()
 
 @pytest.mark.skipif(not FACTS, reason="no folder of real traces beside the checkout")
 def test_real_files_have_the_figures_of_their_tables(tmp_path: Path) -> None:
-    """As they are, and once imported."""
+    """The files have the figures as they are and after an import."""
     compared = 0
     for name, (_, _, _, duration_s, lines, _, rates, rtt, _, _) in FACTS.items():
         path = REAL / name
         if duration_s == "-" and name.startswith(("rrc_probe", "speedtests")) and "/ping_" not in name:
-            with pytest.raises(TraceError, match="looked for"):  # tables of independent tests, no time series
+            with pytest.raises(TraceError, match="looked for"):  # independent tests, not a time series
                 read([path])
             continue
         trace = read([path])
         figures = summary(trace)
-        # A large file takes long.
+        # Large files take long.
         again = (
             summary(read([file(tmp_path, own_text(trace), "own.csv")])) if path.stat().st_size < 100_000 else figures
         )
@@ -57,16 +57,16 @@ def test_real_files_have_the_figures_of_their_tables(tmp_path: Path) -> None:
         if figures["packets"] is not None:
             assert figures["packets"] == int(lines), name
         triple = re.match(r"([\d.]+) / ([\d.]+) / ([\d.]+)", rates)
-        # The tables of Pantheon files let a value hold until its time stamp; it holds from there, so figures differ by some 2 %.
+        # In the Pantheon tables a value holds until its time stamp, here from it on. Figures differ by some 2 %.
         if triple and figures["format"] != "pantheon-json":
             mean, p5, p95 = map(float, triple.groups())
             found = figures["down_mbps"] or figures["up_mbps"]
             assert found["mean"] == pytest.approx(mean, rel=0.01), name
-            assert found["p5"] == pytest.approx(p5, rel=0.05, abs=0.005), name  # tables round to 2 or 3 digits
+            assert found["p5"] == pytest.approx(p5, rel=0.05, abs=0.005), name  # tables have 2 or 3 digits
             assert found["p95"] == pytest.approx(p95, rel=0.05), name
             compared += 1
         rtt_mean = re.match(r"mean ([\d.]+)", rtt)
         if rtt_mean:
             assert figures["rtt_ms"]["mean"] == pytest.approx(float(rtt_mean.group(1)), rel=0.01), name
-    left_out = 1 + sum(name.startswith("pantheon") for name in FACTS)  # and the 4G speed tests
+    left_out = 1 + sum(name.startswith("pantheon") for name in FACTS)  # 1: the 4G speed tests
     assert compared == sum(" / " in cells[6] or "req/s" in cells[6] for cells in FACTS.values()) - left_out

@@ -1,4 +1,4 @@
-"""Series: their rules, their bins, and that the project's own CSV keeps them."""
+"""Series: their rules and bins, and the round trip through the project's own CSV."""
 
 import math
 import re
@@ -40,7 +40,7 @@ def test_own_csv_keeps_every_bit(
     for before, after in ((down, again.down.rate), (up, again.up.rate)):
         assert after is not None
         at = [s.rate_bps[np.searchsorted(s.times_s, probes % s.duration_s, side="right") - 1] for s in (before, after)]
-        # A probe on a step may fall either side.
+        # Rounding decides on which side of a step a probe falls.
         near = np.abs(probes % before.duration_s - before.times_s[:, None]).min(axis=0) < 1e-6
         assert np.allclose(at[0][~near], at[1][~near])
 

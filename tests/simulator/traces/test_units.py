@@ -1,4 +1,4 @@
-"""Units: stated by the layout, told by the user, inferred where the numbers leave no doubt, else asked for; never wrong in silence."""
+"""Units: stated by the layout, given by the user, inferred from unambiguous numbers, or asked for. They are never guessed silently."""
 
 import json
 import re
@@ -32,14 +32,14 @@ def test_told_units_of_arrivals_scale_the_times(unit: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("times", "more", "duration_s"),
     [
-        ([0, 3000, 9000], {"hash_ids": []}, 9.0),  # Mooncake's own
+        ([0, 3000, 9000], {"hash_ids": []}, 9.0),  # Mooncake
         ([0, 10, 40], {"hash_ids": []}, 0.04),
         ([0, 400, 900], {}, 0.9),
-        ([0, 1.087, 4.23], {"hash_ids": []}, None),  # seconds of some other tool
+        ([0, 1.087, 4.23], {"hash_ids": []}, None),  # seconds, from another tool
         ([0, 1, 4], {"hash_ids": []}, None),
         ([0, 30, 60], {}, None),
         ([0, 400.5, 900], {}, None),
-        ([0, 1.5, 4], {"chat_id": 1, "parent_chat_id": -1}, 4.0),  # Bailian's
+        ([0, 1.5, 4], {"chat_id": 1, "parent_chat_id": -1}, 4.0),  # Bailian
         ([1700000000, 1700000001, 1700000003], {}, 3.0),  # Unix times show their unit
         ([1700000000, 1700000300, 1700000900], {}, 900.0),
         ([1700000000000, 1700000001000, 1700000003000], {"chat_id": 1, "parent_chat_id": -1}, 3.0),
@@ -57,7 +57,7 @@ def test_one_key_of_many_tools(times: list[float], more: dict[str, object], dura
 @pytest.mark.parametrize("time_unit", ["s", "ms", "us"])
 @pytest.mark.parametrize("rate_unit", ["Mbit/s", "kbit/s", "bit/s", "B/s"])
 def test_two_numbers_a_line_in_any_unit(time_unit: str, rate_unit: str, tmp_path: Path) -> None:
-    """4G: 10 to 30 Mbit/s, a line a second. In other units than s and Mbit/s it is refused until the units are told."""
+    """9 to 30 Mbit/s, a line per second. Units other than s and Mbit/s are refused unless given."""
     rates_bps = np.array([9e6, 10e6, 30e6, 20e6])
     times = np.arange(4) * TIME_UNITS[time_unit]
     rows = zip(times.tolist(), (rates_bps / RATE_UNITS[rate_unit]).tolist(), strict=True)
@@ -89,7 +89,7 @@ BLIS = "request_id,arrival_time_us\n1,{}\n2,{}\n"
         (BURSTGPT, (5, 45), 40.0, "times in s: the layout of BurstGPT"),
         (BURSTGPT, (1_700_000_000, 1_700_000_040), 40.0, "times in s: they are Unix times"),
         (BURSTGPT, (1_700_000_000_000, 1_700_000_040_000), 40.0, "times in ms: they are Unix times"),
-        (BLIS, (1_700_000_000, 1_700_500_000), 0.5, "times in us: the column's name"),  # half an hour from some begin
+        (BLIS, (1_700_000_000, 1_700_500_000), 0.5, "times in us: the column's name"),  # half an hour after some start
     ],
 )
 def test_a_convention_gives_way_to_unix_times_and_a_name_does_not(
@@ -101,7 +101,7 @@ def test_a_convention_gives_way_to_unix_times_and_a_name_does_not(
 
 
 def test_values_of_one_time_are_told(tmp_path: Path) -> None:
-    """Of two rates at one time one holds for no time."""
+    """Of two rates with the same time, one holds for zero seconds."""
     trace = read_trace([file(tmp_path, "0 5\n1 5\n1 60\n2 5\n")])
     assert "1 of 4 values stand at the time of the one before: of such values one counts" in trace.notes
 
@@ -133,7 +133,7 @@ def test_time_stamps_before_the_lines_of_ping(stamps: tuple[str, str], step_s: f
 
 @given(st.lists(st.integers(1, 10**9), min_size=2, max_size=30))
 def test_what_is_inferred_is_plausible(tmp_path_factory: pytest.TempPathFactory, steps: list[int]) -> None:
-    """Whatever the steps: either the unit is asked for, or the note states one under which the steps are plausible."""
+    """For any steps, either the unit is asked for or the note states a unit that makes them plausible."""
     times = np.cumsum(steps)
     path = file(tmp_path_factory.getbasetemp(), "".join(f"{time} 10\n" for time in times.tolist()), "steps")
     try:
@@ -189,7 +189,7 @@ def test_a_unit_that_is_none(unit: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", [*NETWORK, *ARRIVALS])
 def test_what_is_told_is_used_or_refused(case: str, tmp_path: Path) -> None:
-    """No option is ignored: each changes the result, or is refused by name."""
+    """No option is ignored: each changes the result or is refused."""
     content, name = (NETWORK.get(case) or ARRIVALS[case])[:2]
     path = file(tmp_path, content)
     plain = call("show", path, "--json").stdout
