@@ -156,7 +156,9 @@ def _entry_class(name: str, settings: type[MethodSettings]) -> type[MethodEntry]
         )
         own["threshold"] = (Threshold | None, Field(default=None, description=described))
         mode = fields["threshold_mode"]
-        described = f"{mode.description}; default {mode.default} if the threshold is a number, even if it is calibrated"
+        described = (
+            f"{mode.description}; default: {mode.default} for a number as threshold, the mode even for a calibrated one"
+        )
         own["threshold_mode"] = (ThresholdMode | None, Field(default=None, description=described))
     elif issubclass(settings, RandomSettings):
         bases = (_Rated, *bases)
