@@ -1,1 +1,1 @@
-"""Links: wires, impairments, transport, radio."""
+"""Networks: links with their wires, impairments, transport and radio."""

@@ -1,4 +1,4 @@
-"""The network of a case in base units, and the links that it gives each device."""
+"""The network of a case in base units, and the links of its devices."""
 
 import math
 from collections.abc import Callable, MutableSequence
@@ -26,7 +26,7 @@ Way = tuple[Wire, CrossQueue | None]  # one direction of a device or cell
 
 @dataclass(frozen=True)
 class Network:
-    """Links of all devices. Varying quantities repeat over time, and each device (or cell) enters them at its own random time.
+    """The links of all devices. Varying quantities repeat over time, and each device (or cell) starts at its own random time in them.
 
     Attributes:
         up_bps: bits per second of the uplink, constant or varying.
@@ -102,7 +102,7 @@ class Network:
 
     @property
     def jitters(self) -> tuple[Jitter, Jitter]:
-        """Of the uplink and of the downlink."""
+        """Jitter of the uplink and of the downlink."""
         up, down = (
             Jitter(sd_s, self.distribution, self.jitter_samples_s, self.jitter_on_top)
             for sd_s in (self.up_jitter_s, self.down_jitter_s)
@@ -111,18 +111,18 @@ class Network:
 
     @property
     def rtt_s(self) -> float:
-        """Sum of both mean delays, without jitter on top."""
+        """Sum of both mean delays, without jitter that only adds to them."""
         return mean_of(self.up_delay_s) + mean_of(self.down_delay_s)
 
     @property
     def varying(self) -> list[Capacity | StepFunction]:
-        """What varies over time."""
+        """The quantities that vary over time."""
         parts = (self.up_bps, self.down_bps, self.up_delay_s, self.down_delay_s, self.up_loss, self.down_loss)
         return [part for part in parts if isinstance(part, Capacity | StepFunction)]
 
 
 class AccessNetwork:
-    """Gives devices their links."""
+    """Creates the links of devices."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class AccessNetwork:
         self._cells: dict[int, tuple[Way, Way]] = {}
 
     def links(self, device: int) -> tuple[AnyLink, AnyLink, Radio | Radios | None]:
-        """Uplink, downlink and radio of a device; called once per device."""
+        """Create uplink, downlink and radio of a device. Call it once per device."""
         up, down, radio = self._own_links(device)
         if not self._also:
             return up, down, radio
@@ -182,7 +182,7 @@ class AccessNetwork:
         return PathsLink(ups), PathsLink(downs), Radios(awake) if awake else None
 
     def _stream(self, name: str, *numbers: int) -> np.random.Generator:
-        """Of a device or cell, on this path."""
+        """Return the random stream of a device or cell on this path."""
         return stream(self.seed, f"path.{self._path}.{name}" if self._path else name, *numbers)
 
     def _own_links(self, device: int) -> tuple[Link | ImpairedLink, Link | ImpairedLink, Radio | None]:
@@ -190,7 +190,7 @@ class AccessNetwork:
         if self._plain:
             return self._plain_link("up", device), self._plain_link("down", device), None
         cell = -(-self.first // n.devices_per_cell) + (device - self.first) // n.devices_per_cell
-        # One time for both directions and for all that varies.
+        # Both directions and all varying quantities start at the same time.
         period_s = max((one.duration_s for one in n.varying), default=0.0)
         offset_s = float(self._stream("link.offset", cell).random()) * period_s
         up_way, down_way = self._ways(cell, offset_s)
@@ -212,7 +212,7 @@ class AccessNetwork:
         return up, down, radio
 
     def _fair_cell(self, cell: int, up: Wire, down: Wire) -> tuple[FairCell, FairCell] | None:
-        """The cells of uplink and downlink; None if cells are not fair."""
+        """Return the cells of uplink and downlink; None if cells are not fair."""
         n = self.network
         if not n.fair:
             return None
@@ -225,7 +225,7 @@ class AccessNetwork:
         return self._fair_cells[cell]
 
     def _radio_figures(self, device: int) -> RadioFigures | None:
-        """The radio of a device: that of the operator that it draws."""
+        """Return the radio of a device: that of the operator that it draws, if there are several."""
         operators = self.network.operators
         if not operators:
             return self.network.radio
@@ -291,7 +291,7 @@ class AccessNetwork:
         return link.in_cell(cell, device) if isinstance(link, FairLink) and cell is not None else link
 
     def _ways(self, cell: int, offset_s: float) -> tuple[Way, Way]:
-        """Wires up and down with their cross traffic, of the device or of its cell."""
+        """Return the wires up and down with their cross traffic, of the device or of its cell."""
         n = self.network
         shared = n.devices_per_cell > 1
         if shared and cell in self._cells:
@@ -325,14 +325,18 @@ def _constant(value: float | Capacity | StepFunction) -> float:
 
 
 def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, beside: bool) -> Callable[[float], float]:
-    """When a connection is open, by the time at which a device begins to open it; infinity for never.
+    """Return a function from the time at which a device begins to open a connection to the time at which it is open (infinity: never).
 
-    It takes the transport's round trips, with hello and certificates in the last one, and a timeout (`backoff`) for each round trip
-    that loses a packet. In a scheduled uplink each packet of the device waits for its turn: it answers a packet that arrived, so the
-    buffer is empty again. The first packet has its turn at the start. A hello may need a second grant. A handshake does not occupy the
-    wires.
+    A handshake takes the transport's round trips, with hello and certificates in the last one, and a timeout (`backoff`) for each loss
+    in a round trip. On a scheduled uplink each packet of the device waits for an opportunity, because its buffer is empty: the packet
+    answers one that has just arrived. The first packet has waited already. A hello may need a second grant. A handshake does not occupy
+    the wires.
 
-    beside: whether there are other paths, so that a reply may have to be sent before this connection is open.
+    Args:
+        up: uplink.
+        down: downlink.
+        radio: radio of the device; None for none.
+        beside: whether there are other paths, so that a reply may have to be sent before this connection is open.
     """
     t = up.transport
 

@@ -1,7 +1,7 @@
-"""BBR, a congestion control that uses delivery rate and round trip instead of losses.
+"""BBR, a congestion control based on delivery rate and round trip instead of losses.
 
 Source: Cardwell et al., BBR: congestion-based congestion control, ACM Queue 14 (2016); version 1 as in Linux' `tcp_bbr.c` and in ns-3,
-without the detector of policers and the allowance for aggregated acknowledgements.
+without the policer detector and the allowance for aggregated acknowledgements.
 """
 
 import math
@@ -9,16 +9,16 @@ from collections import deque
 
 from simulator.network.congestion import Sender
 
-HIGH_GAIN = 2.89  # 2 / ln 2: the least that doubles what is delivered each round
+HIGH_GAIN = 2.89  # 2 / ln 2: the smallest gain that doubles the delivery rate each round
 WINDOW_GAIN = 2.0
-CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # pacing gains, one after another for a round trip each
-BANDWIDTH_ROUNDS = 10
-RTT_S = 10.0  # after which the least round trip is measured anew
-PROBE_S = 0.2  # with `LEAST` segments under way
+CYCLE = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # pacing gains, each for one round trip
+BANDWIDTH_ROUNDS = 10  # rounds over which the highest delivery rate counts
+RTT_S = 10.0  # age at which the minimum round trip is measured again
+PROBE_S = 0.2  # duration of that measurement, with `LEAST` segments in flight
 LEAST = 4.0
-QUANTA = 3.0  # segments beyond the product of rate and round trip; Linux allows for larger ones of its offload
-MARGIN = 0.99  # of pacing
-FULL_GROWTH, FULL_ROUNDS = 1.25, 3  # the pipe is full when the rate has not grown by so much in so many rounds
+QUANTA = 3.0  # segments beyond the product of rate and round trip; Linux allows more because of its offload
+MARGIN = 0.99  # factor of the pacing rate
+FULL_GROWTH, FULL_ROUNDS = 1.25, 3  # the pipe is full once the rate has not grown by this factor in this many rounds
 STARTUP, DRAIN, PROBE_BW, PROBE_RTT = range(4)
 
 
@@ -26,7 +26,7 @@ class Bbr:
     """See `simulator.network.congestion.Control`.
 
     It paces packets at a gain times the highest delivery rate of the last rounds, and allows twice the product of that rate and the
-    minimum round trip in flight. For a round after a loss it sends as much as arrives, then continues as before.
+    minimum round trip in flight. In the round after a loss it sends only as much as arrives, then continues as before.
     """
 
     __slots__ = (
@@ -59,7 +59,7 @@ class Bbr:
     )
 
     def __init__(self, initial: int, rtt_s: float) -> None:
-        """rtt_s: of the handshake."""
+        """initial: initial window in segments. rtt_s: round trip of the handshake."""
         self.restarts = False
         self.window = float(initial)
         self.filled = False
@@ -68,7 +68,7 @@ class Bbr:
         self._least_at_s = -math.inf
         self._pacing = HIGH_GAIN * initial / self._least_s
         self.gap_s = 1.0 / self._pacing
-        self._rates: deque[tuple[int, float]] = deque()  # highest first, each the highest since its round
+        self._rates: deque[tuple[int, float]] = deque()  # (round, rate), descending; each the highest since its round
         self._round = self._next_round = 0
         self._mode = STARTUP
         self._gain = self._window_gain = HIGH_GAIN
@@ -77,7 +77,7 @@ class Bbr:
         self._cycle_s = -math.inf
         self._prior = self.window
         self._conserves = self._idled = False
-        # Since a loss; whether a recovery begins or ends with the acknowledgement that is dealt with.
+        # Whether there is an unrecovered loss; whether a recovery begins or ends with the current acknowledgement.
         self._hurt = self._enters = self._leaves = False
         self._probe_end_s = math.inf
         self._probe_round = False
@@ -86,7 +86,7 @@ class Bbr:
         return self._rates[0][1] if self._rates else 0.0
 
     def _product(self, gain: float) -> float:
-        """Segments under way at a gain."""
+        """Return the segments in flight that a gain allows."""
         more = QUANTA + (2.0 if self._mode == PROBE_BW and self._cycle == 0 else 0.0)
         return gain * self._rate() * self._least_s + more
 
@@ -123,7 +123,7 @@ class Bbr:
         self._set_window(sender, segments, lost)
 
     def _turn(self, sender: Sender, pipe_before: int, lost: int) -> None:
-        """The next of the gains of `CYCLE`."""
+        """Take the next gain of `CYCLE` if the current one has been used long enough."""
         if self._mode != PROBE_BW:
             return
         full = sender.now_s - self._cycle_s > self._least_s
@@ -136,12 +136,12 @@ class Bbr:
             self._cycle_s, self._gain = sender.now_s, CYCLE[self._cycle]
 
     def _probe_bandwidth(self, now_s: float) -> None:
-        # Linux begins at a random gain but 3/4; here at the first of the ones.
+        # Linux starts at a random gain other than 3/4; this starts at the first 1.
         self._mode, self._window_gain, self._cycle = PROBE_BW, WINDOW_GAIN, 2
         self._cycle_s, self._gain = now_s, CYCLE[2]
 
     def _watch(self, sender: Sender, rtt_s: float, begins: bool) -> None:
-        """The minimum round trip, and the pause in which it is measured."""
+        """Update the minimum round trip, and start or end its measurement."""
         now_s = sender.now_s
         if self._least_at_s == -math.inf:
             self._least_at_s = now_s
@@ -165,7 +165,7 @@ class Bbr:
         self._idled = False
 
     def _end_probe(self, now_s: float) -> None:
-        """Continue as before once the minimum round trip has been measured for long enough."""
+        """Continue as before if the minimum round trip has been measured for long enough."""
         if now_s > self._probe_end_s:
             self._least_at_s = now_s
             self.window = max(self.window, self._prior)
@@ -175,7 +175,7 @@ class Bbr:
                 self._mode, self._gain, self._window_gain = STARTUP, HIGH_GAIN, HIGH_GAIN
 
     def _set_window(self, sender: Sender, segments: int, lost: int) -> None:
-        """Linux bbr_set_cwnd."""
+        """Set the window (Linux bbr_set_cwnd)."""
         if lost:
             self.window = max(self.window - lost, 1.0)
         if self._enters:
@@ -198,12 +198,12 @@ class Bbr:
             self.window = min(self.window, LEAST)
 
     def _save(self) -> None:
-        """Keep the window for afterwards (Linux bbr_save_cwnd)."""
+        """Save the window, to restore it later (Linux bbr_save_cwnd)."""
         self._prior = max(self.window, self._prior if self._hurt or self._mode == PROBE_RTT else 0.0)
 
     def recovers(self, sender: Sender) -> None:
         self._save()
-        self._enters = not self._leaves  # a recovery right after another one goes on as that did
+        self._enters = not self._leaves  # a recovery directly after another one continues it
         self._leaves = False
         self._hurt = True
 
@@ -215,8 +215,8 @@ class Bbr:
             self._save()
         self._hurt = True
         self._enters = False
-        self._full = 0.0  # any rate has grown: Linux bbr_set_state
-        self.window = sender.pipe + 1.0  # the first is sent again at once
+        self._full = 0.0  # so that any rate counts as growth: Linux bbr_set_state
+        self.window = sender.pipe + 1.0  # room to send the first segment again at once
 
     def begins(self, sender: Sender, idle_s: float) -> None:
         if idle_s > 0.0:

@@ -1,7 +1,7 @@
-"""Links whose connection ends after a silence: a NAT or firewall on the path drops it.
+"""Links whose connection ends after a silence, because a NAT or firewall on the path drops it.
 
 The device's next message opens a new connection, with its handshake and new windows. Replies do not open one: the cloud cannot reach a
-device that the NAT has dropped, and only the device can end the silence of an open call.
+device that the NAT has dropped, so only the device can end the silence of an open call.
 """
 
 import math
@@ -21,11 +21,11 @@ class ClosingLink(ImpairedLink):
     __slots__ = ("_used_s", "other", "timeout_s")
 
     def __init__(self, *args: Any, timeout_s: float, **more: Any) -> None:
-        """The arguments of `ImpairedLink`, and timeout_s."""
+        """Take the arguments of `ImpairedLink`, and timeout_s."""
         super().__init__(*args, **more)
         self.timeout_s = timeout_s
         self.other: ClosingLink | None = None
-        self._used_s = math.inf  # when the latest message arrives; infinite before the first
+        self._used_s = math.inf  # arrival of the latest message; infinite before the first
 
     def send(self, now_s: float, size_bytes: int) -> float:
         other = self.other
@@ -34,7 +34,7 @@ class ClosingLink(ImpairedLink):
             if now_s - used_s > self.timeout_s:
                 self.reconnect()
                 other.reconnect()
-                self._fresh = other._fresh = False  # nothing is under way
+                self._fresh = other._fresh = False  # no older message is in flight
         arrival_s = super().send(now_s, size_bytes)
         if arrival_s < math.inf:
             self._used_s = arrival_s if self._used_s == math.inf else max(self._used_s, arrival_s)

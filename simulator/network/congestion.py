@@ -26,8 +26,8 @@ from typing import Protocol
 from simulator.network.transport import DUPLICATE_ACKS, MAX_RTO_S, MAX_TRIES, QUICK_ACKS, Timer, Transport
 
 DELAYED_ACK_S = 0.04  # Linux TCP_DELACK_MIN
-INSTANT_S = 1e-9  # times so near are one, of which an acknowledgement comes first
-OPEN, RECOVERY, LOSS = range(3)  # nothing missing; after a loss that others told of; after a timeout
+INSTANT_S = 1e-9  # times this close count as equal; an acknowledgement then comes first
+OPEN, RECOVERY, LOSS = range(3)  # no loss; after a loss found by later arrivals; after a timeout
 
 
 class Control(Protocol):
@@ -44,7 +44,14 @@ class Control(Protocol):
     restarts: bool
 
     def acked(self, sender: "Sender", segments: int, lost: int, rtt_s: float) -> None:
-        """So many segments have arrived, and so many count as lost since the acknowledgement before; rtt_s: of the latest one."""
+        """Process an acknowledgement.
+
+        Args:
+            sender: the sender.
+            segments: number of segments acknowledged.
+            lost: number of segments that count as lost since the previous acknowledgement.
+            rtt_s: round trip of the acknowledged segment that was sent last.
+        """
         ...
 
     def recovers(self, sender: "Sender") -> None:
@@ -56,11 +63,11 @@ class Control(Protocol):
         ...
 
     def timed_out(self, sender: "Sender", anew: bool) -> None:
-        """The retransmission timer went off. anew: not for what has cost the window its share already."""
+        """The retransmission timer expired. anew: whether the window has not yet been reduced for this loss."""
         ...
 
     def begins(self, sender: "Sender", idle_s: float) -> None:
-        """A message leaves after this time with nothing in flight."""
+        """A message leaves after `idle_s` seconds with nothing in flight."""
         ...
 
 
@@ -126,11 +133,13 @@ class Sender:
     def __init__(
         self, transport: Transport, control: Control, rtt_s: float, deviation_s: float, ack_s: float | None = None
     ) -> None:
-        """A new connection.
+        """Create the sender of a new connection.
 
         Args:
+            transport: figures of the transport.
+            control: congestion control.
             rtt_s: mean round trip.
-            deviation_s: its mean deviation.
+            deviation_s: mean deviation of the round trip.
             ack_s: time from the end of a segment's transmission until it is acknowledged; None: `rtt_s`.
         """
         self.control = control
@@ -149,25 +158,25 @@ class Sender:
         self._full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
         if transport.flow_bytes:
             self._flow_bits = transport.flow_segments * self._full_bits
-        self._missing: dict[int, Segment] = {}  # not acknowledged, by number
-        self._under_way_bits = 0.0  # of those that do not count as lost
-        self._acks: deque[tuple[list[float], list[Segment]]] = deque()  # when they come, and for what
-        self._error_s, self._measured = 0.0, 0  # the largest error of a round trip, whose last segment this is
-        self._delayed: tuple[list[float], list[Segment]] | None = None  # the last, if it waits for a second segment
-        self._there = 0  # of the receiver: the first number that it lacks
-        self._apart: set[int] = set()  # that it has beyond that
+        self._missing: dict[int, Segment] = {}  # segments that are not acknowledged, by number
+        self._under_way_bits = 0.0  # bits of those that do not count as lost
+        self._acks: deque[tuple[list[float], list[Segment]]] = deque()  # acknowledgements to come: [time], segments
+        self._error_s, self._measured = 0.0, 0  # largest error of the current round trip; its last segment
+        self._delayed: tuple[list[float], list[Segment]] | None = None  # the last of _acks, if it is delayed
+        self._there = 0  # receiver: first number that it lacks
+        self._apart: set[int] = set()  # receiver: numbers that it has beyond that
         self._quick = 0 if self.stack == "plain" else QUICK_ACKS
         self._recovers_to = 0
-        self._timer_s = math.inf  # since when the retransmission timer runs
+        self._timer_s = math.inf  # start of the retransmission timer
         self._doubled = 1.0
         self._probed = False
-        self._reorder_s = math.inf  # when what was sent before `_newest` counts as lost
-        # The transmission sent last of those that arrived, and its round trip.
+        self._reorder_s = math.inf  # time at which segments sent before `_newest` count as lost
+        # Order of the latest transmission that has arrived, and its round trip.
         self._newest, self._newest_rtt_s = -1, rtt_s
         self._least_rtt_s = rtt_s
         self._paced_s = -math.inf
         self._last_s = -math.inf
-        # Samples are of too little to send until more than this has arrived; 0 for those of enough.
+        # Until more than this number has arrived, samples are limited by the data to send; 0 if they are not.
         self._idle_until = 0
 
     @property
@@ -217,7 +226,7 @@ class Sender:
         there_s = free_s
         message_bits, left_bits, sent_bits = bits, bits, 0.0
         for _ in range(MAX_TRIES * segments):
-            # What the window lets go. A pipe that is empty never waits for it.
+            # Send if the window allows it; an empty pipe never waits for the window.
             pipe = self.pipe
             segment, blocked_s = None, math.inf
             next_bits = self._full_bits if left > 1 else left_bits
@@ -235,7 +244,7 @@ class Sender:
                     missing[self.sent] = segment
                     self._under_way_bits += segment.bits
                     self.sent += 1
-            if segment is None:  # time goes on to whatever comes first
+            if segment is None:  # advance to the next event
                 ack_s = acks[0][0][0] if acks else math.inf
                 now_s = min(ack_s, self._alarm_s(), blocked_s, self._reorder_s)
                 if ack_s <= now_s + INSTANT_S:
@@ -244,7 +253,7 @@ class Sender:
                 elif now_s == self._reorder_s:
                     self._reordered(now_s)
                 elif now_s != blocked_s:
-                    segment = self._timeout(now_s)  # a probe, which heeds no window
+                    segment = self._timeout(now_s)  # a probe ignores the window
             if segment is None:
                 continue
             repeated, arrived, dropped = segment.order > 0, segment.arrives, full(now_s, free_s)
@@ -264,11 +273,11 @@ class Sender:
         return math.inf, free_s, sent_bits - message_bits
 
     def _has_room(self, bits: float) -> bool:
-        """Whether the receiver has room for this many bits in addition to those in flight."""
+        """Return whether the receiver has room for this many bits in addition to those in flight."""
         return self._under_way_bits + bits <= self._flow_bits * (1.0 + 1e-9)
 
     def _next_again(self, more: bool) -> Segment | None:
-        """The next segment to retransmit; more: whether there are new segments to send."""
+        """Return the next segment to retransmit, if any. more: whether there are new segments to send."""
         if self._lost:
             return next(segment for segment in self._missing.values() if segment.lost)
         if self.state == RECOVERY and not more and self.stack == "plain":  # RFC 6675 sec. 4, NextSeg (3)
@@ -281,10 +290,11 @@ class Sender:
 
     @property
     def _paces(self) -> bool:
-        """Whether pacing may hold a packet back. The first window leaves at once."""
+        """Whether pacing may delay a packet. The initial window leaves at once."""
         return self.sent >= self._transport.initial_window
 
     def _transmitted(self, segment: Segment, now_s: float, arrives: bool, end_s: float) -> None:
+        """Update the state for a transmission at `now_s` whose last bit leaves at `end_s`. arrives: whether it is not lost."""
         if segment.lost:
             segment.lost = False
             self._lost -= 1
@@ -294,7 +304,7 @@ class Sender:
             segment.beyond = 0
         self._orders += 1
         segment.order = self._orders
-        if self.pipe == 1:  # nothing was under way
+        if self.pipe == 1:  # nothing else is in flight
             self._first_s = self.delivered_s = now_s
             self._timer_s = now_s
         elif self.stack == "quic" or (self.stack == "linux" and segment.again and segment.number == self.first):
@@ -313,7 +323,7 @@ class Sender:
         self._receive(segment, end_s + self._ack_s)
 
     def _receive(self, segment: Segment, ack_s: float) -> None:
-        """Time at which the receiver acknowledges a segment."""
+        """Schedule the receiver's acknowledgement of a segment. ack_s: time of an acknowledgement without delay."""
         number, apart = segment.number, self._apart
         at_once = bool(apart) or self._quick > 0
         self._quick -= 1
@@ -342,6 +352,7 @@ class Sender:
             self._acknowledge(acks[0][0][0])
 
     def _acknowledge(self, now_s: float) -> None:
+        """Process the next acknowledgement."""
         entry = self._acks.popleft()
         if entry is self._delayed:
             self._delayed = None
@@ -389,7 +400,7 @@ class Sender:
         self.control.acked(self, newly, max(0, self._lost - lost_before), rtt_s)
 
     def _end_recovery(self) -> None:
-        """Go on as before once all has arrived that was under way at a loss. What was sent since and is lost is a new one (RFC 6675)."""
+        """End the recovery once all segments in flight at the loss have arrived. Losses of later segments start a new one (RFC 6675)."""
         if self.first >= self._recovers_to:
             self.control.recovered(self)
             self.state = OPEN
@@ -399,7 +410,8 @@ class Sender:
     def _measure(self, rtt_s: float) -> None:
         """Take a sample of the round trip.
 
-        Its deviation counts once in each, by the largest (RFC 6298 sec. 3, and so Linux), or with each sample (RFC 9002 sec. 5.3).
+        The deviation is updated once per round trip, by its largest sample (RFC 6298 sec. 3, Linux), or with each sample (RFC 9002
+        sec. 5.3).
         """
         if rtt_s < self._least_rtt_s:
             self._least_rtt_s = rtt_s
@@ -417,7 +429,7 @@ class Sender:
         self.sample = (rate, newest.delivered, newest.idle)
 
     def _find_lost(self, now_s: float, newest: Segment) -> None:
-        """Segments that count as lost by later arrivals."""
+        """Mark segments as lost because of later arrivals."""
         before = self._lost
         self._reorder_s = math.inf
         if self.stack == "plain":
@@ -433,15 +445,15 @@ class Sender:
             self._recover()
 
     def _find_late(self, now_s: float) -> None:
-        """Segments that count as lost by later arrivals and by time."""
+        """Mark segments as lost because of later arrivals and time."""
         linux, known = self.stack == "linux", self.state != OPEN
         reordering, srtt_s = self._transport.reordering, self.srtt_s
         for other in self._missing.values():
             if other.order > self._newest and not other.again:
-                return  # what has a later number was sent later still
+                return  # segments with higher numbers were sent later still
             if other.lost or other.order > self._newest:
                 continue
-            if linux:  # RFC 8985 sec. 6.2; reordering is not waited for once losses are known: Linux tcp_rack_reo_wnd
+            if linux:  # RFC 8985 sec. 6.2; no wait for reordering once a loss is known: Linux tcp_rack_reo_wnd
                 known = known or other.beyond >= DUPLICATE_ACKS
                 late_s = other.sent_s + self._newest_rtt_s + reordering * self._least_rtt_s
             else:  # RFC 9002 sec. 6.1, by the numbers of packets
@@ -451,7 +463,7 @@ class Sender:
                 self._mark(other)
                 known = True
             else:
-                self._reorder_s = late_s if linux else min(late_s, self._reorder_s)  # of the last of them, of the first
+                self._reorder_s = late_s if linux else min(late_s, self._reorder_s)  # Linux: the last of them; QUIC: the first
 
     def _reordered(self, now_s: float) -> None:
         self.now_s = now_s
@@ -472,27 +484,27 @@ class Sender:
         self.control.recovers(self)
 
     def _alarm_s(self) -> float:
-        """Time at which the retransmission timer or a tail loss probe is due, for missing acknowledgements."""
+        """Return the time at which the retransmission timer or a tail loss probe is due, for missing acknowledgements."""
         if not self._missing:
             return math.inf
         first, last = next(iter(self._missing.values())), next(reversed(self._missing.values()))
         due_s = math.inf if first.arrives else self._timer_s + self.rto_s
-        # The probe is not kept back by an acknowledgement that is.
+        # A delayed acknowledgement does not delay the probe.
         if self.stack == "linux" and self.state == OPEN and not self._probed and not (first.arrives and last.arrives):
             due_s = min(due_s, self._timer_s + self._transport.probe_s(self.srtt_s, len(self._missing)))
         return max(due_s, self.now_s)
 
     def _timeout(self, now_s: float) -> Segment | None:
-        """The segment that probes the tail, or None after a retransmission timeout."""
+        """Return the segment that probes the tail; None after a retransmission timeout."""
         self.now_s = now_s
-        if self.stack == "quic":  # a probe tells what is lost; nothing counts as lost before: RFC 9002 sec. 6.2
+        if self.stack == "quic":  # segments count as lost only once the probe is acknowledged: RFC 9002 sec. 6.2
             self._doubled *= 2.0
             return next(iter(self._missing.values()))
         if now_s < self._timer_s + self.rto_s:
             self._probed = True
             self._timer_s = now_s
             return next(reversed(self._missing.values()))
-        # RFC 5681 sec. 3.1: a threshold is held while the same segment times out again; Linux tcp_enter_loss: in a recovery as well.
+        # RFC 5681 sec. 3.1: the threshold stays while the same segment times out again; Linux tcp_enter_loss: also in a recovery.
         anew = self.state == OPEN or (self.state == LOSS and self._doubled == 1.0)
         self._doubled = min(2.0 * self._doubled, 2.0**10)
         self._timer_s = now_s
@@ -501,7 +513,7 @@ class Sender:
         self.state = LOSS
         for segment in self._missing.values():
             segment.beyond = 0
-            # RACK does not count as lost what cannot have been acknowledged yet: Linux tcp_timeout_mark_lost.
+            # Under RACK a segment that cannot have been acknowledged yet does not count as lost: Linux tcp_timeout_mark_lost.
             recent = self.stack == "linux" and segment.number > self.first and segment.sent_s + self.srtt_s > now_s
             if not segment.lost and not recent:
                 self._mark(segment)

@@ -22,9 +22,9 @@ from simulator.network.wire import Wire
 
 PACKET_BITS = 8.0 * 1514  # a full Ethernet frame, and the quantum of FQ-CoDel (RFC 8290 sec. 5.2.3)
 LEAST_WINDOW = 4.0  # packets; below it timeouts set a flow's rate, not its window
-VIDEO_BPS = 5e6  # a stream of 1080p: what Netflix, YouTube and others ask a line to have (general knowledge)
-VIDEO_SEGMENT_S = 4.0  # a usual length of DASH segments, fetched at full rate each (general knowledge)
-_WARM_CYCLES = 10.0  # a flow with pauses begins so many cycles before time 0
+VIDEO_BPS = 5e6  # a 1080p stream: the rate that Netflix, YouTube and others recommend for it (general knowledge)
+VIDEO_SEGMENT_S = 4.0  # usual length of DASH segments, each fetched at full rate (general knowledge)
+_WARM_CYCLES = 10.0  # cycles before time 0 at which a flow with pauses starts
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Traffic:
 
     @classmethod
     def video(cls, rate_bps: float) -> "Traffic":
-        """A video stream over a line of this rate, which fetches one segment at a time."""
+        """Return a video stream over a line of this rate, which fetches one segment at a time."""
         busy_s = VIDEO_SEGMENT_S * VIDEO_BPS / rate_bps
         return cls(busy_s, VIDEO_SEGMENT_S - busy_s, True) if busy_s < VIDEO_SEGMENT_S else cls()
 
@@ -76,13 +76,13 @@ class Traffic:
         return 1.0 if self.busy_s == math.inf else self.busy_s / (self.busy_s + self.quiet_s)
 
     def sends_s(self, limit_s: float) -> float:
-        """Mean length of its busy periods with a queue of at most `limit_s`."""
+        """Return the mean length of its busy periods with a queue of at most `limit_s`."""
         return max(self.busy_s - limit_s, 0.5 * self.busy_s) if self.fixed else self.busy_s
 
     def mean_wait_s(self, limit_s: float) -> float:
-        """Mean over time of the queue in seconds of wire time, at most `limit_s`: see the module.
+        """Return the mean over time of the queue in seconds of wire time, at most `limit_s`; the module describes the model.
 
-        Exponential turns of rates m (busy ends) and l (quiet ends): the density of the queue at x is the same in both turns and
+        For exponential turns with rates m (busy ends) and l (quiet ends), the density of the queue at x is the same in both turns and
         proportional to exp((l - m) x); the queue is empty with weight 1 / l, and at its limit with weight exp((l - m) limit) / m.
         """
         if self.busy_s == math.inf or limit_s == 0.0:
@@ -147,27 +147,27 @@ class CrossQueue:
         self.fair = aqm.fair
         self._wire = wire
         self._limit_bits = limit_bits
-        # Of messages in a queue of their own: when the latest has left, and when the latest began that was behind others.
+        # For messages in their own queue: time at which the latest has left, and start of the latest one that was behind others.
         self._end_s = self._begun_s = -math.inf
-        self._settled = (-1, math.inf)  # a turn, and from when on its backlog is at its limit or 0
+        self._settled = (-1, math.inf)  # a turn, and the time from which on its backlog is at its limit or 0
         if aqm.fair:
             self.mean_s = traffic.busy_share * 0.5 * PACKET_BITS / rate_bps
         else:
             self.mean_s = traffic.mean_wait_s(limit_bits / rate_bps)
         self.mean_s += traffic.busy_share * (wire.met_wait_s - wire.mean_wait_s)
-        # A flow that fills path and queue with a window W has lost 3 / (2 W^2) of its packets (Mathis et al., CCR 1997), and a queue
-        # that all share drops those of others as well.
+        # A flow that fills path and queue with a window W loses 3 / (2 W^2) of its packets (Mathis et al., CCR 1997), and a shared queue
+        # drops packets of the other flows at the same rate.
         window = max((rtt_s * rate_bps + limit_bits) / PACKET_BITS, LEAST_WINDOW)
         self.drops = aqm.drops and not aqm.fair
         self._drop_share = 1.5 / window**2
-        # Turns: when each begins, whether it is busy, and the backlog then. None for a greedy flow.
+        # By turn: start, whether the flow is busy, and backlog at the start. Empty for a greedy flow.
         self._switches_s: list[float] = []
         self._busy: list[bool] = []
         self._backlogs: list[float] = []
         if traffic.busy_s == math.inf:
             return
         cycle_s = traffic.busy_s + traffic.quiet_s
-        # In a queue of its own a fetch keeps the wire until its last bit has left.
+        # A fetch with its own queue uses the wire until its last bit has left.
         sends_s = traffic.busy_s if aqm.fair else traffic.sends_s(limit_bits / rate_bps)
         self._length_s: Callable[[bool], float] = (
             (lambda busy: sends_s if busy else cycle_s - sends_s)
@@ -180,7 +180,7 @@ class CrossQueue:
         self._backlogs.append(most_bits if self._busy[0] else 0.0)
 
     def clear_s(self, time_s: float) -> float:
-        """Time when the other flow's packets ahead of a message of `time_s` have left."""
+        """Return the time at which the other flow's packets before a message of `time_s` have left."""
         if time_s == math.inf:
             return time_s
         busy, backlog = self._state(time_s)
@@ -191,9 +191,9 @@ class CrossQueue:
         return self._wire.finish_s(time_s, backlog) if backlog > 0.0 else time_s
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """`Wire.finish_s` of a message with its own queue, which alternates with the other flow's packets.
+        """Return `Wire.finish_s` of a message with its own queue, whose packets alternate with those of the other flow.
 
-        The first packet of an empty queue does not wait for a turn. One that starts when the one before has left was behind it.
+        The first packet of an empty queue does not wait for a turn. A message that starts when the previous one has left was behind it.
         """
         if start_s == math.inf:
             return start_s
@@ -208,18 +208,18 @@ class CrossQueue:
         return end_s
 
     def own_bits(self, time_s: float, bits: float) -> float:
-        """Bits of messages waiting in their own queue if the wire needs the time of `bits` for them."""
+        """Return the bits of messages waiting in their own queue if they take the wire the time of `bits`."""
         return 0.5 * (bits + min(bits, PACKET_BITS)) if self._state(time_s)[0] else bits
 
     def drop_share(self, time_s: float) -> float:
-        """Share of all packets that the queue drops."""
+        """Return the share of all packets that the queue drops at a time."""
         if not self.drops or time_s == math.inf:
             return 0.0
         busy, backlog = self._state(time_s)
         return self._drop_share if busy and backlog >= self._limit_bits else 0.0
 
     def _state(self, time_s: float) -> tuple[bool, float]:
-        """Whether the flow is busy, and its queue in bits."""
+        """Return whether the flow is busy, and its queue in bits."""
         switches_s = self._switches_s
         if not switches_s:
             return True, self._limit_bits
@@ -234,7 +234,7 @@ class CrossQueue:
     def _backlog(self, turn: int, time_s: float) -> float:
         end_bits = self._limit_bits if self._busy[turn] else 0.0
         settled, since_s = self._settled
-        if turn == settled and time_s >= since_s:  # the rest of a turn may be long, and its wire slow to ask
+        if turn == settled and time_s >= since_s:  # shortcut: the rest of a turn may be long, and `Wire.bits` slow
             return end_bits
         carried = self._wire.bits(self._switches_s[turn], time_s)
         backlog = self._backlogs[turn] + carried if self._busy[turn] else self._backlogs[turn] - carried
@@ -253,7 +253,7 @@ class QueueDrops:
         self._stream = stream
 
     def lost(self, now_s: float, packets: int) -> Sequence[int]:
-        """As `Loss.lost`."""
+        """Return the indices of lost and dropped packets, see `Loss.lost`."""
         lost = () if self._link is None else self._link.lost(now_s, packets)
         share = self._queue.drop_share(now_s)
         if share == 0.0:
@@ -262,7 +262,7 @@ class QueueDrops:
         return sorted({*lost, *dropped}) if dropped else lost
 
     def lost_again(self, now_s: float, packets: int) -> int:
-        """As `Loss.lost_again`."""
+        """Return the number of packets lost or dropped again, see `Loss.lost_again`."""
         lost = 0 if self._link is None else self._link.lost_again(now_s, packets)
         share = self._queue.drop_share(now_s)
         return lost + (int(np.count_nonzero(self._stream.random(packets - lost) < share)) if share else 0)

@@ -4,13 +4,14 @@ import math
 
 from simulator.network.congestion import RECOVERY, Sender
 
-BETA = 0.7  # of the window that a loss leaves, RFC 9438 sec. 4.6
-C = 0.4  # segments a second cubed, sec. 5.1
-RENO = int(8.0 * (1.0 + BETA) / 3.0 / (1.0 - BETA))  # eighths of a window by which Reno's grows by a segment, sec. 4.3
-FIRST = 20  # segments that let a window grow by one where no loss tells how far it may (Linux bictcp_update)
-LEAST = 2.0  # segments of a threshold
-# HyStart++, RFC 9406 sec. 4.3: limits of the rise of a round's least round trip that ends slow start, samples that tell of it, by what
-# growth is divided afterwards, and for how many rounds.
+BETA = 0.7  # share of the window that remains after a loss, RFC 9438 sec. 4.6
+C = 0.4  # segments per second cubed, sec. 5.1
+# Arrivals per segment by which Reno's window grows, in eighths of a window, sec. 4.3.
+RENO = int(8.0 * (1.0 + BETA) / 3.0 / (1.0 - BETA))
+FIRST = 20  # arrivals per segment of growth before the first loss, at most (Linux bictcp_update)
+LEAST = 2.0  # smallest threshold in segments
+# HyStart++, RFC 9406 sec. 4.3: limits of the rise of a round's minimum round trip that ends slow start, samples needed to see it, divisor
+# of the growth afterwards, and number of rounds with it.
 RISE_S = (0.004, 0.016)
 SAMPLES = 8
 DIVISOR = 4.0
@@ -20,8 +21,9 @@ ROUNDS = 5
 class Cubic:
     """See `simulator.network.congestion.Control`.
 
-    In slow start the window grows by what is acknowledged. A loss takes it to `BETA` of itself, by the steps of proportional rate reduction
-    (RFC 9937), and it grows back along a cubic curve of time, or as Reno's would where that is larger. Only a window that is used grows.
+    In slow start the window grows by the acknowledged segments. A loss reduces it to `BETA` of itself, in the steps of proportional rate
+    reduction (RFC 9937). Then it grows along a cubic function of time, or as Reno's window if that is larger. It grows only while it is
+    used.
     """
 
     __slots__ = (
@@ -53,16 +55,16 @@ class Cubic:
         self.window = float(initial)
         self.gap_s = 0.0
         self._threshold = math.inf
-        self._most = 0  # the window before the latest loss
-        self._epoch_s = -math.inf  # since when it grows along the curve; -inf for not yet
+        self._most = 0  # window before the latest loss
+        self._epoch_s = -math.inf  # start of the growth along the curve; -inf if it has not started
         self._k_s = 0.0
-        # The window at which the curve is level, that of Reno, and segments since it grew, and since ours did.
+        # Window at which the curve is level, Reno's window, arrivals since Reno's window grew, arrivals since this one grew.
         self._start = self._reno = self._acks = self._count = 0
         self._least_rtt_s = math.inf
-        self._prior = 1  # the window at the loss
-        self._reduced = 0  # segments arrived since
-        # HyStart++: the round's last segment, its least round trip, that of the one before, samples; the least when growth was divided, and
-        # rounds since then, 0 before.
+        self._prior = 1  # window at the loss
+        self._reduced = 0  # segments that arrived since the loss
+        # HyStart++: last segment of the round, number of its samples, rounds since the growth was divided (0: it is not divided); minimum
+        # round trips of the previous and the current round; minimum round trip when the growth was divided.
         self._round = self._samples = self._rounds = 0
         self._least_s = [math.inf, math.inf]
         self._above_s = math.inf
@@ -74,7 +76,7 @@ class Cubic:
         elif not sender.advanced:
             return
         elif self.window < self._threshold:
-            if self._threshold == math.inf:  # the first slow start alone: RFC 9406 sec. 4.3
+            if self._threshold == math.inf:  # only in the first slow start: RFC 9406 sec. 4.3
                 self._watch(sender, rtt_s)
             if 2.0 * sender.peak > self.window:  # Linux tcp_is_cwnd_limited
                 self.window += segments / (DIVISOR if self._rounds else 1.0)
@@ -82,7 +84,7 @@ class Cubic:
             self._grow(sender, segments)
 
     def _reduce(self, sender: Sender, segments: int, lost: int) -> None:
-        """Proportional rate reduction, RFC 9937 sec. 6.2, Linux tcp_cwnd_reduction."""
+        """Set the window by proportional rate reduction, RFC 9937 sec. 6.2, Linux tcp_cwnd_reduction."""
         self._reduced += segments
         pipe, sent = sender.pipe, sender.recovery_sent
         if pipe > self._threshold:
@@ -93,7 +95,7 @@ class Cubic:
         self.window = float(pipe + max(more, 0 if sent else 1))
 
     def _watch(self, sender: Sender, rtt_s: float) -> None:
-        """HyStart++."""
+        """Look for the end of slow start by HyStart++."""
         if sender.first > self._round:
             self._round = sender.sent
             self._least_s = [self._least_s[1], math.inf]
@@ -115,9 +117,9 @@ class Cubic:
             self._above_s = least_s
 
     def _grow(self, sender: Sender, segments: int) -> None:
-        """Congestion avoidance, in whole segments as Linux has it (tcp_cong_avoid_ai)."""
+        """Grow the window in congestion avoidance, by whole segments as in Linux (tcp_cong_avoid_ai)."""
         needed = self._needed(sender, segments)
-        if self._count >= needed:  # gathered where the curve was flatter, which counts once
+        if self._count >= needed:  # collected while the curve was flatter; counts as one segment
             self.window += 1.0
             self._count = 0
         self._count += segments
@@ -126,7 +128,7 @@ class Cubic:
             self.window += more
 
     def _needed(self, sender: Sender, segments: int) -> int:
-        """Segments to arrive for each by which the window grows: RFC 9438 sec. 4.2 to 4.4, Linux bictcp_update."""
+        """Return the arrivals per segment by which the window grows: RFC 9438 sec. 4.2 to 4.4, Linux bictcp_update."""
         now_s, window = sender.now_s, int(self.window)
         self._acks += segments
         if self._epoch_s == -math.inf:
@@ -159,7 +161,7 @@ class Cubic:
         self._loss(self.window)
         self._prior = int(self.window)
         self._reduced = 0
-        self.window = sender.pipe + 1.0  # where no acknowledgement told of it
+        self.window = sender.pipe + 1.0  # kept unless the loss was found by an acknowledgement, which sets it next
 
     def recovered(self, sender: Sender) -> None:
         if sender.state == RECOVERY:
@@ -171,12 +173,12 @@ class Cubic:
         self._epoch_s, self._rounds = -math.inf, 0
         self._most = 0  # RFC 9438 sec. 4.8
         self._least_rtt_s = math.inf
-        self.window = sender.pipe + 1.0  # the first is sent again at once
+        self.window = sender.pipe + 1.0  # room to send the first segment again at once
 
     def begins(self, sender: Sender, idle_s: float) -> None:
         if idle_s <= 0.0 or sender.sent == 0:
             return
-        if self._epoch_s > -math.inf:  # a pause is no time to grow in: RFC 9438 sec. 5.8
+        if self._epoch_s > -math.inf:  # the window does not grow during a pause: RFC 9438 sec. 5.8
             self._epoch_s += idle_s
         if self.restarts and self.window > self.initial and idle_s > sender.rto_s:
             # Linux tcp_cwnd_restart. Without a loss there is no threshold yet.

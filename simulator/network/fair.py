@@ -1,14 +1,14 @@
-"""A cell that serves its users in parallel, as a proportional-fair scheduler does with users of equal mean rates.
+"""A cell that serves its users in parallel, like a proportional-fair scheduler with users of equal mean rates.
 
 In every time slot the scheduler serves the user whose channel is best relative to its own mean. Over many slots each of n users with
-something to send gets 1/n of them; without fading that is 1/n of the cell's rate (processor sharing). With channels that fade
-independently each is served where it is good, which raises the rate of all: for Rayleigh fading of mean signal-to-noise ratio r and a rate
-of log2(1 + r x),
+something to send gets 1/n of them; without fading that is 1/n of the cell's rate (processor sharing). If the channels fade
+independently, each user is served while its channel is good, which raises the rate of all: for Rayleigh fading of mean signal-to-noise
+ratio r and a rate of log2(1 + r x),
 
     gain(n) = E[log(1 + r max(x_1 .. x_n))] / E[log(1 + r x)],   x_i exponential of mean 1,
 
 which tends to 1 + 1/2 + ... + 1/n for small r. The rate of the cell is that of one user alone. A user's messages wait for one another.
-Slots are taken to be short: 1 ms in LTE, less in NR, against messages of many.
+Slots are assumed to be short compared with messages: 1 ms in LTE, less in NR.
 
 The time when a message has been sent depends on later messages, so it cannot be computed when the message is handed over: a cell has an
 event for every message that it has sent, and one for every message that starts later than it is handed over.
@@ -28,31 +28,32 @@ import numpy as np
 from simulator.network.link import ImpairedLink
 from simulator.network.wire import Wire
 
-_FADES = np.linspace(0.0, 60.0, 60_001)  # of a channel, in its mean; 1e-26 of an exponential lie beyond
+_FADES = np.linspace(0.0, 60.0, 60_001)  # fading of a channel relative to its mean; 1e-26 of an exponential lies beyond
 
 
 class Scheduled(Protocol):
-    """A scheduled callback, as the engine's clock has it."""
+    """A scheduled callback of the engine's clock."""
 
     callbacks: Any
     subject: Any
     time_s: float
 
 
-At = Callable[[float, tuple[Callable[[Any], None], ...], Any], Scheduled]  # calls back at a time
+At = Callable[[float, tuple[Callable[[Any], None], ...], Any], Scheduled]  # (time, callbacks, subject) -> alarm
 Sent = Callable[[float], None]
 
 
 def gain(users: int, snr_db: float | None = None) -> float:
-    """Rate of a cell with this many users that have something to send, divided by that with one. snr_db: None for no fading."""
+    """Return the rate of a cell with `users` users that have something to send, divided by that with one. snr_db: None for no fading."""
     return 1.0 if snr_db is None else _mean_rate(users, snr_db) / _mean_rate(1, snr_db)
 
 
-@cache  # a cell of a million has as many, of which it meets few
+@cache  # few of the possible numbers of users occur
 def _mean_rate(users: int, snr_db: float) -> float:
+    """Return E[log(1 + r max(x_1 .. x_users))], by integration by parts."""
     snr = math.pow(10.0, snr_db / 10.0)
-    slope = snr / (1.0 + snr * _FADES)  # of log(1 + r x)
-    below = -np.expm1(-_FADES)  # chance that one channel is
+    slope = snr / (1.0 + snr * _FADES)  # derivative of log(1 + r x)
+    below = -np.expm1(-_FADES)  # probability that the fading of one channel is below x
     return float(np.trapezoid(slope * (1.0 - below**users), _FADES))
 
 
@@ -70,7 +71,7 @@ class FairCell:
     """One direction of a cell. Its users' messages come in order of time."""
 
     def __init__(self, wire: Wire, at: At, snr_db: float | None = None) -> None:
-        """A cell whose queues are empty.
+        """Create a cell with empty queues.
 
         Args:
             wire: the wire that its users share.
@@ -80,13 +81,13 @@ class FairCell:
         self.wire = wire
         self._snr_db = snr_db
         self._at = at
-        self._queues: dict[int, deque[_Job]] = {}  # of users who have something to send
-        self._served_s = 0.0  # until then all queues are served
-        self._alarm: Scheduled | None = None  # when the next message is sent
+        self._queues: dict[int, deque[_Job]] = {}  # by user, for users that have something to send
+        self._served_s = 0.0  # time until which all queues are served
+        self._alarm: Scheduled | None = None  # at the end of the next message
 
     @property
     def users(self) -> int:
-        """Users that have something to send."""
+        """Number of users that have something to send."""
         return len(self._queues)
 
     def add(self, now_s: float, start_s: float, user: int, bits: float, sent: Sent) -> None:
@@ -98,11 +99,11 @@ class FairCell:
             self._join(now_s, user, job)
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """Time when `bits` of another user would be sent if the users did not change: see `Wire.finish_s`."""
+        """Return the time at which `bits` of another user would be sent if no user came or left, see `Wire.finish_s`."""
         return self.wire.finish_s(start_s, bits / self._share(self.users + 1))
 
     def _share(self, users: int) -> float:
-        """Share of the rate for each of this many users."""
+        """Return the share of the cell's rate for each of `users` users."""
         return gain(users, self._snr_db) / users
 
     def _join(self, now_s: float, user: int, job: _Job) -> None:
@@ -139,7 +140,7 @@ class FairCell:
         now_s = alarm.time_s
         self._alarm = None
         self._serve(now_s)
-        least_bits = min(queue[0].left_bits for queue in self._queues.values())  # 0 but for rounding
+        least_bits = min(queue[0].left_bits for queue in self._queues.values())  # 0 except for rounding
         done: list[_Job] = []
         for user, queue in list(self._queues.items()):
             if queue[0].left_bits <= least_bits:
@@ -163,14 +164,14 @@ class FairLink(ImpairedLink):
     user: int
 
     def in_cell(self, cell: FairCell, user: int) -> "FairLink":
-        """The link, of a user of a cell."""
+        """Assign the link to a user of a cell, and return it."""
         self.cell = cell
         self.user = user
-        self._begun_s = 0.0  # the latest begin of a message: none begins before the one before it
+        self._begun_s = 0.0  # start of the latest message; no message starts before the previous one
         return self
 
     def send(self, now_s: float, size_bytes: int) -> float:
-        """Not known yet. Raises RuntimeError; use `submit`."""
+        """Raise RuntimeError, because the arrival is not known yet; use `submit`."""
         raise RuntimeError("a link of a fair cell tells arrivals when they are known: use submit")
 
     def submit(self, now_s: float, size_bytes: int, arrives: Sent) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 
 from simulator.network.wire import Wire
 
-SPREAD = 0.5  # of the mean length, to either side
-STRETCH = 256  # handovers that are drawn at a time, on average; twice as many never come in that time
-KEPT = 4  # stretches: a message is sent now, or some time ahead
+SPREAD = 0.5  # largest deviation from the mean length, as a share of it
+STRETCH = 256  # mean number of handovers in a stretch; there are never twice as many
+KEPT = 4  # number of stretches kept: queries are about the present or the near future
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Handovers:
     gap_s: float
 
     def __post_init__(self) -> None:
-        """Raises ValueError for figures that are not above 0, and for gaps longer than two thirds of `every_s`."""
+        """Raise ValueError for figures that are not above 0, and for gaps longer than two thirds of `every_s`."""
         if not (0.0 < self.gap_s < math.inf and 1.5 * self.gap_s <= self.every_s < math.inf):
             raise ValueError(
                 f"handovers need 0 < 1.5 * gap_s <= every_s, got gap_s {self.gap_s} and every_s {self.every_s}"
@@ -40,15 +40,15 @@ class Handovers:
 
     @property
     def share(self) -> float:
-        """Of the time."""
+        """Share of the time that handovers take."""
         return self.gap_s / self.every_s
 
 
 class Interruptions:
-    """Times at which nothing passes. Both directions of a device share them.
+    """Times without transmission, shared by both directions of a device.
 
-    They are drawn per stretch of time, each from its own random stream, so that a device that is first used late in a long run needs
-    only the current stretch. None extends beyond the end of a stretch, which omits one in several thousand.
+    They are drawn by stretches of time, each from its own random stream, so that a device that is first used late in a long run needs
+    only the current stretch. An interruption that would extend beyond the end of its stretch is omitted: `share / STRETCH` of them.
     """
 
     __slots__ = ("_from_s", "_gap", "_handovers", "_known", "_streams", "_stretch_s")
@@ -59,16 +59,16 @@ class Interruptions:
         self._streams = streams
         self._stretch_s = STRETCH * handovers.every_s
         self._known: dict[int, tuple[list[float], list[float]]] = {}  # begins and ends, by stretch
-        # The latest answer of `first`, and from when on it holds.
+        # Latest result of `first`, and the time from which on it is valid.
         self._from_s, self._gap = math.inf, (math.inf, math.inf)
 
     @property
     def share(self) -> float:
-        """Of the time."""
+        """Share of the time that they take."""
         return self._handovers.share
 
     def first(self, time_s: float) -> tuple[float, float]:
-        """Start and end of the first interruption that ends after a time."""
+        """Return start and end of the first interruption that ends after a time."""
         if self._from_s <= time_s < self._gap[1]:
             return self._gap
         number = int(time_s // self._stretch_s)
@@ -81,7 +81,7 @@ class Interruptions:
             number += 1
 
     def between(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
-        """Interruptions that lie at least partly between two times."""
+        """Yield the interruptions that lie at least partly between two times."""
         while (gap := self.first(start_s))[0] < end_s:
             yield gap
             start_s = gap[1]
@@ -142,7 +142,7 @@ class PausingWire(Wire):
         return carried
 
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
-        """Outages of the wire and interruptions, merged where they overlap."""
+        """Yield outages of the wire and interruptions, merged if they overlap."""
         if end_s == math.inf:
             return
         both = sorted([*self._wire.outages(start_s, end_s), *self._gaps.between(start_s, end_s)])

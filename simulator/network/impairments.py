@@ -11,12 +11,12 @@ import numpy as np
 from simulator.core.rng import buffered
 from simulator.network.transport import one_object
 
-_BURST_S = 0.2  # a burst of losses is over after so long without a packet; bursts on access links last milliseconds
+_BURST_S = 0.2  # silence after which a burst of losses is over; bursts on access links last milliseconds
 DISTRIBUTIONS = ("normal", "lognormal", "gamma", "pareto")
-MAX_JITTER = 100.0  # deviation over mean: beyond it nearly all draws are 0, and no run is long enough to show the mean
-# Share of a normal distribution below 0 up to which cutting it off leaves the mean as it is, within 0.15 %.
+MAX_JITTER = 100.0  # deviation over mean: above it nearly all draws are 0, and no run is long enough to show the mean
+# Share of a normal distribution below 0 up to which truncation changes the mean by at most 0.15 %.
 _RARE_CUT = 0.01
-_NORMAL_REACH = 4.0  # deviations below its mean that a normal draw is taken to reach; less than 1e-4 of them lie beyond
+_NORMAL_REACH = 4.0  # assumed reach of a normal draw below its mean, in deviations; less than 1e-4 of draws lie beyond
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Jitter:
         return float(np.std(self.samples_s)) if self.samples_s else self.sd_s
 
     def draws(self, mean_s: float, stream: np.random.Generator) -> Callable[[int], np.ndarray]:
-        """A function of a count that draws so many delays with mean `mean_s`, float64 [count] in seconds.
+        """Return a function of a count that draws delays with mean `mean_s`, float64 [count] in seconds.
 
         Raises ValueError for a mean not above 0, for a deviation that is not finite or above 100 means, and for unknown names.
         """
@@ -95,7 +95,7 @@ class Jitter:
         return lambda count: least_s * (1.0 + stream.pareto(shape, count))
 
     def reach_s(self, mean_s: float) -> float:
-        """Largest amount by which draws can lie below their mean; see `ImpairedLink`, `delay_at`."""
+        """Return the largest amount by which draws can lie below their mean; see `ImpairedLink`, `delay_at`."""
         if self.on_top:
             return 0.0
         if self.samples_s:
@@ -103,11 +103,11 @@ class Jitter:
         return min(mean_s, _NORMAL_REACH * self.sd_s) if self.distribution == "normal" else mean_s
 
     def _moved_samples(self, mean_s: float) -> np.ndarray:
-        """float64 [n]: the samples plus one constant, truncated at 0, so that their mean is `mean_s`."""
+        """Return the samples plus one constant, truncated at 0, so that their mean is `mean_s`: float64 [n]."""
         samples = np.sort(np.asarray(self.samples_s, np.float64))[::-1]
         if not np.all(np.isfinite(samples)):
             raise ValueError("samples of jitter must be finite")
-        above = np.arange(1, len(samples) + 1)  # the constant that gives the mean if so many samples stay above 0
+        above = np.arange(1, len(samples) + 1)  # numbers of samples that stay above 0; `shifts`: constant for each
         shifts = (len(samples) * mean_s - np.cumsum(samples)) / above
         count = int(np.flatnonzero(samples + shifts >= 0.0)[-1])
         moved: np.ndarray = np.maximum(np.asarray(self.samples_s, np.float64) + shifts[count], 0.0)
@@ -116,9 +116,9 @@ class Jitter:
 
 @lru_cache(maxsize=4096)
 def cut_normal_centre(mean_s: float, sd_s: float) -> float:
-    """Centre of a normal distribution of deviation `sd_s` whose mean, cut off at 0, is `mean_s`: see `Jitter`.
+    """Return the centre of a normal distribution of deviation `sd_s` whose mean after truncation at 0 is `mean_s`: see `Jitter`.
 
-    The cut mean over the deviation is r Phi(r) + phi(r) for a centre of r deviations. Raises ValueError as `Jitter.draws`.
+    The truncated mean over the deviation is r Phi(r) + phi(r) for a centre of r deviations. Raises ValueError as `Jitter.draws`.
     """
     if sd_s == 0.0:
         return mean_s
@@ -142,14 +142,14 @@ def cut_normal_centre(mean_s: float, sd_s: float) -> float:
 
 
 class Losses(Protocol):
-    """Which packets of a link are lost."""
+    """Decides which packets of a link are lost."""
 
     def lost(self, now_s: float, packets: int) -> Sequence[int]:
-        """Indices of the lost ones among the next `packets`, ascending."""
+        """Return the indices of the lost ones among the next `packets` packets, ascending."""
         ...
 
     def lost_again(self, now_s: float, packets: int) -> int:
-        """How many of `packets` that are sent again at `now_s`, long after, are lost again."""
+        """Return how many of `packets` packets that are sent again at `now_s`, much later, are lost again."""
         ...
 
 
@@ -184,12 +184,12 @@ class Loss:
         self._leave_good = one_object(mean / (burst * (1.0 - mean)))
         self._uniform = buffered(stream.random)
         self._last_s = math.inf
-        self._gap = 0  # good packets until the next burst, of `_bad` packets
+        self._gap = 0  # packets until the next burst, which has `_bad` packets
         self._restart()
         self._bad = self._geometric(self._leave_bad)
 
     def lost(self, now_s: float, packets: int) -> Sequence[int]:
-        """Indices of the lost ones among the next `packets`, ascending."""
+        """See `Losses.lost`."""
         if self._forgets:
             if now_s - self._last_s > _BURST_S:
                 self._restart()
@@ -215,17 +215,18 @@ class Loss:
                 self._bad = self._geometric(self._leave_bad)
 
     def lost_again(self, now_s: float, packets: int) -> int:
-        """How many of `packets` that are sent again at `now_s`, long after, are lost again."""
+        """See `Losses.lost_again`."""
         return sum(self._uniform() < self.mean for _ in range(packets))
 
     def _restart(self) -> None:
-        """Draw the state from its stationary distribution. Stays are geometric, thus memoryless."""
+        """Draw the state from its stationary distribution. The time in a state is geometric, so it has no memory."""
         if self._uniform() < self.mean:
             self._gap = 0
         elif self._gap == 0:
             self._gap = self._geometric(self._leave_good)
 
     def _geometric(self, chance: float) -> int:
+        """Draw the number of packets in a state that is left with this probability at each packet; at least 1."""
         if chance >= 1.0:
             return 1
         if chance == 0.0:  # a loss of less than 1e-323 with bursts
@@ -242,10 +243,10 @@ class VaryingLoss:
         self._stream = stream
 
     def lost(self, now_s: float, packets: int) -> Sequence[int]:
-        """As `Loss.lost`."""
-        share = self._share(now_s) if now_s < math.inf else 0.0  # a dead wire sends nothing that could be lost
+        """See `Losses.lost`."""
+        share = self._share(now_s) if now_s < math.inf else 0.0  # a dead wire sends nothing
         return np.flatnonzero(self._stream.random(packets) < share).tolist() if share > 0.0 else ()
 
     def lost_again(self, now_s: float, packets: int) -> int:
-        """As `Loss.lost_again`."""
+        """See `Losses.lost_again`."""
         return len(self.lost(now_s, packets))

@@ -34,7 +34,7 @@ class Link:
     """
 
     __slots__ = ("_centre_s", "_free_s", "_last_s", "_normal", "delay_s", "jitter_s", "rate_bps")
-    ready_s: ClassVar[float] = -math.inf  # see `ImpairedLink`: nothing but the wire is ever waited for
+    ready_s: ClassVar[float] = -math.inf  # see `ImpairedLink`: messages wait for nothing but the wire
     open_s: ClassVar[float] = -math.inf
 
     def __init__(
@@ -58,11 +58,11 @@ class Link:
         self.jitter_s = jitter_s
         self._centre_s = cut_normal_centre(delay_s, jitter_s)
         self._normal = None if stream is None else buffered(stream.standard_normal)
-        self._free_s = 0.0  # when the wire has sent its last bit
-        self._last_s = 0.0  # when the last message arrives
+        self._free_s = 0.0  # time at which the wire has sent its last bit
+        self._last_s = 0.0  # arrival of the latest message
 
     def send(self, now_s: float, size_bytes: int) -> float:
-        """When a message handed over at `now_s` arrives. Calls come in order of time; equal times queue as called."""
+        """Return the arrival time of a message handed over at `now_s`. Calls come in order of time; equal times queue in order of calls."""
         free_s = self._free_s
         if free_s < now_s:
             free_s = now_s
@@ -87,15 +87,15 @@ class Gate(Protocol):
     """The wait for the radio before a message leaves, for one direction: see `simulator/network/radio.py`."""
 
     def wake(self, now_s: float) -> float:
-        """Time when a message handed over at `now_s` may start."""
+        """Return the time at which a message handed over at `now_s` may start."""
         ...
 
     def turn_s(self, time_s: float) -> float:
-        """Time when a packet of an awake device with nothing else to send may leave."""
+        """Return the time at which a packet of an awake device with nothing else to send may leave."""
         ...
 
     def used(self, start_s: float, end_s: float, wire_bytes: float) -> float:
-        """Tell that the message occupied the wire from start to end. Returns the seconds that it waits after that."""
+        """Note that the message occupies the wire from start to end. Returns the seconds that it waits after that."""
         ...
 
 
@@ -176,11 +176,11 @@ class ImpairedLink:
         Args:
             delay_s: mean one-way delay.
             rtt_s: mean round trip, including standing queues, for window and timers of the transport.
-            rttvar_s: its mean deviation.
+            rttvar_s: mean deviation of the round trip.
             draw: draws a number of delays with mean `delay_s`; None for a constant delay.
             delay_at: mean delay at the time when the last bit leaves, instead of `delay_s`. The draws then give the deviation from it,
                 which shrinks in proportion if the delay is below `reach_s`, so that no delay is below 0 and the mean is
-                kept.
+                preserved.
             reach_s: largest amount by which draws can lie below `delay_s` (`Jitter.reach_s`).
         """
         if not (0.0 <= delay_s < math.inf and 0.0 <= rtt_s < math.inf and 0.0 <= rttvar_s < math.inf):
@@ -198,7 +198,7 @@ class ImpairedLink:
             one_object(rtt_s * wire.mean_bps + 8.0 * buffer_bytes) if buffer_bytes < math.inf else math.inf
         )
         self._deviation_s = one_object(rttvar_s)
-        # From the wire on: a packet has waited for the channel when it has left.
+        # Counted from the end of a transmission, when the packet's wait for the channel is over.
         self._ack_s = one_object(max(0.0, rtt_s - wire.mean_wait_s))
         self._window: Window | None = None
         self._sender: Sender | None = None
@@ -208,10 +208,10 @@ class ImpairedLink:
         self.delay_at = delay_at
         self._reach_s = reach_s
         self.loss = loss
-        # Messages of just the size of the buffer find room in it, whatever rounding makes of their times.
+        # Half a bit more, so that a message of exactly the size of the buffer fits despite the rounding of times.
         self._buffer_bits = one_object(8.0 * buffer_bytes + 0.5)
         self._bounded = buffer_bytes < math.inf
-        self._busy_s = -math.inf  # since when the wire is busy until it is free
+        self._busy_s = -math.inf  # start of the wire's current busy period
         self._gate = gate
         self._queue = queue
         self._finish_s = queue.finish_s if queue is not None and queue.fair else wire.finish_s
@@ -224,12 +224,12 @@ class ImpairedLink:
         self.sent_bits = self.dropped_bits = 0.0
 
     def opened_by(self, handshake: Callable[[float], float]) -> None:
-        """Let the first message open the connection. handshake: time when a connection is open, by the time when its handshake starts."""
+        """Let the first message open the connection. handshake: returns when a connection is open, for the start of its handshake."""
         self._handshake = handshake
         self.open_s = math.inf
 
     def send(self, now_s: float, size_bytes: int) -> float:
-        """When a message handed over at `now_s` arrives; infinity where it never does. Calls come in order of time."""
+        """Return the arrival time of a message handed over at `now_s`; infinity for never. Calls come in order of time."""
         framed = self._framed.get(size_bytes)
         if framed is None:
             wire_bytes, segments = self.transport.frame(size_bytes)
@@ -262,7 +262,7 @@ class ImpairedLink:
                 extra_s, bits = self._recovery(loss, start_s, segments, bits, lost)
             window = self._window
             bounded = self._bounded
-            # A window holds back what comes behind a message of its own: that waits in the sender, not in the buffer.
+            # A message behind another one of its connection is held back by the window: it waits in the sender, not in the buffer.
             if bounded and (window is None or window.last_s <= ahead_s):
                 if start_s > ahead_s:
                     start_s = max(start_s, ahead_s := self._admitted_s(ready_s, ahead_s, bits))
@@ -284,7 +284,7 @@ class ImpairedLink:
         else:
             wire.free_s = free_s
         self.sent_bits += bits
-        if self._fresh:  # what it queues for belongs to another connection: an outage is its own to wait out
+        if self._fresh:  # it queues behind messages of another connection, and only its own connection waits for the end of an outage
             self._fresh = False
             tried_s = now_s
         else:
@@ -305,14 +305,14 @@ class ImpairedLink:
         return arrival_s
 
     def _opened_s(self, ready_s: float) -> float:
-        """Time when a message that is ready before the connection is open may leave. The first one opens it, then waits for its turn."""
+        """Return the time at which a message that is ready before the connection is open may leave. The first message opens it."""
         if self._handshake is None or self.open_s < math.inf:
             return self.open_s
         self.open_s = self._handshake(ready_s)
         return self.open_s if self._gate is None else self._gate.turn_s(self.open_s)
 
     def _delay_at_s(self, there_s: float, drawn_s: float) -> float:
-        """A delay drawn about the mean of the link, moved to the delay at its time; never below 0."""
+        """Return a delay with the deviation of `drawn_s` from the link's mean about `there_s`, the mean at its time; never below 0."""
         deviation_s = drawn_s - self.delay_s
         if there_s < self._reach_s:
             deviation_s *= there_s / self._reach_s
@@ -333,9 +333,9 @@ class ImpairedLink:
     def _recovery(
         self, loss: Losses, sent_s: float, segments: int, bits: float, lost: Sequence[int]
     ) -> tuple[float, float]:
-        """Seconds until all lost segments of a message of `sent_s` arrive (infinity for never), and its bits with repetitions."""
+        """Return the delay until all lost segments of a message of `sent_s` arrive (infinity: never), and its bits with repetitions."""
         extra_s = self.transport.recovery_s(self.rtt_s, self._rto_s, segments, lost)
-        # A lost only segment has cost one timeout already, where no probe came before it.
+        # A single lost segment has already cost one timeout, unless a probe came first.
         timeouts_s = backoff(self._rto_s if segments > 1 or extra_s < self._rto_s else 2.0 * self._rto_s)
         again = repeated = len(lost)
         for _ in range(MAX_TRIES):
@@ -350,9 +350,12 @@ class ImpairedLink:
         return extra_s, bits + repeated * bits / segments
 
     def _admitted_s(self, ready_s: float, ahead_s: float, bits: float) -> float:
-        """Time when the wire could start with a message of `ready_s` that fits into the buffer. Cross traffic gives way to it.
+        """Return the time at which a message ready at `ready_s` fits into the buffer. Cross traffic in the buffer gives way to it.
 
-        ahead_s: when what others have waiting at `ready_s` has left.
+        Args:
+            ready_s: time of the first attempt.
+            ahead_s: time at which the cross traffic waiting at `ready_s` has left.
+            bits: bits of the message.
         """
         wire = self.wire
         timeouts_s = backoff(self._rto_s)
@@ -363,17 +366,17 @@ class ImpairedLink:
         return ahead_s
 
     def _waiting_bits(self, ahead_s: float) -> float:
-        """Bits that wait at `ahead_s` for a wire that is not free then; for a message that waits for the radio at most its own bits."""
+        """Return the bits that wait at `ahead_s` for a busy wire, or at the start of its busy period if that is later (the radio wakes)."""
         return self._bits_before(max(ahead_s, self._busy_s), self.wire.free_s)
 
     def _bits_before(self, time_s: float, free_s: float) -> float:
-        """Bits that wait at a time for a wire that is free at another time."""
+        """Return the bits that wait at a time for a wire that is busy until `free_s`."""
         bits, queue = self.wire.waiting_bits(time_s, free_s), self._queue
         return bits if queue is None or not queue.fair else queue.own_bits(time_s, bits)
 
     def _overflow_s(self, ahead_s: float, segments: int, bits: float) -> float:
-        """Delay in seconds by packets that do not fit into the buffer; those before them in it are sent from `ahead_s` on."""
-        # What a window lets go beyond its first is paced by acknowledgements.
+        """Return the delay in seconds by packets that do not fit into the buffer, whose content is sent from `ahead_s` on."""
+        # Acknowledgements pace what leaves after the initial window.
         burst = min(segments, self.transport.initial_window or segments)
         if burst == 1:
             return 0.0
@@ -393,7 +396,7 @@ class ImpairedLink:
         self.dropped_bits += bits
 
     def _connect(self) -> None:
-        """A new connection's window, or its sender under congestion control."""
+        """Create the window of a new connection, or its sender under congestion control."""
         t = self.transport
         self._rto_s = self._settled_rto_s
         self._timer = Timer(t, self.rtt_s, self._deviation_s) if t.opening_samples else None
@@ -408,9 +411,10 @@ class ImpairedLink:
     def _send_controlled(
         self, sender: Sender, ready_s: float, ahead_s: float, start_s: float, segments: int, bits: float
     ) -> tuple[float, float, float]:
-        """`Sender.send`: when the last packet to arrive has left, when the wire is free, and all bits sent.
+        """Send by `Sender.send`. ahead_s: time at which the cross traffic waiting at `ready_s` has left.
 
-        ahead_s: when what others have waiting at `ready_s` has left.
+        Returns:
+            Time at which the last packet to arrive has left, time at which the wire is free, and all bits sent.
         """
         if start_s == math.inf:
             return math.inf, math.inf, bits
@@ -422,7 +426,7 @@ class ImpairedLink:
             return loss.lost_again(time_s, 1) > 0 if again else len(loss.lost(time_s, 1)) > 0
 
         def full(time_s: float, free_s: float) -> bool:
-            # Cross traffic gives way; only what is sent at first waits for it, later packets have it in their round trip.
+            # Cross traffic takes no place in the buffer. Only the first packets wait for it; the round trip of later ones includes it.
             begin_s = max(time_s, ahead_s)
             return bounded and free_s > begin_s and self._bits_before(begin_s, free_s) > self._buffer_bits
 
@@ -431,7 +435,7 @@ class ImpairedLink:
         return end_s, free_s, bits + more_bits
 
     def opening_s(self, time_s: float, wire_bytes: float, timeout_s: float = SYN_RTO_S) -> float:
-        """Arrival time of a handshake packet sent at `time_s`, with `wire_bytes` in total.
+        """Return the arrival time of a handshake packet sent at `time_s`, with `wire_bytes` in total.
 
         In an outage that outlasts its timer of `timeout_s` it is lost, and sent again when the timer, which doubles, expires.
         """
@@ -454,11 +458,11 @@ class ImpairedLink:
         return end_s + (self.delay_s if self.delay_at is None else self.delay_at(end_s))
 
     def ahead_s(self, time_s: float) -> float:
-        """When what others have waiting at `time_s` has left."""
+        """Return the time at which the cross traffic waiting at `time_s` has left."""
         return time_s if self._queue is None else self._queue.clear_s(time_s)
 
     def _outage_s(self, start_s: float, end_s: float) -> float:
-        """Sum, over outages between two times, of the seconds from the end of each to the retransmission that continues."""
+        """Return the sum, over outages between two times, of the seconds from the end of each to the retransmission after it."""
         extra_s = 0.0
         for begin_s, stop_s in self.wire.outages(start_s, end_s):
             begin_s = max(begin_s, start_s)

@@ -45,7 +45,7 @@ class PathsLink:
         self._last_s = 0.0
 
     def send(self, now_s: float, size_bytes: int) -> float:
-        """When the first copy of a message handed over at `now_s` arrives; infinity where none does."""
+        """Return the arrival time of the first copy of a message handed over at `now_s`; infinity if none arrives."""
         arrival_s = math.inf
         first = self.links[0]
         for link in self.links:
@@ -60,7 +60,7 @@ class PathsLink:
         return arrival_s
 
     def reconnect(self, lost: Iterable[int] = ()) -> None:
-        """See `ImpairedLink.reconnect`, of all paths."""
+        """Reconnect all paths, see `ImpairedLink.reconnect`."""
         lost = list(lost)
         for link in self.links:
             link.reconnect(lost)

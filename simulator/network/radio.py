@@ -18,8 +18,8 @@ import numpy as np
 
 from simulator.core.rng import buffered
 
-_ROUNDING = 1e-9  # of a period: a time so little after an opportunity is at it
-_PHASE_S = 10.24  # system frame numbers of LTE and NR start again after so long, which most periods divide
+_ROUNDING = 1e-9  # share of a period by which a time may be after an opportunity and still meet it
+_PHASE_S = 10.24  # period of the system frame numbers of LTE and NR, a multiple of most other periods
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class RadioFigures:
         grant_bytes: size of the first uplink grant.
         grant_s: wait of a larger message for another grant.
         sr_period_s: interval of opportunities to request the first grant.
-        sr_grant_s: time from there until the grant can be used.
-        slot_s: interval of uplink slots, of which both are whole multiples in practice; 0 if every slot is one (FDD).
+        sr_grant_s: time from such an opportunity until the grant can be used.
+        slot_s: interval of uplink slots; in practice the two times above are multiples of it; 0 if every slot is an uplink slot (FDD).
         configured_s: interval of the slots of a configured grant, which needs no request; 0 for none.
         promotion_w: power during promotions.
         active_w: power while awake.
@@ -66,7 +66,7 @@ class RadioFigures:
 
     @property
     def scheduled(self) -> bool:
-        """Whether a message waits for the uplink."""
+        """Whether messages wait for uplink opportunities."""
         return self.sr_period_s + self.sr_grant_s + self.slot_s + self.configured_s > 0.0
 
     @property
@@ -104,16 +104,16 @@ class Radio:
         self.down = _Downlink(self)
         self._joules = joules
         self._static_joules = static_joules
-        self._owner = -1  # request of the latest message
-        self._last_s = -math.inf  # when the radio was last in use
-        self._connected_s = -math.inf
+        self._owner = -1  # request of the latest message; -1 before the first
+        self._last_s = -math.inf  # end of the latest use
+        self._connected_s = -math.inf  # end of the latest promotion
 
     def finish(self) -> None:
-        """Book the energy of the last silence; no message follows."""
+        """Book the energy of the last silence, after which no message follows."""
         self._rest(math.inf)
 
     def _connect(self, now_s: float) -> float:
-        """Time when the radio can send and receive, if requested at `now_s`."""
+        """Return the time at which the radio can send and receive if requested at `now_s`."""
         figures = self.figures
         silence_s = now_s - self._last_s
         if silence_s > figures.inactivity_s or self._owner < 0:
@@ -129,7 +129,7 @@ class Radio:
         return self._connected_s
 
     def _hear(self, now_s: float) -> float:
-        """Time when the radio can receive a message that the network has at `now_s`."""
+        """Return the time at which the radio can receive a message that the network has at `now_s`."""
         figures = self.figures
         silence_s = now_s - self._last_s
         if silence_s > figures.inactivity_s or self._owner < 0:
@@ -139,6 +139,7 @@ class Radio:
         return self._connect(now_s)
 
     def _use(self, start_s: float, end_s: float, joules: float) -> None:
+        """Book the energy of a message from start to end, and of the silence before it. joules: energy of its bytes."""
         if start_s > self._last_s:
             self._rest(start_s)
             self._last_s = start_s
@@ -149,7 +150,7 @@ class Radio:
         self._joules[self.request] += joules
 
     def _rest(self, until_s: float) -> None:
-        """Book the energy of the silence since the last use."""
+        """Book the energy of the silence since the latest use."""
         if self._owner >= 0:
             figures = self.figures
             silence_s = min(until_s - self._last_s, figures.inactivity_s)
@@ -158,7 +159,7 @@ class Radio:
                 self._wait(self._owner, figures.active_w * awake_s + figures.drx_w * (silence_s - awake_s))
 
     def _wait(self, request: int, joules: float) -> None:
-        """Book energy that carries no message."""
+        """Book energy that is used without carrying a message."""
         self._joules[request] += joules
         self._static_joules[request] += joules
 
@@ -170,7 +171,7 @@ class _Uplink:
 
     def __init__(self, radio: Radio) -> None:
         self._radio = radio
-        self._empty_s = -math.inf  # when the buffer ran empty
+        self._empty_s = -math.inf  # time at which the buffer became empty
         self._phase_s = _PHASE_S * radio._uniform() if radio.figures.scheduled else -1.0  # -1: not scheduled
 
     def wake(self, now_s: float) -> float:
@@ -191,7 +192,7 @@ class _Uplink:
         return self._next(self._next(time_s, figures.sr_period_s) + figures.sr_grant_s, figures.slot_s)
 
     def _next(self, time_s: float, period_s: float) -> float:
-        """The first opportunity from a time on."""
+        """Return the first opportunity at or after a time."""
         if not period_s:
             return time_s
         phase_s = self._phase_s % period_s
@@ -205,7 +206,7 @@ class _Uplink:
         return self.more_s(wire_bytes) if empty else 0.0
 
     def more_s(self, wire_bytes: float) -> float:
-        """Wait of a message that finds an empty buffer for the part that does not fit into its first grant."""
+        """Return how long a message that finds an empty buffer waits for a second grant; 0 if it fits into the first one."""
         figures = self._radio.figures
         return figures.grant_s if wire_bytes > figures.grant_bytes else 0.0
 

@@ -1,7 +1,8 @@
-"""A wire that lets packet trains through after an idle time, as CellReplay plays its two workloads.
+"""A wire that carries packet trains after an idle time, as CellReplay combines its two workloads.
 
 Source: Sentosa et al., CellReplay, NSDI 2025. A packet that meets an idle queue starts a train: it leaves at once, and the packets after it
-leave at the offsets of the train that was measured at that moment. Packets beyond its last one go through the queue of a saturated link.
+leave at the offsets of the train that was measured at that time. Packets beyond the last one of the train go through the queue of a
+saturated link.
 """
 
 import math
@@ -57,16 +58,16 @@ class TrainCapacity(Capacity):
         return TrainWire(self, offset_s, shared)
 
     def train_at(self, time_s: float) -> list[float]:
-        """Offsets of the train that applies at a time."""
+        """Return the offsets of the train that applies at a time."""
         return self._offsets_s[bisect_right(self._times_s, time_s % self._trains_s) - 1]
 
     def size_delay_s(self, packet_bytes: float) -> float:
-        """Additional delay of a packet; beyond the table that of the nearest size; 0 without a table."""
+        """Return the additional delay of a packet of this size; outside the table that of the nearest size; 0 without a table."""
         return float(np.interp(packet_bytes, self._sizes, self._delays_s)) if len(self._sizes) else 0.0
 
 
 class TrainWire(VaryingWire):
-    """A wire of a `TrainCapacity`. Calls come in order of time; a call that starts before the end of another one is about the same
+    """A wire of a `TrainCapacity`. Calls come in order of time; a call that starts before the end of another one concerns the same
     packets."""
 
     __slots__ = ("_base_s", "_busy_s", "_next", "_offsets", "_train_s", "_trains")
@@ -76,12 +77,12 @@ class TrainWire(VaryingWire):
         self._trains = capacity
         self._base_s = capacity.base_s.entered_at(offset_s)
         self._offsets: list[float] = []
-        self._train_s = -math.inf  # when its first packet was sent
-        self._busy_s = -math.inf  # until then the queue is not idle
-        self._next = 0  # packet of the train that is the next at _busy_s
+        self._train_s = -math.inf  # time at which the train's first packet was sent
+        self._busy_s = -math.inf  # time until which the queue is not idle
+        self._next = 0  # next packet of the train at _busy_s
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """When the last packet leaves that is sent at `start_s` with those before it."""
+        """Return the time at which the last packet of `bits`, sent at `start_s`, leaves the wire."""
         if bits <= 0.0 or start_s == math.inf:
             return start_s
         trains = self._trains

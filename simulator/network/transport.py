@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 
 MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX, for every timer of every transport; see `backoff`
 SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
-MAX_TRIES = 10_000  # of one packet; more than any loss rate below 1 needs, so a path that loses it always is a dead one
-DUPLICATE_ACKS = 3  # segments that arrive beyond one before it counts as lost: RFC 5681 sec. 3.2, RFC 6675
+MAX_TRIES = 10_000  # transmissions of a packet, enough for any loss rate below 1: a path that loses them all is dead
+DUPLICATE_ACKS = 3  # later segments that must arrive before one counts as lost: RFC 5681 sec. 3.2, RFC 6675
 PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
-LONE_PROBE_S = 0.2  # the same where one segment is under way, whose acknowledgement may be delayed: RFC 8985 sec. 7.2, Linux TCP_RTO_MIN
+LONE_PROBE_S = 0.2  # the same if one segment is in flight, whose acknowledgement may be delayed: RFC 8985 sec. 7.2, Linux TCP_RTO_MIN
 _SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least every second full segment
-QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: so many segments of a fresh connection are acknowledged each at once
+QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: first segments of a connection that are each acknowledged at once
 
 
 def backoff(first_s: float) -> Iterator[float]:
-    """Timeouts of a packet and its retransmissions, in seconds: each twice the previous one, at most MAX_RTO_S (RFC 6298 sec. 5.5)."""
+    """Yield the timeouts of a packet and its retransmissions, in seconds: each twice the last, up to MAX_RTO_S (RFC 6298 sec. 5.5)."""
     timeout_s = min(first_s, MAX_RTO_S)
     while True:
         yield timeout_s
@@ -32,9 +32,9 @@ _objects: dict[float, float] = {}
 
 
 def one_object(figure: float) -> float:
-    """The same number as one shared object.
+    """Return the same number as one shared object.
 
-    Thousands of links hold the same few figures. One object for all stays in the processor's cache; an object for each link would be
+    Thousands of links have the same few figures. One object for all stays in the processor's cache; one object per link would be
     fetched from memory for every message.
     """
     return _objects.setdefault(figure, figure)
@@ -89,7 +89,7 @@ class Transport:
     framed: dict[int, tuple[float, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def frame(self, payload_bytes: int) -> tuple[int, int]:
-        """Bytes on the wire and segments of a message."""
+        """Return the bytes on the wire and the number of segments of a message."""
         stream_bytes = payload_bytes + self.message_overhead_bytes
         stream_bytes += self.record_overhead_bytes * max(1, -(-stream_bytes // self.record_bytes))
         segments = max(1, -(-stream_bytes // self.segment_bytes))
@@ -97,28 +97,28 @@ class Transport:
 
     @property
     def flow_segments(self) -> int:
-        """Segments of `flow_bytes`."""
+        """Number of full segments in `flow_bytes`."""
         return max(1, self.flow_bytes // self.segment_bytes) if self.flow_bytes else 10**9
 
     def rto_s(self, srtt_s: float, rttvar_s: float) -> float:
-        """Retransmission timeout. Source: RFC 6298 sec. 2.3 with the floor on the variance term, as Linux has it; RFC 9002 sec. 6.2.1."""
+        """Return the retransmission timeout: RFC 6298 sec. 2.3 with a floor on the variance term, as in Linux; RFC 9002 sec. 6.2.1."""
         return min(srtt_s + max(4.0 * rttvar_s, self.rto_floor_s) + self.ack_delay_s, MAX_RTO_S)
 
     def opening_rto_s(self, rtt_s: float, left: int) -> float:
-        """First timeout of a handshake packet with so many round trips after its own: from a round trip measured before, or 1 s."""
+        """Return the first timeout of a handshake packet that `left` round trips follow: by an earlier sample of the round trip, or 1 s."""
         return self.rto_s(rtt_s, 0.5 * rtt_s) if self.opening_samples > left + 1 else SYN_RTO_S
 
     def probe_s(self, srtt_s: float, segments: int) -> float:
-        """Time after which a probe is sent for the tail of so many segments in flight, if no timeout comes before. Source: RFC 8985
+        """Return the time after which a probe is sent for the tail of `segments` segments in flight, unless a timeout comes first: RFC 8985
         sec. 7.2."""
         return 2.0 * srtt_s + (PROBE_S if segments > 1 else LONE_PROBE_S)
 
     def recovery_s(self, srtt_s: float, rto_s: float, segments: int, lost: Sequence[int]) -> float:
-        """Delay of a message of `segments` segments if those numbered `lost` (ascending) are retransmitted once.
+        """Return the delay of a message of `segments` segments if those numbered `lost` (ascending) are retransmitted once.
 
-        A loss with three segments or more after it costs a round trip (fast retransmit), with one or two the wait for reordering more
-        (RACK). A lost last segment is repeated by a tail loss probe or by the retransmission timeout, whichever comes first: the latter
-        for a lost only segment once the round trip is known. Without RACK only the timeout remains.
+        A loss followed by three or more segments costs a round trip (fast retransmit); followed by one or two, the wait for reordering in
+        addition (RACK). A lost last segment is repeated by a tail loss probe or by the retransmission timeout, whichever comes first: the
+        latter for a single segment once the round trip is known. Without RACK only the timeout remains.
         """
         after = segments - 1 - lost[-1]
         if after >= DUPLICATE_ACKS:
@@ -128,24 +128,24 @@ class Transport:
         if after:
             return srtt_s * (1.0 + self.reordering)
         extra_s = min(rto_s, self.probe_s(srtt_s, segments)) if self.probes else rto_s
-        if len(lost) > 1 and lost[-2] == segments - 2:  # known to be missing only once the probe is acknowledged
+        if len(lost) > 1 and lost[-2] == segments - 2:  # its loss is known only once the probe is acknowledged
             extra_s += srtt_s
         return extra_s
 
 
 # tcp: 20 B of IPv4, 20 B of TCP and 12 B of time stamps (RFC 9293, RFC 7323; Linux TCPOLEN_TSTAMP_ALIGNED) in a packet of 1500 B;
-# initial window of RFC 6928; idle restart as Linux (tcp_cwnd_restart).
-# grpc: a record of TLS 1.3 is 5 + 1 + 16 B (RFC 8446 sec. 5), a frame of HTTP/2 9 B (RFC 9113 sec. 4.1), a message of gRPC 5 B (gRPC over
-# HTTP2); one bidirectional stream, so headers travel once; a hello of 0.5 kB and a certificate chain of 3.5 kB are usual sizes.
+# initial window of RFC 6928; idle restart as in Linux (tcp_cwnd_restart).
+# grpc: a record of TLS 1.3 adds 5 + 1 + 16 B (RFC 8446 sec. 5), a frame of HTTP/2 9 B (RFC 9113 sec. 4.1), a message of gRPC 5 B (gRPC over
+# HTTP2). There is one bidirectional stream, so headers are sent once. A hello of 0.5 kB and a certificate chain of 3.5 kB are usual sizes.
 # quic: datagrams of 1200 B (RFC 9000 sec. 14), each with 28 B of IPv4 and UDP in front, a short header of 11 B with an 8-byte
-# connection id, a tag of 16 B and a stream frame of 6 B; HTTP/3 frame of 3 B around gRPC's 5; timers and window of RFC 9002, which waits an
-# eighth of a round trip for reordering (sec. 6.1.2) and has one timer for probes (sec. 6.2).
-# sctp: a data channel of WebRTC, a packet of 1191 B as Chrome has them, of which a header of 12 B and one of a chunk of 16 B (RFC 9260)
-# leave 1160 B in steps of four; a record of DTLS 1.2 is 13 + 8 + 16 B (RFC 6347, RFC 5288), with 28 B of IPv4 and UDP in front. A check by
-# ICE takes a round trip (RFC 8445), DTLS 1.2 two, SCTP two, of which the second carries the first data (RFC 9260 sec. 5.1), and the
-# opening of the channel none (RFC 8832); both ends send a certificate that they signed themselves, of some 1 kB. What signalling takes
-# before is left out. Window and timers of dcsctp, Chrome's: 10 packets, 0.22 s of variance (general knowledge).
-# In each the messages of a device and direction are one stream: a message waits for the one before it.
+# connection id, a tag of 16 B and a stream frame of 6 B; an HTTP/3 frame of 3 B around gRPC's 5. Timers and window are those of RFC 9002,
+# which waits an eighth of a round trip for reordering (sec. 6.1.2) and has one timer for probes (sec. 6.2).
+# sctp: a data channel of WebRTC. A packet has 1191 B as in Chrome; a header of 12 B and a chunk header of 16 B (RFC 9260) leave 1160 B in
+# multiples of four. A record of DTLS 1.2 adds 13 + 8 + 16 B (RFC 6347, RFC 5288), with 28 B of IPv4 and UDP in front. An ICE check takes
+# a round trip (RFC 8445), DTLS 1.2 two, SCTP two, of which the second carries the first data (RFC 9260 sec. 5.1), and opening the channel
+# none (RFC 8832). Both ends send a self-signed certificate of about 1 kB. Signalling before that is not counted. Window and timers are
+# those of Chrome's dcsctp: 10 packets, 0.22 s of variance (general knowledge).
+# For each transport the messages of a device in one direction form one stream: a message waits for the one before it.
 TRANSPORTS = {
     "ideal": Transport("ideal"),
     "tcp": Transport(
@@ -194,46 +194,46 @@ TRANSPORTS = {
 }
 
 
-# The server's part of a resumed TLS 1.3 handshake: hello, extensions and finished, no certificates (RFC 8446).
+# The server's messages in a resumed TLS 1.3 handshake: hello, extensions and finished, but no certificates (RFC 8446).
 RESUMED_BYTES = 300
 
 
 def opened_by(transport: Transport, handshake: str) -> Transport:
-    """The transport with a handshake: "full"; "resumed" by a ticket of an earlier session; "0-rtt": data leave with the hello."""
+    """Return the transport with a handshake: "full"; "resumed" with a ticket of an earlier session; "0-rtt": data leave with the hello."""
     if handshake == "full":
         return transport
     if handshake == "resumed":
         return replace(transport, handshake_bytes=RESUMED_BYTES)
     rtts = transport.handshake_rtts - 1  # of TCP alone; none for QUIC
-    # QUIC's timer begins with the round trip of the earlier connection as with a first sample (RFC 9002 sec. 6.2.2).
+    # QUIC's timer uses the round trip of the earlier connection as its first sample (RFC 9002 sec. 6.2.2).
     return replace(transport, handshake_rtts=rtts, hello_bytes=0, handshake_bytes=0, opening_samples=max(1, rtts))
 
 
 class Timer:
-    """The retransmission timeout of a connection whose round trip has been measured a few times, each by a message.
+    """The retransmission timeout of a new connection, after a few samples of the round trip by its messages.
 
-    The first sample sets the estimated deviation to half of the round trip, and each further one removes a quarter of the excess.
-    Source: RFC 6298 sec. 2.2 and 2.3, RFC 9002 sec. 5.3; one sample in a round trip, as RFC 6298 sec. 3 asks and Linux has it.
+    The first sample sets the estimated deviation to half of the round trip; each further one removes a quarter of the excess.
+    Source: RFC 6298 sec. 2.2 and 2.3, RFC 9002 sec. 5.3; one sample per round trip, as in RFC 6298 sec. 3 and Linux.
 
     Attributes:
         rttvar_s: estimated deviation.
-        settled: whether the first sample has no effect any more.
+        settled: whether the first sample no longer has an effect.
     """
 
     __slots__ = ("_deviation_s", "_next_s", "_rtt_s", "_transport", "rttvar_s", "settled")
 
     def __init__(self, transport: Transport, rtt_s: float, deviation_s: float) -> None:
-        """rtt_s, deviation_s: mean and mean deviation of the round trip, of which each sample is taken to be."""
+        """rtt_s, deviation_s: mean and mean deviation of the round trip, which every sample is assumed to have."""
         self._transport = transport
         self._rtt_s, self._deviation_s = rtt_s, deviation_s
-        self._next_s = -math.inf  # when the latest sample is there
+        self._next_s = -math.inf  # time at which the latest sample is complete
         self.rttvar_s = 0.5 * rtt_s
         self.settled = False
         for _ in range(transport.opening_samples - 1):
             self._sample()
 
     def rto_s(self, time_s: float) -> float:
-        """The timeout of a message that leaves at this time, after those before it."""
+        """Return the timeout of a message that leaves at this time. Calls come in order of time."""
         if time_s >= self._next_s:
             if self._next_s > -math.inf:
                 self._sample()
@@ -276,31 +276,33 @@ class Window:
     )
 
     def __init__(self, transport: Transport, ack_s: float, rto_s: float, most_bits: float = math.inf) -> None:
-        """An empty window.
+        """Create the window of a new connection.
 
         Args:
+            transport: figures of the transport.
             ack_s: time from the end of a segment's transmission until it is acknowledged.
+            rto_s: retransmission timeout, for idle restart.
             most_bits: capacity of path and buffer. A window that outgrows it loses the excess and stays there.
         """
         full_bits = 8.0 * (transport.segment_bytes + transport.segment_overhead_bytes)
         self._most = max(1, int(most_bits / full_bits)) if most_bits < math.inf else 10**9
         self._outgrown = 0
-        if transport.flow_segments < self._most:  # no more than that is ever under way, and nothing is lost for it
+        if transport.flow_segments < self._most:  # the receiver's window limits segments in flight, so none is lost
             self._outgrown = -1
         self._initial = self._segments = transport.initial_window
         self._idle_restart = transport.idle_restart
         self._full_bits = one_object(full_bits)
         self._ack_s = ack_s
         self._rto_s = rto_s
-        # Of the segments in flight: when the last is acknowledged, how many, and by how many the window will have grown then.
+        # Of the segments in flight: time at which the last is acknowledged, their number, and the growth of the window by then.
         self._acked_s = -math.inf
         self._in_flight = self._growth = 0
         self._flights: deque[tuple[float, int, int]] | None = None  # the same for each flight; None for a single one
-        self._quick = QUICK_ACKS  # segments still to be acknowledged each at once, none from 0 down
+        self._quick = QUICK_ACKS  # segments that will still be acknowledged each at once; none if not above 0
         self.last_s = -math.inf
 
     def overflow(self) -> int:
-        """Segments that were lost when the window outgrew path and buffer, reported once per connection."""
+        """Return the segments lost when the window outgrew path and buffer; not 0 at most once per connection."""
         if self._outgrown <= 0:
             return 0
         lost, self._outgrown = self._outgrown, -1
@@ -312,7 +314,7 @@ class Window:
         return self._most
 
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
-        """Time when the last bit of a message that may start at `start_s` leaves. finish_s: `Wire.finish_s`."""
+        """Return the time at which the last bit of a message that may start at `start_s` leaves. finish_s: `Wire.finish_s`."""
         if self._acked_s > start_s:
             return self._send_beside(start_s, segments, bits, finish_s)
         window = self._segments + self._growth
@@ -339,7 +341,7 @@ class Window:
     def _send_beside(
         self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]
     ) -> float:
-        """As `send`, with segments in flight."""
+        """Do `send` with segments in flight."""
         flights = self._flights
         if flights is None:
             flights = self._flights = deque([(self._acked_s, self._in_flight, self._growth)])
@@ -365,7 +367,7 @@ class Window:
     def _send_flights(
         self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]
     ) -> float:
-        """As `send`, for a message that does not fit into the rest of the window."""
+        """Do `send` for a message that does not fit into the rest of the window."""
         flights, in_flight, window, quick = self._flights, self._in_flight, self._segments, self._quick
         assert flights is not None
         full_bits = self._full_bits
@@ -379,7 +381,7 @@ class Window:
                 acked_bits = full_bits if quick > 0 else _SEGMENTS_PER_ACK * full_bits
                 acked_s = finish_s(time_s, min(acked_bits, flight_bits)) + self._ack_s
                 quick -= flight
-                if flights and acked_s < flights[-1][0]:  # acknowledgements keep their order
+                if flights and acked_s < flights[-1][0]:  # acknowledgements come in order
                     acked_s = flights[-1][0]
                 flights.append((acked_s, flight, flight))
                 in_flight += flight
@@ -413,11 +415,11 @@ class FlowWindow(Window):
     def __init__(self, transport: Transport, ack_s: float, rto_s: float, most_bits: float = math.inf) -> None:
         super().__init__(transport, ack_s, rto_s, most_bits)
         self._most_bits = transport.flow_segments * self._full_bits
-        self._held: deque[tuple[float, float]] = deque()  # when there is room again, and for how many bits
+        self._held: deque[tuple[float, float]] = deque()  # (time, bits): when the room of these bits is free again
         self._under_way_bits = 0.0
 
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
-        """As `Window.send`."""
+        """Do `Window.send` within the receiver's window."""
         held, full_bits = self._held, self._full_bits
         end_s = start_s
         while segments and start_s < math.inf:

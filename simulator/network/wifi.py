@@ -1,15 +1,15 @@
 """The Wi-Fi hop of a link: contention with stations that always have something to send, and the tail of its delay.
 
-A burst of our device, or of the access point to it, waits for the end of the transmission that it meets, counts down a random number of
+A burst of the device, or of the access point to it, waits for the end of the transmission that it meets, counts down a random number of
 idle slots, and transmits; other transmissions stop the count. If another station starts in the same slot, both are lost, and the next
 number is drawn from twice the range. How often the others transmit is Bianchi's fixed point for N saturated stations:
 
     tau = 2 (1 - 2 p) / ((1 - 2 p) (W + 1) + p W (1 - (2 p)^m)),    p = 1 - (1 - tau)^(N - 1)
 
-with W = 16 slots, doubled m = 6 times. Our own bursts are assumed to be few: they do not slow the others down.
+with W = 16 slots, doubled m = 6 times. The device's bursts are assumed to be few: they do not slow the others down.
 
 Sources: G. Bianchi, IEEE JSAC 18 (2000), equations 7 and 9; intervals and windows of the best-effort class of 802.11 at 5 GHz (general
-knowledge); bursts of 4 ms as Linux' ath9k and FreeBSD's ath limit their aggregates.
+knowledge); bursts of 4 ms, to which Linux' ath9k and FreeBSD's ath limit their aggregates.
 """
 
 import math
@@ -28,14 +28,14 @@ SIFS_S = 16e-6
 AIFS_S = SIFS_S + 3 * SLOT_S
 BLOCK_ACK_S = 32e-6  # at 24 Mbit/s
 BURST_S = 4e-3
-BUSY_S = BURST_S + SIFS_S + BLOCK_ACK_S + AIFS_S  # of the channel, for a transmission or a collision
+BUSY_S = BURST_S + SIFS_S + BLOCK_ACK_S + AIFS_S  # time that a transmission or a collision takes the channel
 WINDOW = 16  # slots
 DOUBLINGS = 6
-# Of one home's hop, the worst 1 % is about 90 ms (S. Sarode, sarodeoverwireless.com, 2022).
+# In one home, the 99th percentile of the hop is about 90 ms (S. Sarode, sarodeoverwireless.com, 2022).
 TAIL_S = (0.05, 0.1)
-MOST_BURSTS = 4096  # that are kept of a time in which there is always something to send
+MOST_BURSTS = 4096  # bursts kept of a busy period
 _ROUNDING_BITS = 1e-6
-CYCLES = 200_000  # waits that are drawn to meet one at a random moment
+CYCLES = 200_000  # waits drawn once, to find the one at a random time
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Hop:
 
 @cache
 def transmits(stations: int) -> float:
-    """tau: probability that one of so many saturated stations starts to transmit in a slot."""
-    low, high = 0.0, 1.0  # of p; the difference below falls from above 0 to below
+    """Return tau, the probability that one of `stations` saturated stations starts to transmit in a slot."""
+    low, high = 0.0, 1.0  # bounds of p; the difference compared below decreases in p
     for _ in range(60):
         p = 0.5 * (low + high)
         low, high = (p, high) if 1.0 - math.pow(1.0 - _attempts(p), stations - 1) > p else (low, p)
@@ -82,13 +82,13 @@ def transmits(stations: int) -> float:
 
 
 def _attempts(p: float) -> float:
-    # The sum is (1 - (2 p)^m) / (1 - 2 p), which has a limit at p = 1/2.
+    # The sum equals (1 - (2 p)^m) / (1 - 2 p), but is also defined at p = 1/2.
     return 2.0 / (WINDOW + 1.0 + p * WINDOW * sum(math.pow(2.0 * p, k) for k in range(DOUBLINGS)))
 
 
 @cache
 def mean_access_s(stations: int) -> float:
-    """Mean wait for the channel among so many saturated stations."""
+    """Return the mean wait for the channel among `stations` saturated stations."""
     if not stations:
         return 0.0
     quiet = math.pow(1.0 - transmits(stations), stations)
@@ -129,9 +129,9 @@ class HopWire(Wire):
         self._uniform = buffered(random.random)
         self._quiet = math.pow(1.0 - transmits(hop.stations), hop.stations) if hop.stations else 1.0
         self._burst_bits = BURST_S * wire.mean_bps
-        # Since when, and until when there is something to send; of an earlier time nothing is known any more.
+        # Start and end of the latest busy period; nothing is known about earlier times.
         self._from_s = self._end_s = -math.inf
-        # Bursts since then: when each begins, and when it has carried all that it can.
+        # Start of each burst in it, and time at which the burst is full.
         self._begins_s: list[float] = []
         self._ends_s: list[float] = []
 
@@ -151,7 +151,7 @@ class HopWire(Wire):
     def occupied(self, time_s: float) -> None:
         if time_s <= self._end_s or not self._burst_bits:
             return
-        # A random moment of all waits and bursts: a burst follows, or is under way.
+        # A random time among all waits and bursts: the next burst follows, or is being sent.
         _, ends_s = _cycles(self._hop)
         moment_s = float(ends_s[-1]) * self._uniform()
         begin_s = time_s + float(ends_s[np.searchsorted(ends_s, moment_s, side="right")]) - BURST_S - moment_s
@@ -205,7 +205,7 @@ class HopWire(Wire):
         return self._wire.outages(start_s, end_s)
 
     def _wait_s(self) -> float:
-        """A draw of the wait of one burst."""
+        """Draw the wait of one burst."""
         wait_s = 0.0
         if self._hop.tail and self._uniform() < self._hop.tail:
             wait_s = TAIL_S[0] + (TAIL_S[1] - TAIL_S[0]) * self._uniform()
@@ -213,7 +213,7 @@ class HopWire(Wire):
             return wait_s
         quiet = self._quiet
         busy = (1.0 - quiet) * BUSY_S
-        if self._uniform() < busy / (busy + quiet * SLOT_S):  # it comes in a transmission
+        if self._uniform() < busy / (busy + quiet * SLOT_S):  # it comes during a transmission
             wait_s += BUSY_S * self._uniform()
         window = WINDOW
         while True:
@@ -228,7 +228,7 @@ class HopWire(Wire):
 
 @cache
 def _cycles(hop: Hop) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [CYCLES] each, seconds: waits as `HopWire` draws them, and the sum of all waits and bursts to the end of each burst."""
+    """Return waits drawn as by `HopWire`, and the times at which the bursts after them end, both float64 [CYCLES] in seconds."""
     random = stream(0, "wifi.cycles")
     least_s, most_s = TAIL_S
     waits_s = (random.random(CYCLES) < hop.tail) * random.uniform(least_s, most_s, CYCLES)
@@ -236,7 +236,7 @@ def _cycles(hop: Hop) -> tuple[np.ndarray, np.ndarray]:
         quiet = math.pow(1.0 - transmits(hop.stations), hop.stations)
         busy = (1.0 - quiet) * BUSY_S
         waits_s += (random.random(CYCLES) < busy / (busy + quiet * SLOT_S)) * BUSY_S * random.random(CYCLES)
-        left, window = np.arange(CYCLES), WINDOW  # those that have not transmitted yet
+        left, window = np.arange(CYCLES), WINDOW  # bursts that have not been sent yet
         while len(left):
             counts = random.integers(window, size=len(left))
             stops = random.binomial(counts, 1.0 - quiet)

@@ -48,19 +48,19 @@ class Wire:
         """Other traffic had something to send on it all the time until `time_s`."""
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """Time when the last of `bits` is sent, starting at `start_s`; infinity for never."""
+        """Return the time at which the last of `bits` is sent, starting at `start_s`; infinity for never."""
         return start_s + bits / self.rate_bps
 
     def bits(self, start_s: float, end_s: float) -> float:
-        """Bits that the wire can carry between two times."""
+        """Return the bits that the wire can carry between two times."""
         return (end_s - start_s) * self.rate_bps
 
     def waiting_bits(self, start_s: float, free_s: float) -> float:
-        """Bits that wait at `start_s` if they keep the wire busy until `free_s`."""
+        """Return the bits that wait at `start_s` if they keep the wire busy until `free_s`."""
         return self.bits(start_s, free_s)
 
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
-        """Start and end of each stretch of rate 0 that lies at least partly between two times."""
+        """Yield start and end of each stretch of rate 0 that lies at least partly between two times."""
         return iter(())
 
 
@@ -98,17 +98,17 @@ class Capacity:
         return self.total_bits / self.duration_s
 
     def wire(self, offset_s: float, shared: bool) -> "VaryingWire":
-        """A wire that follows it, entered at `offset_s`."""
+        """Return a wire that follows it, starting at `offset_s`."""
         return VaryingWire(self, offset_s, shared)
 
     @classmethod
     def with_outages(cls, rate_bps: float, every_s: float, outage_s: float) -> "Capacity":
-        """A constant rate with a pause of `outage_s` in every `every_s`."""
+        """Return a constant rate with a pause of `outage_s` in every `every_s`."""
         return cls([0.0, every_s - outage_s], [rate_bps, 0.0], every_s)
 
 
 def _zero_stretches(edges_s: Sequence[float], rates: Sequence[float]) -> list[tuple[float, float]]:
-    """Start and end of each stretch of rate 0 in a period; one that continues in the next period ends after this one."""
+    """Return start and end of each stretch of rate 0 in a period; one that continues in the next period ends after this one."""
     found: list[tuple[float, float]] = []
     for begin_s, end_s, rate in zip(edges_s, edges_s[1:], rates, strict=False):
         if rate == 0.0:
@@ -122,7 +122,7 @@ def _zero_stretches(edges_s: Sequence[float], rates: Sequence[float]) -> list[tu
 
 
 class VaryingWire(Wire):
-    """A wire whose rate follows a `Capacity`, entered at `offset_s`."""
+    """A wire whose rate follows a `Capacity`, starting at `offset_s`."""
 
     __slots__ = ("_begin_s", "_capacity", "_end_s", "_offset_s")
 
@@ -130,14 +130,14 @@ class VaryingWire(Wire):
         super().__init__(math.inf, shared)
         self._capacity = capacity
         self._offset_s = offset_s
-        self._begin_s, self._end_s = math.inf, -math.inf  # the stretch of the last message, in which `rate_bps` holds
+        self._begin_s, self._end_s = math.inf, -math.inf  # stretch of the latest message, which has the rate `rate_bps`
 
     @property
     def mean_bps(self) -> float:
         return self._capacity.mean_bps
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """The inverse of the cumulative capacity. Most messages lie in the stretch of the last one."""
+        """See `Wire.finish_s`: the inverse of the cumulative capacity. Most messages are in the stretch of the latest one."""
         if start_s >= self._begin_s:
             end_s = start_s + bits / self.rate_bps
             if end_s <= self._end_s:
@@ -153,15 +153,15 @@ class VaryingWire(Wire):
         phase_s = (start_s + self._offset_s) % c.duration_s
         here = bisect_right(c.edges_s, phase_s) - 1
         rate_bps = c.rates_bps[here]
-        if bits <= (c.edges_s[here + 1] - phase_s) * rate_bps:  # all of it in the stretch in which it starts
+        if bits <= (c.edges_s[here + 1] - phase_s) * rate_bps:  # all of them in the stretch in which they start
             self.rate_bps = rate_bps
             self._begin_s = start_s - phase_s + c.edges_s[here]
             self._end_s = start_s - phase_s + c.edges_s[here + 1]
             return start_s + bits / rate_bps
         more, target = divmod(c.bits[here] + (phase_s - c.edges_s[here]) * rate_bps + bits, c.total_bits)
-        if target == 0.0:  # the last bit of a period, not the first of the next
+        if target == 0.0:  # the last bit of a period, not the first bit of the next one
             more, target = more - 1.0, c.total_bits
-        there = bisect_left(c.bits, target) - 1  # its rate is above 0, since the capacity grows across it
+        there = bisect_left(c.bits, target) - 1  # its rate is above 0, because the capacity grows in it
         rate_bps = c.rates_bps[there]
         shift_s = more * c.duration_s - phase_s + start_s
         self.rate_bps = rate_bps
@@ -184,7 +184,7 @@ class VaryingWire(Wire):
             return
         shift_s = ((start_s + self._offset_s) // c.duration_s - 1.0) * c.duration_s - self._offset_s
         while shift_s < end_s:
-            # A period can hold tens of thousands: those before the first are not walked over.
+            # A period can have tens of thousands of outages, so a bisection skips those before the first.
             first = bisect_right(c.outages_s, start_s - shift_s, key=itemgetter(1))
             for place in range(first, len(c.outages_s)):
                 begin_s, stop_s = c.outages_s[place]
@@ -198,7 +198,7 @@ class StepFunction:
     """A repeating step function of time: a one-way delay in seconds, or a share of packets lost."""
 
     def __init__(self, times_s: ArrayLike, values: ArrayLike, duration_s: float) -> None:
-        """As `Capacity`, with `values` instead of rates."""
+        """Take the arguments of `Capacity`, with `values` instead of rates."""
         times, held = np.asarray(times_s, np.float64), np.asarray(values, np.float64)
         self.duration_s = float(duration_s)
         self.mean = float(held @ np.diff(times, append=duration_s) / duration_s)
@@ -206,10 +206,10 @@ class StepFunction:
         self._values: list[float] = held.tolist()
 
     def entered_at(self, offset_s: float) -> Callable[[float], float]:
-        """The value by time, entered at `offset_s`."""
+        """Return the value as a function of time, starting at `offset_s`."""
         return lambda time_s: self._values[bisect_right(self._times_s, (time_s + offset_s) % self.duration_s) - 1]
 
 
 def mean_of(value: float | StepFunction) -> float:
-    """Of a figure over time, constant or varying."""
+    """Return the mean over time of a constant or varying quantity."""
     return value.mean if isinstance(value, StepFunction) else value
