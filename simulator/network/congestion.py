@@ -462,8 +462,8 @@ class Sender:
             if known or late_s <= now_s + INSTANT_S:
                 self._mark(other)
                 known = True
-            else:
-                self._reorder_s = late_s if linux else min(late_s, self._reorder_s)  # Linux: the last of them; QUIC: the first
+            else:  # Linux: the last of them; QUIC: the first
+                self._reorder_s = late_s if linux else min(late_s, self._reorder_s)
 
     def _reordered(self, now_s: float) -> None:
         self.now_s = now_s
