@@ -107,7 +107,7 @@ def _check(facts: Mapping[str, Any], kind: str) -> None:
             raise TypeError("metric must be a text, and verified a list")
         for one in verified:
             if not isinstance(one["held"], bool) or one["method"] not in facts["names"]:
-                raise ValueError("verified must say of methods whether they held")
+                raise ValueError("verified must name methods and whether they held")
 
 
 def decision_plot(answer: Answer, kind: str, form: Form = PAGE, methods: Sequence[str] = ()) -> Figure:

@@ -199,7 +199,7 @@ def samples(
     )
     if not quiet:
         claims = found.by_kind.to_string(index=False, float_format="%.1f")
-        click.echo(claims if len(found.by_kind) else "no judge reads this pair's images: no claims are counted")
+        click.echo(claims if len(found.by_kind) else "this pair has no judge, so no claims are counted")
         if len(found.figures):
             click.echo(found.figures.to_string(index=False, float_format="%.3f", na_rep=""))
         if found.share_of_real == found.share_of_real:

@@ -125,7 +125,7 @@ def _pairs(one: _Loaded, two: _Loaded) -> list[tuple[str, int, int]]:
         return [(name if name == other else f"{other} against {name}", case, its)]
     if varied:
         raise CiarSimError(
-            f"{two.folder} and {one.folder}: {varied[0]} is swept in one of them only, so that cases do not pair"
+            f"{two.folder} and {one.folder}: {varied[0]} is swept in one of them only, so their cases cannot be paired"
         )
     there = {key(row): int(row["case"]) for _, row in two.run.summary.iterrows()}
     return [

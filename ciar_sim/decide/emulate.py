@@ -280,7 +280,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         ),
         (
             n.up_cross is not None or n.down_cross is not None,
-            f"cross_traffic: start a flow beside it (aqm: {link.aqm})",
+            f"cross_traffic: start a competing flow (aqm: {link.aqm})",
         ),
         (n.wifi is not None, "the Wi-Fi hop: contention for the channel, its tail"),
         (link.radio is not None, f"the radio {link.radio}: sleeping, paging, promotion"),
@@ -291,7 +291,10 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
             f"that a connection ends after {n.idle_timeout_s:g} s of silence (idle_timeout_s)",
         ),
         (n.handovers is not None, "handovers"),
-        (bool(n.also), f"{len(n.also)} more paths beside the first: a real Multipath TCP needs an interface for each"),
+        (
+            bool(n.also),
+            f"{len(n.also)} further path{'s' * (len(n.also) > 1)}: a real Multipath TCP needs an interface for each",
+        ),
         (link.uplink is not None, "waits for the uplink: scheduling requests, slots, configured grants"),
         (n.devices_per_cell > 1, f"the {n.devices_per_cell} devices of a cell: start as many behind it"),
         (bool(n.varying), "the separate starting place of each device: this starts at the beginning"),

@@ -102,8 +102,8 @@ def chosen_metric(records: Sequence[CaseRecords], asked: str | None) -> str:
         return known[0]
     if asked not in known and asked in records[0].of_set(np.empty(0, np.int64)):
         raise CiarSimError(
-            f"--metric {asked}: has no value for so few images; ask for more prompts (docs/quality.md says how many it takes), "
-            f"or for one of {', '.join(known)}"
+            f"--metric {asked}: has no value for so few images; use more prompts (docs/quality.md says how many it needs), "
+            f"or one of {', '.join(known)}"
         )
     if asked not in known:
         raise CiarSimError(f"--metric {asked}: not a quality that these images have{did_you_mean(asked, known)}")

@@ -111,7 +111,7 @@ def recommend(
         prefix = f"{condition_words(where, tuple(where))}: " if where else ""
         base = next((case for case in cases if case.method.name == "base"), None)
         if base is None:
-            sentences.append(f"{prefix}base could not be simulated, so that nothing is compared with it.")
+            sentences.append(f"{prefix}base could not be simulated, so nothing can be compared with it.")
             continue
         name = chosen_metric([prepared.quality(base)], metric)
         judged = judge(prepared, measured, cases, base, name, max_loss_pct, slo_s)
@@ -191,7 +191,7 @@ def _decide(
     """Return the sentences for one condition, and a row per verified candidate."""
     base = next(one for one in judged if one.case.method.name == "base")
     if not len(base.measured.latency_s):
-        return ["base: no request was answered, so that nothing can be compared with it.", *_unanswered(base)], []
+        return ["base: no request was answered, so nothing can be compared with it.", *_unanswered(base)], []
     floor = f"at most {number(max_loss_pct)} % of {metric} lost"
     allowed = [one for one in judged if one.verdict == KEEPS and one.in_time and one.faster]
     checks: list[dict[str, Any]] = []
@@ -211,9 +211,7 @@ def _decide(
             said += _unanswered(one, base)
             return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct), checks
         why = _failure(fresh)
-        said.append(
-            f"{candidate(one.case)} was tried before, and {why} did not hold on other prompts and another seed."
-        )
+        said.append(f"{candidate(one.case)} was tried, but {why} did not hold on other prompts and another seed.")
     if base.in_time:
         seconds = f"{significant(base.measured.mean_s)} s, p95 {significant(base.measured.p95_s)} s"
         text = f"base: no method is shown to be faster with {floor} ({seconds})."

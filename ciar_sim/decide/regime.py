@@ -122,7 +122,7 @@ def regime(
     swept = {path for case in cases for path in condition(case)} - {option.partition("=")[0] for option in fixed}
     if more := sorted(swept - {one.path for one in axes}):
         raise CiarSimError(
-            f"{more[0]}: is swept beside the axes of the map; give it one value with --set {more[0]}=VALUE"
+            f"{more[0]}: is swept in addition to the axes of the map; give it one value with --set {more[0]}=VALUE"
         )
     prepared = bench.prepare(cases)
     base_of(prepared.cases, "regime")

@@ -172,7 +172,7 @@ def _times_of(
             times, notes = read.requested_s, read.notes
         else:
             if unit is not None:
-                source.fail("a unit is told, but requested_s states its own; allowed: no unit")
+                source.fail("a unit is given, but requested_s states its own; allowed: no unit")
             table = own_arrivals_table(source)
             times = table.numbers("requested_s")
             source.need_sorted(times, table.lines, "requested_s")

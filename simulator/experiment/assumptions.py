@@ -35,7 +35,7 @@ def repeated_captions(scenarios: Iterable[Scenario]) -> list[str]:
         if len(counts) < len(captions):
             ((caption, times),) = counts.most_common(1)
             notes.append(
-                f"{len(captions) - len(counts)} of {len(captions)} captions stand there already, {caption[:60]!r} {times} times: "
-                "each is drawn with a seed of its own"
+                f"{len(captions) - len(counts)} of {len(captions)} captions are repetitions ({caption[:60]!r} occurs {times} times): "
+                "each has a different seed"
             )
     return notes

@@ -135,7 +135,7 @@ class CostTable:
             if isinstance(side, MeasuredCosts) and side.profile.weights not in ("", manifest.weights_hash):
                 with error_context("compute"):
                     raise ComputeError(
-                        f"a profile of the pair {side.profile.model} says nothing about {manifest.name}, whose weights are others; "
+                        f"the profile is of the pair {side.profile.model}, and {manifest.name} has other weights; "
                         f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
                     )
         # Keyed by id(recording), which stays unique because the value references the recording.

@@ -128,7 +128,7 @@ def calibration_captions(
         named = [caption for caption in dict.fromkeys(scenario.prompts.calibration) if caption not in used]
         if len(named) < (asked or 1):
             raise ScenarioError(
-                f"prompts.calibration: holds {len(named)} captions beside the prompts, threshold.prompts asks for {count}"
+                f"prompts.calibration: holds {len(named)} captions that are not prompts, threshold.prompts asks for {count}"
             )
         return named[:count]
     if isinstance(scenario.prompts, ScenePrompts):

@@ -182,7 +182,7 @@ class Scenario(Part):
                 refuse("proportional-fair goes with a cloud without crashes and max_waiting", *place, "sharing")
         if self.fallback.policy != "wait" and self.placement == "cloud":
             refuse(
-                f"{self.fallback.policy} goes with placement split: in the cloud nobody waits for it",
+                f"{self.fallback.policy} goes with placement split: with placement cloud no device waits for a reply",
                 "fallback",
                 "policy",
             )

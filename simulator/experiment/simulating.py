@@ -1,6 +1,7 @@
 """Simulation of the cases of a run, and recording of the branches that the simulation needs."""
 
 import hashlib
+import math
 import pickle
 import traceback
 from collections import OrderedDict
@@ -251,6 +252,8 @@ def attempt(task: Task) -> bytes | Failure:
     except CiarSimError as error:
         return Failure(str(error), error)
     except MemoryError:
+        if math.isinf(limits.free_bytes):  # not known, as of a worker of a cluster
+            return Failure("needs more memory than its process can have", None)
         return Failure(f"needs more than the {limits.free_bytes / 1e9:.1f} GB of memory that are free", None)
     except Exception as error:  # a fault of this program must not end the other cases
         frame = traceback.extract_tb(error.__traceback__)[-1]

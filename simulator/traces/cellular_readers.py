@@ -100,7 +100,7 @@ def with_trains(trace: Trace) -> Trace:
     down, up = scaled(trace.down), scaled(trace.up)
     if down is trace.down and up is trace.up:
         return trace
-    notes = (*trace.notes, f"beside packet trains a chance is of {TRAIN_BYTES} bytes, as in CellReplay")
+    notes = (*trace.notes, f"with packet trains, an opportunity is to send {TRAIN_BYTES} bytes, as in CellReplay")
     return replace(trace, down=down, up=up, notes=notes)
 
 

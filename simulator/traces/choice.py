@@ -50,7 +50,7 @@ class TraceChoice:
             ways[way] = getattr(trace, way)
             if ways[way].rate is None:
                 raise TraceError(
-                    f"{file}: has no {way}link rate ({trace.format}); needed: one, as it stands under {way}"
+                    f"{file}: has no {way}link rate ({trace.format}); needed: one, since the file is given for {way}"
                 )
             formats.append(trace.format)
             notes += [f"{way}: {note}" for note in trace.notes]

@@ -88,9 +88,8 @@ def _checked(window_s: Window | None, time_scale: float, duration_s: float) -> W
         return 0.0, duration_s
     begin_s, end_s = window_s
     if not 0.0 <= begin_s < end_s <= duration_s * (1.0 + 1e-9):
-        raise TraceError(
-            f"window_s must be two rising times from 0 to {duration_s:g} s, where the trace ends, got {begin_s:g} to {end_s:g}"
-        )
+        allowed = f"from 0 to {duration_s:g} s, where the trace ends" if math.isfinite(duration_s) else ">= 0 s"
+        raise TraceError(f"window_s must be two rising times {allowed}, got {begin_s:g} to {end_s:g}")
     return begin_s, min(end_s, duration_s)
 
 

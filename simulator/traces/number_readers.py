@@ -61,7 +61,7 @@ def read_integers(source: Source, said: Told) -> Trace:
     way = way_of(source, said)
     notes = (
         note,
-        f"a line is a chance to send 1500 bytes; a {'millisecond' if slots_per_s == 1e3 else 'second'} without one is an outage",
+        f"a line is an opportunity to send 1500 bytes; a {'millisecond' if slots_per_s == 1e3 else 'second'} without one is an outage",
     )
     return one_way("mahimahi", way, Direction(rate=_chances(times, slots_per_s), packets=len(times)), notes)
 

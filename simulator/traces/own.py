@@ -36,7 +36,7 @@ def read_own(source: Source, said: Told) -> Trace:
         if name != "time_s" and name not in COLUMNS:
             source.fail(f"column {name[:40]!r} is not known; allowed beside time_s: {', '.join(COLUMNS)}")
     if len(table.names) < 2:
-        source.fail(f"holds time_s alone; needed beside it: at least one of {', '.join(COLUMNS)}")
+        source.fail(f"has no column but time_s; needed: at least one of {', '.join(COLUMNS)}")
     for both, one in (("rtt_ms", "delay_{}_ms"), ("loss_pct", "loss_{}_pct")):
         for single in (one.format("down"), one.format("up")):
             if both in table.names and single in table.names:

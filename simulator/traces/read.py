@@ -123,7 +123,7 @@ FORMATS: dict[str, Format] = {
         "sizes and delays in a file named latency-offset (CellReplay)",
         cellular.is_size_delays,
         cellular.read_size_delays,
-        ("a delay besides, by the size of a packet; it concerns packets of a train only",),
+        ("an additional delay by packet size, for packets of a train only",),
         ("direction",),
     ),
     "nyu-mets-csv": Format(
@@ -244,7 +244,7 @@ def _check_used(paths: Sequence[Path], found: Sequence[Trace | Arrivals], said: 
         if value is not None and part not in asked:
             names = ", ".join(name for name, form in FORMATS.items() if part in form.asks)
             raise TraceError(
-                f"{paths[0]}: a {what} ({value}) is told, but {found[0].format} states its own; allowed with: {names}"
+                f"{paths[0]}: a {what} ({value}) is given, but {found[0].format} states its own; allowed with: {names}"
             )
 
 

@@ -58,7 +58,7 @@ class Source:
         except OSError as error:
             self.fail(f"cannot be read: {reason(error)}")
         except ValueError:  # a NUL in the name
-            self.fail("cannot be read: no such name can exist")
+            self.fail("cannot be read: not a valid file name")
         for magic, what in _MAGIC.items():
             if data.startswith(magic):
                 self.fail(f"is {what}; allowed: text files, UTF-8")

@@ -52,7 +52,7 @@ def gap_notes(
     """
     steps_s = np.diff(times_s)
     same = 0 if repeat else int((steps_s == 0.0).sum())
-    twice = (f"{same} of {len(times_s)} values stand at the time of the one before: of such values one counts",)
+    twice = (f"{same} of {len(times_s)} values have the same time as the one before: one of such values is used",)
     median_s = float(np.median(steps_s[steps_s > 0]))
     most_s = max(LONGEST_GAP_S, LONGEST_GAP_STEPS * median_s)
     wrong = np.flatnonzero(steps_s > most_s)

@@ -106,7 +106,7 @@ def ask_for_unit(source: Source, what: str, found: str, units: dict[str, float])
     """
     return TraceError(
         f"{source.path}: the unit of {what} is not stated and cannot be inferred: {found}; "
-        f"say it with `unit:` in the scenario or `--unit`; allowed: {', '.join(units)}"
+        f"state it with `unit:` in the scenario or `--unit`; allowed: {', '.join(units)}"
     )
 
 

@@ -450,7 +450,7 @@ workload: {{arrivals: sequential}}
     stored.write_text(json.dumps(profile))
     result = call("run", path, "--out", tmp_path / "other", "--cache", cache)
     assert result.exit_code == 2
-    assert "whose weights are others; measure one with ciar-sim profile --pair" in result.stderr
+    assert "has other weights; measure one with ciar-sim profile --pair" in result.stderr
     profile["passes"]["device"]["seconds"][0][0][0] = None
     stored.write_text(json.dumps(profile))
     result = call("run", path, "--out", tmp_path / "other", "--cache", cache)

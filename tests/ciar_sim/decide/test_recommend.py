@@ -104,7 +104,7 @@ def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
         chosen_metric([one], "align_scenes")
     few = records({"cloud_nll": [2.0, 2.0]}, {"fd_photos": (math.nan,) * 3})
     with pytest.raises(
-        CiarSimError, match=r"^--metric fd_photos: has no value for so few images; .* or for one of cloud_nll$"
+        CiarSimError, match=r"^--metric fd_photos: has no value for so few images; .* or one of cloud_nll$"
     ):
         chosen_metric([few], "fd_photos")
 
@@ -214,7 +214,7 @@ def test_a_choice_that_does_not_hold_is_not_recommended_and_the_sentence_names_w
     monkeypatch.setattr(module, "verify", failing)
     found = ciar_sim.recommend(quick, max_loss_pct=1e9, cache=cache)
     assert found.sentence.startswith("base: ")
-    assert sum(f"and {what} did not hold" in text for text in found.sentences) == 2
+    assert sum(f"but {what} did not hold" in text for text in found.sentences) == 2
     assert found.more["verified"]["held"].tolist() == [False, False]
 
 

@@ -411,7 +411,7 @@ def test_a_scenario_may_name_its_calibration_captions() -> None:
     assert calibration_captions(of_list, 2, 8, lambda seed, count: ["x"] * count) == ["c", "d"]
     assert calibration_captions(of_list, None, 8, lambda seed, count: ["x"] * count) == ["c", "d"]  # all that exist
     with pytest.raises(
-        ScenarioError, match=r"prompts\.calibration: holds 2 captions beside the prompts, .* asks for 3"
+        ScenarioError, match=r"prompts\.calibration: holds 2 captions that are not prompts, .* asks for 3"
     ):
         calibration_captions(of_list, 3, 8, lambda seed, count: ["x"] * count)
     none = Scenario.model_construct(prompts=PromptList.model_validate({"list": ["a"]}))

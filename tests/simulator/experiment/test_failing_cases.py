@@ -1,6 +1,7 @@
 """A case that raises, needs too much memory or never ends fails alone; the others are written."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,23 @@ def test_a_session_that_leaves_its_way_is_recorded_alone_and_else_fails_its_case
     methods = pd.read_csv(tmp_path / "out" / "summary.csv")["method"].tolist()
     assert methods == ["base", "device-only", *(["code"] if alone else [])]
     assert ("code: never waited for it" in shown.output) == (not alone)
+
+
+class _Full:
+    @property
+    def kinds(self) -> Any:
+        raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "message"),
+    [
+        (2e9, "needs more than the 2.0 GB of memory that are free"),
+        (math.inf, "needs more memory than its process can have"),
+    ],
+)
+def test_too_little_memory_is_said_in_figures_only_where_they_are_known(free_bytes: float, message: str) -> None:
+    full: Any = _Full()
+    limits = simulating._Limits(None, free_bytes, 0, False)
+    task = simulating.Task(full, full, "", (), (), limits)
+    assert simulating.attempt(task) == simulating.Failure(message, None)

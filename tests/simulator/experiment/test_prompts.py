@@ -265,7 +265,7 @@ def test_captions_that_stand_again_are_told(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SCENARIO)
     made = load_with_source(tmp_path / "s.yaml").scenario
     (note,) = repeated_captions([made, made])
-    assert note == "2 of 4 captions stand there already, 'a star' 3 times: each is drawn with a seed of its own"
+    assert note == "2 of 4 captions are repetitions ('a star' occurs 3 times): each has a different seed"
     (tmp_path / "captions.txt").write_text("a star\na cube\n")
     assert repeated_captions([load_with_source(tmp_path / "s.yaml").scenario]) == []
 

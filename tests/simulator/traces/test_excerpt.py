@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.core.errors import TraceError
-from simulator.traces.excerpt import excerpt, excerpt_of_arrivals
+from simulator.traces.excerpt import excerpt, excerpt_of_arrivals, times_in_window
 from simulator.traces.read import read_arrivals, read_trace
 from simulator.traces.series import RateSeries, StepSeries
-from simulator.traces.trace import Direction, Trace
+from simulator.traces.trace import Arrivals, Direction, Trace
 from tests.simulator.traces.examples import MOONCAKE, OWN, assert_refused, call, file
 
 TRACE = Trace(
@@ -61,6 +61,18 @@ def test_arrivals_in_a_window_twice_as_fast(tmp_path: Path) -> None:
 def test_windows_that_are_none(window_s: tuple[float, float]) -> None:
     with pytest.raises(TraceError, match="window_s must be two rising times from 0 to 5 s"):
         excerpt(TRACE, window_s)
+
+
+@pytest.mark.parametrize("window_s", [(-1.0, 2.0), (3.0, 2.0), (float("nan"), 2.0)])
+def test_windows_that_are_none_of_arrivals(window_s: tuple[float, float]) -> None:
+    """Arrivals may come at any time, so there is no end to name."""
+    requested_s = np.array([0.0, 1.0, 2.0])
+    for refused in (
+        lambda: excerpt_of_arrivals(Arrivals("mooncake-jsonl", requested_s), window_s),
+        lambda: times_in_window(requested_s, window_s, 1.0),
+    ):
+        with pytest.raises(TraceError, match="window_s must be two rising times >= 0 s, got"):
+            refused()
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

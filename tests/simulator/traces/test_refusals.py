@@ -78,7 +78,7 @@ BAD = {
     "mooncake negative": (MOONCAKE.replace("4000", "-4000"), ":3: key timestamp"),
     "burstgpt tokens": (BURSTGPT.replace("472", "4.5"), ":2: tokens must be a whole number, got 4.5"),
     "one request": ("requested_s\n1\n", "no duration"),
-    "own alone": ("time_s\n0\n1\n", "time_s alone"),
+    "own alone": ("time_s\n0\n1\n", "no column but time_s"),
     "own unit": ("time_s,down_kbps\n0,1\n1,1\n", "column 'down_kbps' is not known"),
     "own two units": ("time_s,rtt_ms,delay_up_ms\n0,1,1\n1,1,1\n", "twice"),
     "own column twice": ("time_s,rtt_ms,rtt_ms\n0,1,1\n1,1,1\n", "occurs twice"),

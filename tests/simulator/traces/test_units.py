@@ -103,7 +103,7 @@ def test_a_convention_gives_way_to_unix_times_and_a_name_does_not(
 def test_values_of_one_time_are_told(tmp_path: Path) -> None:
     """Of two rates with the same time, one holds for zero seconds."""
     trace = read_trace([file(tmp_path, "0 5\n1 5\n1 60\n2 5\n")])
-    assert "1 of 4 values stand at the time of the one before: of such values one counts" in trace.notes
+    assert "1 of 4 values have the same time as the one before: one of such values is used" in trace.notes
 
 
 PING = "{} 64 bytes from 192.0.2.1: icmp_seq=1 ttl=57 time=10 ms\n{} 64 bytes from 192.0.2.1: icmp_seq=2 ttl=57 time=10 ms\n"
