@@ -108,7 +108,7 @@ def test_arrivals(tmp_path: Path) -> None:
         "".join(f'{{"timestamp": {time}, "input_length": 1}}\n' for time in (10, 11.5, 14))
     )
     assert times(tmp_path, "{trace: own.csv}") == [0.5, 2, 4]
-    assert times(tmp_path, "{trace: own.csv, time_scale: 0.5, window_s: [1, 4]}") == [0.5]
+    assert times(tmp_path, "{trace: own.csv, time_scale: 0.5, window_s: [1, 4]}") == [0.25, 1.25]
     assert times(tmp_path, "{trace: a.jsonl, unit: s}") == [0, 1.5, 4]
     assert times(tmp_path, "{trace: a.jsonl, unit: s, time_scale: 2, window_s: [1, 5]}") == [0, 5]
     for text, message in (
