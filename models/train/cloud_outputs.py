@@ -7,8 +7,10 @@ interrupted at any time.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ class CloudOutputs:
 
     Args:
         pair: pair whose cloud decodes.
-        captions: image i has caption i modulo their number; each repetition uses the next seed.
+        captions: image i has caption i modulo their number; each repetition of a caption uses the next seed.
         images: number of images, rounded up to a multiple of `PART_IMAGES`.
         decoding: decoding settings of the cloud.
         seed: seed of the images and of the order of the batches.
@@ -67,13 +69,16 @@ class CloudOutputs:
         self.pair, self.decoding, self.seed, self.max_batch = pair, decoding, seed, max_batch
         self.parts = -(-images // PART_IMAGES)
         self.images = self.parts * PART_IMAGES
-        told = json.dumps([pair.manifest.weights_hash, decoding.model_dump(mode="json"), list(captions), seed])
+        # Equal captions once had equal images. The digest of other captions is still the same.
+        rule = ["a seed per repetition"] if len(set(captions)) < len(captions) else []
+        told = json.dumps([pair.manifest.weights_hash, decoding.model_dump(mode="json"), list(captions), seed, *rule])
         self.digest = digest_of_bytes((told.encode(),))
         self.folder = folder / hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
         self.folder.mkdir(parents=True, exist_ok=True)
+        prompts = self._prompts(captions)
         for part in range(self.parts):
             if not self._path(part).exists():
-                self._make(part, captions)
+                self._make(part, prompts[part * PART_IMAGES : (part + 1) * PART_IMAGES])
             progress(part + 1, self.parts)
 
     def inputs(self) -> Inputs:
@@ -135,7 +140,16 @@ class CloudOutputs:
             raise DataError(f"{path}: damaged; delete it, and it is made again") from error
         return codes, rows
 
-    def _make(self, part: int, captions: Sequence[str]) -> None:
+    def _prompts(self, captions: Sequence[str]) -> list[tuple[str, int]]:
+        """Return caption and seed of each image, all pairs different."""
+        seen: Counter[str] = Counter()
+        prompts = []
+        for caption in islice(cycle(captions), self.images):
+            prompts.append((caption, self.seed + seen[caption]))
+            seen[caption] += 1
+        return prompts
+
+    def _make(self, part: int, prompts: Sequence[tuple[str, int]]) -> None:
         """Decode the images of a part, then teacher-force them through the cloud for its hidden states."""
         kind, pair = METHODS["base"], self.pair
         settings = kind.settings()
@@ -146,10 +160,10 @@ class CloudOutputs:
                 revision=kind.revision_of(settings),
                 settings=settings.model_dump(),
                 decoding=self.decoding.model_dump(),
-                prompt=captions[image % len(captions)],
-                seed=self.seed + image // len(captions),
+                prompt=caption,
+                seed=seed,
             )
-            for image in range(part * PART_IMAGES, (part + 1) * PART_IMAGES)
+            for caption, seed in prompts
         ]
         found = {spec.key(): recording.tokens for spec, recording in Recorder(pair, self.max_batch).record(specs)}
         codes = np.stack([found[spec.key()] for spec in specs])  # [n, T]
