@@ -219,15 +219,36 @@ def losses_of(
 
 @torch.inference_mode()
 def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
-    """Return nats per token on held-out sequences: with their captions, the null caption, and another sequence's caption."""
-    rows: list[tuple[float, ...]] = []
+    """Return nats per token on held-out sequences: with their captions, the null caption, and another sequence's caption.
+
+    The last one, `nats_per_token_other_caption`, is absent if there is only one held-out image.
+    """
+    nats: dict[str, list[float]] = {}
     for batch in data.held_out_batches(16):
         null = replace(batch, null=torch.ones_like(batch.null))
-        other = replace(batch, caption=batch.caption.roll(1, 0), mask=batch.mask.roll(1, 0))
-        cases = ((case.tokens, case.caption_for(model), case.mask) for case in (batch, null, other))
-        rows += [tuple(float(nats_per_token(model, *case)) for case in cases)] * len(batch.tokens)
-    names = ("nats_per_token", "nats_per_token_null", "nats_per_token_other_caption")
-    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+        cases = {
+            "nats_per_token": batch,
+            "nats_per_token_null": null,
+            "nats_per_token_other_caption": miscaptioned(batch),
+        }
+        for name, case in cases.items():
+            if len(case.tokens):
+                mean = float(nats_per_token(model, case.tokens, case.caption_for(model), case.mask))
+                nats.setdefault(name, []).extend([mean] * len(case.tokens))
+    return {name: float(np.mean(values)) for name, values in nats.items()}
+
+
+def miscaptioned(batch: Batch) -> Batch:
+    """Return the batch with the caption of the nearest preceding sequence that has other tokens, cyclically.
+
+    Sequences with the same tokens are captions of one image. Sequences without a sequence of other tokens in the batch are dropped.
+    """
+    index = torch.arange(len(batch.tokens))
+    differs = (batch.tokens.unsqueeze(1) != batch.tokens).any(-1)  # [B, B]
+    distance = ((index.unsqueeze(1) - index) % len(index)).masked_fill(~differs, len(index))  # [B, B]
+    kept, source = differs.any(1), distance.argmin(1)
+    chosen = source[kept]
+    return Batch(batch.tokens[kept], batch.caption[chosen], batch.mask[chosen], batch.null[kept], batch.layout[kept])
 
 
 def run(config: CloudConfig, source: DataConfig | None, out_dir: Path, torch_device: str = "cpu") -> TrainResult:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from models.device import BOUNDS, DeviceModel
@@ -105,6 +105,13 @@ class DeviceConfig(SequenceSettings):
                 f"must begin with {BOUNDS[0]}, which decoding uses by default, got {', '.join(bounds) or 'an empty list'}"
             )
         return bounds
+
+    @model_validator(mode="after")
+    def _distils(self) -> "DeviceConfig":
+        if self.on_policy is None and self.token_steps >= self.training.steps:
+            # Token steps train no radius matrix.
+            refuse(f"must be below training.steps ({self.training.steps}), got {self.token_steps}", "token_steps")
+        return self
 
 
 class DeviceStage:

@@ -28,7 +28,7 @@ from models.train.photos import Photos, Row, load_photos
 from models.train.scene_network import augment, round_trips
 from models.train.sequences import write_metrics
 from models.vq import from_uint8, load_vq
-from simulator.core.errors import WeightsError
+from simulator.core.errors import DataError, WeightsError
 from simulator.core.part import Part, items
 from simulator.core.rng import stream
 
@@ -103,6 +103,7 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
 
     Raises:
         WeightsError: the tokenizer's weights are missing.
+        DataError: no held-out photograph has both a type and a colour that the network learns, so its accuracy cannot be measured.
     """
     assert source is not None  # a training file with this stage names photographs
     assert source.photos is not None
@@ -111,6 +112,11 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
         raise WeightsError(f"{weights}: no such file; stage judge needs the stage tokenizer before it")
     photos = load_photos(Path(source.photos), source.image_size, out_dir.parent / "pictures")
     stage = JudgeStage(settings, photos)
+    claims = PhotoClaims(stage.shape.kinds, stage.shape.colours)
+    if not any(claims.of(row.caption) for row in photos.rows["held-out"]):
+        raise DataError(
+            f"{source.photos}: no held-out photograph has both a type and a colour of a training photograph"
+        )
     inputs = settings_of(settings) | {"training images": photos.digest()}
     result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     network = PhotoNetwork(stage.shape).eval()
@@ -138,7 +144,6 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
     captions += [caption for caption in more if caption not in known][:MORE_CAPTIONS]
     files = JudgeFiles(stage.shape.kinds, stage.shape.colours, tuple(captions), len(chosen), readings)
     files.write(out_dir)
-    claims = PhotoClaims(files.kinds, files.colours)
     metrics: dict[str, Any] = {
         "held_out_photographs": len(chosen),
         **{name: accuracy(claims, captions[: len(chosen)], readings[name]) for name in ("held-out", "reconstructed")},

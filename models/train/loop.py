@@ -155,6 +155,7 @@ def train(
     with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=settings.steps, completed=training.step)
         coming = pool.submit(stage.batch, training.step)
+        logged: Mapping[str, float | Tensor] | None = None
         while training.step < settings.steps and not training.out_of_time():
             batch = moved(coming.result(), device)
             coming = pool.submit(stage.batch, min(training.step + 1, settings.steps - 1))
@@ -171,6 +172,8 @@ def train(
                 training.save()
                 checkpointed = time.monotonic()
         coming.result()
+    if logged is not None:
+        training.refuse_divergence(logged)  # `max_minutes` may stop at a step that is not logged
     return training.finish()
 
 

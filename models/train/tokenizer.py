@@ -70,6 +70,11 @@ class TokenizerConfig(Part):
                 )
             if len(self.model.decoder_ch_mult) != 1:
                 refuse("must have one entry where there is no encoder", "model", "decoder_ch_mult")
+        elif self.continuous_steps >= self.training.steps:
+            # The codebook is set after these steps; without further ones it would stay random in the averaged weights.
+            refuse(
+                f"must be below training.steps ({self.training.steps}), got {self.continuous_steps}", "continuous_steps"
+            )
         return self
 
 

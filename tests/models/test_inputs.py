@@ -34,7 +34,7 @@ SCENES = {"train": 8, "held_out": 4}
 STEPS = {"steps": 2, "learning_rate": 1e-3}
 SHAPE = {**toy.SHAPE, "n_layer": 2}
 FILE = {
-    "tokenizer": {"model": {"codebook_size": 64, "ch": 32, "patch": 2}, "training": STEPS},
+    "tokenizer": {"model": {"codebook_size": 64, "ch": 32, "patch": 2}, "continuous_steps": 1, "training": STEPS},
     "cloud": {"model": SHAPE, "scenes": SCENES, "training": STEPS},
     "device": {"scenes": SCENES, "training": STEPS},
     "phi": {"scenes": SCENES, "training": STEPS},

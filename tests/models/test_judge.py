@@ -27,10 +27,13 @@ from models.quality.photo_network import (
 )
 from models.quality.photo_reading import PhotoClaims
 from models.quality.scorer import Scorer
-from simulator.core.errors import CiarSimError, WeightsError
+from models.train import judge
+from models.train.data import DataConfig
+from simulator.core.errors import CiarSimError, DataError, WeightsError
 from simulator.core.rng import stream
 from simulator.protocol.pairs import SHIPPED, pair_manifest
-from tests.models.photo_pairs import train
+from tests.models.photo_pairs import settings, table, train
+from tests.models.test_photos import write
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -98,6 +101,17 @@ def test_the_stage_learns_types_and_colours_and_keeps_what_it_reads_in_real_imag
     right = [judge.right(caption, one) for caption, one in zip(files.captions, reading, strict=False)]
     assert np.mean([r["colour"][0] for r in right if r]) == found["held-out"]["colour"]
     assert pair_manifest(pair).subject == "photos"
+
+
+def test_held_out_photographs_without_a_known_type_are_refused_before_training(tmp_path: Path) -> None:
+    rows = [[*row[:4], "Hats" if row[1] == "held-out" else row[4], *row[5:]] for row in table(8)]
+    folder = write(tmp_path / "in", rows)
+    (tmp_path / "run" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "run" / "tokenizer" / "tokenizer.safetensors").touch()
+    data, out = DataConfig(photos=str(folder), image_size=16), tmp_path / "run" / "judge"
+    with pytest.raises(DataError, match="no held-out photograph has both a type and a colour of a training photograph"):
+        judge.run(judge.JudgeConfig.model_validate(settings()["judge"]), data, out)
+    assert not out.exists()
 
 
 def test_a_pair_without_a_judge_has_no_captions_of_its_own(pair: Path, tmp_path: Path) -> None:

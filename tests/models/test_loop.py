@@ -158,18 +158,29 @@ def test_bf16_autocast_trains(tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_a_training_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
-    class Diverges(LineStage):
-        def loss(self, batch: Tensor, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-            loss, told = super().loss(batch, step)
-            return loss * (1.0 if step < 5 else float("nan")), told
+class Diverges(LineStage):
+    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        loss, told = super().loss(batch, step)
+        return loss * (1.0 if step < 5 else float("nan")), told
 
+
+def test_a_training_that_diverges_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"the loss of step 5 is nan, .*: the training diverges; lower"):
         train(Diverges(), SETTINGS, tmp_path)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["step"] == 5
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
     assert not (tmp_path / "inputs.json").exists()
+
+
+def test_divergence_between_logged_steps_is_found_when_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.train.loop._Training.out_of_time", lambda training: training.step == 7)
+    settings = LoopSettings(**{**SETTINGS.__dict__, "log_every_steps": 10, "checkpoint_every_s": 60.0})
+    with pytest.raises(WeightsError, match=r"the loss of step 6 is nan, .*: the training diverges; lower"):
+        train(Diverges(), settings, tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_other_settings_and_damaged_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from models import scenes
 from models.text import WordEncoder, left_pad
-from models.train.cloud import CloudConfig, CloudStage, pasted
+from models.train.cloud import CloudConfig, CloudStage, miscaptioned, pasted
 from models.train.code_classes import CodeClasses, code_classes
 from models.train.layout import LayoutHead, layout_of, onset_of
 from models.train.loop import LoopSettings
@@ -39,6 +39,25 @@ def some_batch(grid: int = 4) -> Batch:
         torch.zeros(2, dtype=torch.bool),
         torch.stack([layout_of(caption, grid).flatten(1) for caption in CAPTIONS]),
     )
+
+
+@pytest.mark.parametrize(
+    ("images", "kept", "captions_of"),
+    [
+        ([0, 1, 2], [0, 1, 2], [2, 0, 1]),
+        ([0, 0, 1, 1, 1], [0, 1, 2, 3, 4], [4, 4, 1, 1, 1]),  # several captions of one image stand together, as in COCO
+        ([0], [], []),
+        ([3, 3], [], []),
+    ],
+)
+def test_another_caption_is_that_of_another_image(images: list[int], kept: list[int], captions_of: list[int]) -> None:
+    count = len(images)
+    tokens = torch.tensor(images).unsqueeze(1).repeat(1, 16)
+    caption = torch.arange(count).view(-1, 1, 1).expand(count, 32, 144).float()
+    mask, null = torch.ones(count, 32, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
+    other = miscaptioned(Batch(tokens, caption, mask, null, torch.zeros(count, 3, 16, dtype=torch.long)))
+    assert other.tokens[:, 0].tolist() == [images[row] for row in kept]
+    assert other.caption[:, 0, 0].tolist() == captions_of
 
 
 def test_layout_at_named_places() -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 GOOD = """\
 tokenizer:
   model: {codebook_size: 64, ch: 32, encoder_ch_mult: [1, 1], decoder_ch_mult: [1, 1], z_channels: 32, num_res_blocks: 1, patch: 16}
-  training: {steps: 2, learning_rate: 1e-3}
+  training: {steps: 300, learning_rate: 1e-3}
 cloud:
   model: {n_layer: 2, n_head: 2, dim: 16, ffn_hidden: 24, vocab_size: 64, grid: 4, caption_slots: 32, caption_dim: 144}
   scenes: {train: 8, held_out: 4}
@@ -96,14 +96,24 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
             ":5: cloud.model.ffn is not a known key; allowed: n_layer, n_head, dim, ffn_hidden, ",
         ),
         (
-            "{steps: 2, learning_rate: 1e-3}\ncloud",
-            "{steps: 2}\ncloud",
+            "{steps: 300, learning_rate: 1e-3}\ncloud",
+            "{steps: 300}\ncloud",
             ":3: tokenizer.training.learning_rate is missing",
         ),
         (
             "{steps: 3}",
             "{stepps: 3}",
             ":9: cloud.then[0].training.stepps is not a known key; did you mean steps? allowed: steps, ",
+        ),
+        (
+            "training: {steps: 300,",
+            "training: {steps: 200,",
+            ":1: tokenizer.continuous_steps must be below training.steps (200), got 200",
+        ),
+        (
+            "  bounds: [quantile, inter-dro]",
+            "  token_steps: 2",
+            ":12: device.token_steps must be below training.steps (2), got 2",
         ),
         ("- training: {steps: 3}", "- model: {dim: 8}", ":9: cloud.then[0].model cannot be changed by a later round"),
         ("    - training: {steps: 3}", "    steps: 3", ":8: cloud.then must be a list, got a mapping"),
@@ -151,7 +161,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ),
         ("{low: 0.2, high: 0.5}", "{low: 0.6, high: 0.5}", ":16: phi.replaced.high must be >= low (0.6), got 0.5"),
         (
-            "{steps: 2, learning_rate: 1e-3}\ncloud",
+            "{steps: 300, learning_rate: 1e-3}\ncloud",
             "{steps: 0, learning_rate: 1e-3}\ncloud",
             ":3: tokenizer.training.steps must be > 0, got 0",
         ),
