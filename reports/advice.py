@@ -69,6 +69,9 @@ def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
     if faster := [(said.faster, said) for said in findings if said.faster]:
         where = _sentence(_by_condition(faster, findings, keys))
         texts.append(f"Faster, with images that differ significantly from base's: {where}.")
+    if lossless := [(said.lossless, said) for said in findings if said.lossless]:
+        where = _sentence(_by_condition(lossless, findings, keys))
+        texts.append(f"Fastest with base's quality by construction (lossless): {where}.")
     advised = [row for said in findings for _, row in said.cases.iterrows() if row["label"] in said.at_base_quality]
     prompts = [int(row["distinct_images"]) for row in advised if not is_base(row)]
     if prompts:

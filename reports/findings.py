@@ -14,6 +14,7 @@ import pandas as pd
 from reports.load import Run
 from reports.metrics import CLOUD_NLL, Metric, quality_metric_of
 from reports.words import joined, significant, times
+from simulator.protocol.methods import METHODS
 from simulator.results.columns import interval_columns
 
 FEW = 5  # with fewer requests the text has no interval of the latency
@@ -32,6 +33,7 @@ class Finding:
         at_base_quality: labels that may be the fastest among base and the methods with base's image quality; empty if quality is unknown.
         faster: labels that are faster than these but whose images differ: the fastest one, and of those not significantly slower the one
             whose quality is closest to base's.
+        lossless: label of the fastest lossless method that is significantly faster than base; empty if none is, or if it is advised anyway.
         front: labels on the Pareto front of mean latency and quality loss, fastest first; empty if the loss is unknown.
     """
 
@@ -42,6 +44,7 @@ class Finding:
     fastest: str
     at_base_quality: tuple[str, ...] = ()
     faster: tuple[str, ...] = ()
+    lossless: tuple[str, ...] = ()
     front: tuple[str, ...] = ()
 
     def titled(self, titles: bool, of: int) -> str:
@@ -78,10 +81,11 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
     bases = [row for row in rows if is_base(row)]
     heading, first = _latency_result(rows, bases)
     sentences = [first]
-    good, faster, front = tuple[str, ...](), tuple[str, ...](), tuple[str, ...]()
+    good, faster, lossless, front = tuple[str, ...](), tuple[str, ...](), tuple[str, ...](), tuple[str, ...]()
     if len(rows) > 1:
         good = _fastest_at_base_quality(rows, bases)
         faster = _faster(rows, good)
+        lossless = _fastest_lossless(rows, good)
         front = pareto_front(ran, metric.loss)
         several = not math.isnan(best["latency_mean_lo_s"])
         sentences += _quality_sentences(rows, bases) if several else ()
@@ -89,7 +93,9 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
             heading += f"; at {bases[0]['label']}'s quality: {' or '.join(good)}"
         if len(front) > 1:
             sentences.append(f"Pareto front of mean latency and {metric.title}, by the means: {', '.join(front)}.")
-    return Finding(condition, prefix + heading, tuple(sentences), cases, str(best["label"]), good, faster, front)
+    return Finding(
+        condition, prefix + heading, tuple(sentences), cases, str(best["label"]), good, faster, lossless, front
+    )
 
 
 def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, str]:
@@ -144,6 +150,12 @@ def is_base(row: pd.Series) -> bool:
     return bool(row["method_name"] == "base")
 
 
+def is_lossless(row: pd.Series) -> bool:
+    """Return whether the method draws from base's distribution by construction; False for a method that is not registered."""
+    kind = METHODS.get(str(row["method_name"]))
+    return kind is not None and kind.settings.lossless
+
+
 def significantly_different(fastest: pd.Series, other: pd.Series) -> bool:
     """Return whether the latency of a case differs from that of the fastest, by the paired 95 % interval."""
     for base, method in ((fastest, other), (other, fastest)):
@@ -153,8 +165,11 @@ def significantly_different(fastest: pd.Series, other: pd.Series) -> bool:
 
 
 def base_quality(row: pd.Series) -> bool:
-    """Return whether a case's cloud_nll does not differ significantly from base's (interval of the difference paired by prompt)."""
-    return bool(row["cloud_nll_minus_base_lo"] <= 0 <= row["cloud_nll_minus_base_hi"])
+    """Return whether a case has base's quality: its method is lossless, or its cloud_nll does not differ significantly from base's.
+
+    Interval of the difference, paired by prompt.
+    """
+    return is_lossless(row) or bool(row["cloud_nll_minus_base_lo"] <= 0 <= row["cloud_nll_minus_base_hi"])
 
 
 def _fastest_at_base_quality(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
@@ -166,6 +181,14 @@ def _fastest_at_base_quality(rows: list[pd.Series], bases: list[pd.Series]) -> t
     if near is None or near["speedup_hi"] < 1:
         return (base,)
     return (str(near["label"]),) if near["speedup_lo"] > 1 else (base, str(near["label"]))
+
+
+def _fastest_lossless(rows: list[pd.Series], good: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the fastest lossless method as in `Finding`. rows: sorted by latency."""
+    near = next((row for row in rows if is_lossless(row) and not is_base(row)), None)
+    if not good or near is None or not near["speedup_lo"] > 1 or near["label"] in good:
+        return ()
+    return (str(near["label"]),)
 
 
 def _faster(rows: list[pd.Series], good: tuple[str, ...]) -> tuple[str, ...]:
@@ -186,6 +209,10 @@ def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[s
     own, its = (with_interval(row, "cloud_nll") for row in (best, bases[0]))
     values = f"{own}, base {its} nats per token, paired difference {with_interval(best, 'cloud_nll_minus_base')}"
     images = f"{int(best['distinct_images'])} distinct images"
+    if is_lossless(best):
+        return (
+            f"It is lossless: its images have base's quality by construction (measured: cloud_nll {values}, on {images}).",
+        )
     if base_quality(best):
         return (f"Its images show no significant difference from base's in cloud_nll (95 %): {values}, on {images}.",)
     first = f"Its images differ significantly from base's: cloud_nll {values}, on {images}."

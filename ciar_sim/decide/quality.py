@@ -27,6 +27,7 @@ class QualityLoss:
         high: Upper end of its 95 % interval.
         prompts: Number of prompts.
         of_set: Whether the metric is of sets of images, whose intervals are not Student's.
+        lossless: Whether the images have base's distribution by construction: the loss is chance, and the floor is kept.
     """
 
     pct: float
@@ -34,10 +35,11 @@ class QualityLoss:
     high: float
     prompts: int
     of_set: bool = False
+    lossless: bool = False
 
     def verdict(self, most_pct: float) -> str:
-        """Return `keeps` if the whole interval is at most `most_pct`, `fails` if all of it is above, else `unclear`."""
-        if self.high <= most_pct:
+        """Return `keeps` if lossless or the whole interval is at most `most_pct`, `fails` if all of it is above, else `unclear`."""
+        if self.lossless or self.high <= most_pct:
             return KEEPS
         return FAILS if self.low > most_pct else UNCLEAR
 
@@ -148,14 +150,20 @@ def by_prompt(records: CaseRecords, name: str) -> pd.Series:
     return pd.Series(quality[image], index=prompt).groupby(level=0).mean().dropna()
 
 
-def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
+def loss(records: CaseRecords, base: CaseRecords, name: str, lossless: bool = False) -> QualityLoss:
     """Return the loss of a case against base, paired by prompt for a metric of images, from both intervals for one of sets.
 
     The interval is that of the ratio to base (delta method).
+
+    Args:
+        records: The case.
+        base: Base under the same conditions.
+        name: The metric.
+        lossless: `MethodSettings.lossless` of the case.
     """
     if records is base:
         count = len(base.quality["image"])
-        return QualityLoss(0.0, 0.0, 0.0, count)
+        return QualityLoss(0.0, 0.0, 0.0, count, lossless=lossless)
     of_set = _of_set(name, records)
     if of_set:
         (own, low, high), (its, base_low, base_high) = _value(records, name), _value(base, name)
@@ -170,6 +178,6 @@ def loss(records: CaseRecords, base: CaseRecords, name: str) -> QualityLoss:
         half = value - low
     if name.startswith(TWO_SIDED):
         off = abs(value - 1.0)
-        return QualityLoss(100 * off, 100 * max(0.0, off - half), 100 * (off + half), prompts, of_set)
+        return QualityLoss(100 * off, 100 * max(0.0, off - half), 100 * (off + half), prompts, of_set, lossless)
     signed = value - 1.0 if name.startswith(LOWER) else 1.0 - value
-    return QualityLoss(100 * signed, 100 * (signed - half), 100 * (signed + half), prompts, of_set)
+    return QualityLoss(100 * signed, 100 * (signed - half), 100 * (signed + half), prompts, of_set, lossless)

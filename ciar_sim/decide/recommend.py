@@ -3,6 +3,7 @@
 The choice is made on the scenario's prompts. The figures of the winner are biased there, because it was selected by them. Therefore the
 winner and base are decoded again with other captions and another seed. A candidate is recommended only if it meets all conditions there.
 If it does not, the next best is tried, and finally base is recommended.
+Lossless methods keep every floor by construction, however few prompts there are.
 """
 
 import json
@@ -156,7 +157,7 @@ def judge(
     for case in cases:
         one = measured[case.index]
         both = pd.concat([reference.latency_s, one.latency_s], axis=1, join="inner").to_numpy(float)
-        found = loss(prepared.quality(case), prepared.quality(base), metric)
+        found = loss(prepared.quality(case), prepared.quality(base), metric, case.method.lossless)
         in_time = slo_s is None or one.within(slo_s)
         speedup = (1.0, 1.0, 1.0) if case is base else bounded(ratio(both[:, 0], both[:, 1], BATCHES))
         judged.append(CandidateFigures(case, one, speedup, found, found.verdict(max_loss_pct), in_time))
@@ -175,6 +176,7 @@ def _row(one: CandidateFigures, max_loss_pct: float) -> dict[str, Any]:
         "loss_lo_pct": one.loss.low,
         "loss_hi_pct": one.loss.high,
         "floor": one.verdict,
+        "lossless": one.loss.lossless,
         "in_time": one.in_time,
         "prompts": one.loss.prompts,
         "prompts_needed": one.loss.prompts_needed(max_loss_pct),
@@ -203,10 +205,13 @@ def _decide(
         if holds:
             speed = f"{significant(fresh.speedup[0])} times as fast as base{span(*fresh.speedup[1:])}"
             lost = f"loss of {metric} {significant(fresh.loss.pct)} %{span(fresh.loss.low, fresh.loss.high)}"
+            if fresh.loss.lossless:
+                lost = f"lossless, so its images have the quality of base (measured: {lost})"
+            which = "other " if _seed_of_prompts(one.case.scenario) is not None else ""
             said.insert(
                 0,
                 f"{candidate(one.case)}: {significant(fresh.measured.mean_s)} s, {speed}; {lost}, "
-                f"on {fresh.loss.prompts} other prompt{'s' if fresh.loss.prompts > 1 else ''} with another seed.",
+                f"on {fresh.loss.prompts} {which}prompt{'s' if fresh.loss.prompts > 1 else ''} with another seed.",
             )
             said += _unanswered(one, base)
             return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct), checks
@@ -255,9 +260,10 @@ def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: fl
     needed, best = min(zip(all_needed, faster, strict=True), key=lambda pair: (math.isnan(pair[0]), pair[0]))
     count = f"about {needed:,.0f}" if math.isfinite(needed) else "more"
     many = f"{len(faster)} faster candidates are" if len(faster) > 1 else "1 faster candidate is"
+    lost = f"{significant(best.loss.pct)} %{span(best.loss.low, best.loss.high)}"
     return [
-        f"{many} not decided by {counted(best.loss.prompts, 'prompt')}: {candidate(best.case)} loses {significant(best.loss.pct)} %"
-        f"{span(best.loss.low, best.loss.high)}; {count} prompts would decide it."
+        f"{many} not decided by {counted(best.loss.prompts, 'prompt')}: the loss of {candidate(best.case)} is {lost}; "
+        f"{count} prompts would decide it."
     ]
 
 
@@ -271,10 +277,15 @@ def verify(
 ) -> CandidateFigures:
     """Measure a candidate and base on captions that were not used for the choice, with another seed.
 
+    A lossless method of a scenario that lists its captions is measured on the same captions: its quality needs no verification.
+
     Raises:
         CiarSimError: There are no other captions, or a case could not be simulated.
     """
-    fresh = _fresh(bench, case.scenario)
+    if case.method.lossless and _seed_of_prompts(case.scenario) is None:
+        fresh: Sequence[str] = captions_of(case.scenario, bench.models.captions)
+    else:
+        fresh = _fresh(bench, case.scenario)
     seed = (case.scenario.seed + FRESH_SEED) % 2**63
     again = [_again(one, fresh, seed) for one in (base, case)]
     prepared = bench.prepare(again)
@@ -283,6 +294,12 @@ def verify(
         raise CiarSimError(f"the verification failed: {prepared.failed[0]}")
     found = judge(prepared, measured, prepared.cases, prepared.cases[0], metric, max_loss_pct, slo_s)
     return next(one for one in found if one.case.index == 1)
+
+
+def _seed_of_prompts(scenario: Scenario) -> int | None:
+    """Return the seed that draws the captions from their source; None if they are listed, so that there are no others."""
+    seed: int | None = getattr(scenario.prompts, "seed", None)
+    return seed
 
 
 def _again(case: Case, captions: Sequence[str], seed: int) -> Case:
@@ -295,7 +312,7 @@ def _fresh(bench: Bench, scenario: Scenario) -> list[str]:
     """Return up to as many captions as the scenario has, none of which it uses. Raises CiarSimError if there are none."""
     prompts, captions = scenario.prompts, bench.models.captions
     used = captions_of(scenario, captions)
-    seed = getattr(prompts, "seed", None)
+    seed = _seed_of_prompts(scenario)
     if seed is None:
         raise CiarSimError(
             f"{bench.loaded.source.where(('prompts',))}: a verification needs other captions than those of the list; use prompts of a "

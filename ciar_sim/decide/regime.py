@@ -152,7 +152,7 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
         raise CiarSimError(f"regime: no case of base could be simulated: {prepared.failed[0]}")
     metric = chosen_metric([prepared.quality(case) for case in bases.values()], asked)
     losses = {
-        case.index: loss(prepared.quality(case), prepared.quality(base), metric)
+        case.index: loss(prepared.quality(case), prepared.quality(base), metric, case.method.lossless)
         for case in known
         if (base := bases.get(_at(case, across, up))) is not None
     }
@@ -220,6 +220,7 @@ def _quality(
             "loss_lo_pct": one.low,
             "loss_hi_pct": one.high,
             "floor": one.verdict(max_loss_pct),
+            "lossless": one.lossless,
             "prompts": one.prompts,
             "prompts_needed": one.prompts_needed(max_loss_pct),
         }

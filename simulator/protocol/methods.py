@@ -24,10 +24,12 @@ class MethodSettings(Settings):
     Attributes:
         local_tokens: Whether the device decides tokens by itself, in the mode of `Decoding.device`.
         needs_device: Whether the pair's device model takes part.
+        lossless: Whether every token has base's distribution by construction, so that image quality is base's.
     """
 
     local_tokens: ClassVar[bool] = False
     needs_device: ClassVar[bool] = True
+    lossless: ClassVar[bool] = False
 
     @property
     def revision_step(self) -> int:
@@ -114,6 +116,7 @@ class BaseSettings(MethodSettings):
     """The cloud model alone."""
 
     needs_device: ClassVar[bool] = False
+    lossless: ClassVar[bool] = True
 
     deliver: Literal["stream", "ids", "image"] = Field(
         "stream",
@@ -334,6 +337,8 @@ class CiarSettings(ThresholdSettings):
 class SpeculativeSettings(MethodSettings):
     """Vanilla speculative decoding with the device's model as the drafter."""
 
+    lossless: ClassVar[bool] = True
+
     gamma: int = Field(5, ge=1, le=32, description="drafted tokens per round (assumed; the paper gives no figure)")
     residual: Literal["all", "two-phase", "top-k"] = Field(
         "two-phase",
@@ -396,6 +401,8 @@ class TreeSettings(DrafterSettings):
 
 class Eagle2Settings(TreeSettings):
     """EAGLE-2: dynamic draft trees from a feature-level drafter, with lossless verification."""
+
+    lossless: ClassVar[bool] = True
 
 
 class RelaxedSettings(DrafterSettings):

@@ -149,6 +149,32 @@ def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
     assert "Faster" not in more_advice([finding("wifi", cases)])
 
 
+def test_a_lossless_method_has_base_quality_whatever_few_images_say() -> None:
+    """One interval in twenty excludes no difference by chance. That of eagle2 does not count, that of lantern does."""
+    cases = rows(("lantern", 2.0, 0.1, 4.0), ("eagle2", 4.0, 0.1, 2.0), ("base", 8.0, 0.1, 1.0))
+    cases["cloud_nll_minus_base"] = [0.3, 0.3, math.nan]
+    for end, half in (("lo", -0.1), ("hi", 0.1)):
+        cases[f"cloud_nll_minus_base_{end}"] = cases["cloud_nll_minus_base"] + half
+    assert finding("wifi", cases).at_base_quality == ("eagle2",)
+    said = finding("wifi", cases.drop(index=0))
+    assert said.sentences[1].startswith("It is lossless: its images have base's quality by construction (measured: ")
+
+
+def test_the_fastest_lossless_method_is_named_beside_a_faster_one_that_only_seems_as_good() -> None:
+    cases = rows(
+        ("ciar", 2.0, 0.1, 4.0), ("eagle2", 4.0, 0.1, 2.0), ("speculative", 5.0, 0.1, 1.6), ("base", 8.0, 0.1, 1)
+    )
+    cases["cloud_nll_minus_base"] = [0.0, 0.0, 0.0, math.nan]
+    for end, half in (("lo", -0.1), ("hi", 0.1)):
+        cases[f"cloud_nll_minus_base_{end}"] = cases["cloud_nll_minus_base"] + half
+    said = finding("wifi", cases)
+    assert said.at_base_quality == ("ciar",)
+    assert "Fastest with base's quality by construction (lossless): eagle2 (2.0× base's speed)." in more_advice([said])
+    assert "lossless" not in more_advice([finding("wifi", cases.drop(index=0))])  # it is what is advised
+    slow = cases.assign(speedup_lo=[3.9, 0.9, 0.8, 1.0])
+    assert "lossless" not in more_advice([finding("wifi", slow)])
+
+
 def test_paired_interval_decides_against_base() -> None:
     """The intervals of the means overlap, but the paired one excludes 1: a significant difference."""
     apart = finding("x", rows(("ciar", 4.0, 1.0, 1.1), ("base", 4.4, 1.0, 1.0)))

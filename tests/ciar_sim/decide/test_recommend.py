@@ -17,6 +17,7 @@ from ciar_sim.decide import recommend as module
 from ciar_sim.decide.bench import Measured
 from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss, metrics
 from simulator.core.errors import CiarSimError
+from simulator.protocol.methods import METHODS
 from simulator.results.tables import CaseRecords
 
 
@@ -54,6 +55,18 @@ def test_lower_is_better_for_a_distance_and_either_side_is_worse_for_nll() -> No
     cut = records({"cloud_nll": [1.8, 1.8]}, {"fd_photos": (1.0, 0.0, 4.0)})  # an interval whose lower half is cut at 0
     assert loss(cut, base, "fd_photos").high == pytest.approx(-90 + 100 * math.hypot(3.0, 0.1) / 10)
     assert metrics(base) == ["fd_photos", "cloud_nll"]
+
+
+def test_a_lossless_method_keeps_every_floor_however_few_prompts_there_are() -> None:
+    base, own = records({"align_photos": [0.2, 0.9, 0.5, 0.7]}), records({"align_photos": [0.9, 0.1, 0.6, 0.2]})
+    assert loss(own, base, "align_photos").verdict(5.0) == UNCLEAR
+    found = loss(own, base, "align_photos", lossless=True)
+    assert found.verdict(0.0) == KEEPS
+    assert found.prompts_needed(0.0) == 4
+
+
+def test_lossless_methods_are_those_of_base_s_distribution() -> None:
+    assert {name for name, kind in METHODS.items() if kind.settings.lossless} == {"base", "speculative", "eagle2"}
 
 
 def test_prompts_needed_shrink_the_interval_to_the_margin() -> None:
@@ -232,6 +245,25 @@ def test_a_list_of_captions_has_none_left_for_a_verification(quick: dict[str, An
     listed = {**quick, "prompts": {"list": captions(0, 6)}}
     with pytest.raises(CiarSimError, match="a verification needs other captions"):
         ciar_sim.recommend(listed, max_loss_pct=1e9, cache=cache)
+
+
+def test_a_lossless_winner_is_verified_on_the_listed_captions_with_another_seed(
+    scenario: dict[str, Any], cache: Path
+) -> None:
+    """Its quality is known, so that no other captions are needed; of its latency another seed is what tells."""
+    from models.scenes import captions
+
+    near = {"rtt_ms": 0, "up_mbps": 1e5, "down_mbps": 1e5}
+    listed = {**scenario, "prompts": {"list": captions(0, 6)}, "network": near}
+    listed["compute"] = {
+        "device": {"model": "pair", "hardware": "h200", "runtime": "cuda-graphs"},
+        "cloud": {"model": "pair", "hardware": "snapdragon-8-gen-3"},
+    }
+    found = ciar_sim.recommend(listed, max_loss_pct=0.0, cache=cache)
+    assert found.sentence.startswith("speculative: ")
+    assert "lossless, so its images have the quality of base (measured: loss of cloud_nll " in found.sentence
+    assert "on 6 prompts with another seed" in found.sentence
+    assert found.table.set_index("method").loc["speculative", ["floor", "lossless"]].tolist() == [KEEPS, True]
 
 
 def test_a_run_folder_stands_for_its_scenario(quick: dict[str, Any], cache: Path, tmp_path: Path) -> None:
