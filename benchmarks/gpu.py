@@ -30,7 +30,7 @@ from models.transformer import Transformer
 from simulator.core.files import write_atomically
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import FP16_BYTES, ModelShape
-from simulator.pricing.compare import compare_with_roofline, errors_by_phase, fit_roofline
+from simulator.pricing.compare import compare_with_roofline, errors_by_phase, fit_roofline, role_shapes
 from simulator.pricing.profile import Profile
 from simulator.protocol.recording import Recording, SessionSpec
 
@@ -200,7 +200,7 @@ def profiled(machine: Machine, out: Path, entry: tuple[str, str, RuntimeName, in
         name, machine.torch_device, getattr(torch, dtype), sizes, budget_s=budget_s, runtime=runtime, shape=shape
     )
     found.write(out / f"profile-{name}-{runtime}.json")
-    shapes = {"cloud": shape, "device": shape.model_copy(update={"n_layer": 1, "interhead": True, "head_rows": None})}
+    shapes = role_shapes(shape, shape.model_copy(update={"n_layer": 1, "interhead": True, "head_rows": None}))
     fit = fit_roofline(found, shapes)
     fitted, errors = fit.hardware, errors_by_phase(compare_with_roofline(found, shapes, fit.hardware, fit.runtime))
     reached = 2 * measure_hardware(machine.torch_device).bandwidth_gb_s * 1e9

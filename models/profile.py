@@ -2,8 +2,8 @@
 
 A timed pass is what decoding runs: embed the new tokens, run the layers with the KV cache, apply the head to the last position, guide
 and pick a token; on the device also compute the interval and its scores. A verification applies the head to every position of a draft
-tree. The result is the median of a few repetitions after a warm-up. On a CPU with one thread it is CPU time, which other work on the
-machine affects little; otherwise it is wall-clock time.
+tree, as does a pass of EAGLE's drafter over the tree that it grows. The result is the median of a few repetitions after a warm-up. On a
+CPU with one thread it is CPU time, which other work on the machine affects little; otherwise it is wall-clock time.
 
 Longer than other files, because what is timed and how it is timed belong together.
 """
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from models.device import DeviceModel
+from models.eagle import EagleDrafter
 from models.interval import inter_fuse, sampled_bounds, uncertainty
-from models.kv_cache import KVCache
+from models.kv_cache import CachedDecoder, KVCache
 from models.llama import decoder
 from models.pair import Pair
 from models.phi import IntervalProjection
@@ -44,6 +45,8 @@ ROWS = (1, 2, 8, 32)
 NEW_TOKENS = (1, 4, 16, 64)
 VERIFIED = (4, 16, 64)  # nodes of a tree
 TEETH = 4  # chains of a timed tree
+# A drafter's cache may end this far past the image: earlier levels of its tree, `depth` times `top_k` (by default 40).
+DRAFTED = 64
 _REPEATS = 15
 _LEAST_REPEATS = 3
 _CELL_S = 0.06  # time after which a cell is not repeated any more
@@ -98,11 +101,28 @@ class Timed:
         model: The decoder.
         on_device: Whether it is the device model, which picks greedily and verifies nothing.
         radius: Radius half of the device's Inter-Head; None without one.
+        drafter: EAGLE's drafter, which runs between the embedding and the output matrix of the model in place of its layers; or None.
     """
 
     model: Transformer
     on_device: bool = False
     radius: Callable[[Tensor], Tensor] | None = None
+    drafter: EagleDrafter | None = None
+
+    @property
+    def decoder(self) -> CachedDecoder:
+        """Return the module whose layers a pass runs."""
+        return self.drafter or self.model
+
+    @property
+    def greedy(self) -> bool:
+        """Return whether it picks tokens greedily."""
+        return self.on_device or self.drafter is not None
+
+    def inputs(self, ids: Tensor) -> Tensor:
+        """Return the input of the layers, [rows, n, D], for tokens [rows, n]. A drafter's features are arbitrary: they affect no time."""
+        embedded = self.model.embed_tokens(ids)
+        return embedded if self.drafter is None else self.drafter.inputs(embedded, embedded)
 
     def cells(self, sizes: Sizes) -> int:
         """Return how many passes `tables` times."""
@@ -132,7 +152,10 @@ def measure_profile(pair: Pair, progress: Progress | None = None, budget_s: floa
     """
     device = pair.cloud_layer() if pair.device_model is None else pair.device_model.transformer
     radius = pair.device.radius if pair.manifest.bounds else None
-    models = {"device": Timed(device, True, radius), "cloud": Timed(pair.cloud)}
+    models = {"device": Timed(device, True, radius)}
+    if pair.drafter is not None:
+        models["drafter"] = Timed(pair.cloud, drafter=pair.drafter)
+    models["cloud"] = Timed(pair.cloud)
     caption = pair.text.sample
     weight = next(pair.cloud.parameters())
     slots = pair.manifest.caption_slots  # one pass feeds all of them
@@ -164,7 +187,7 @@ def measure_model(
     runtime: RuntimeName = "eager",
     shape: ModelShape | None = None,
 ) -> Profile:
-    """Measure a catalogue model and its one-layer form at their true shape, with random weights, which do not affect the times.
+    """Measure a catalogue model, its one-layer form and its drafter at their true shape; the weights are random, which affects no time.
 
     Args:
         name: Name in the catalogue. Chameleon's and Janus's layers are timed as LlamaGen layers of the same widths.
@@ -187,10 +210,15 @@ def measure_model(
         torch.manual_seed(0)
         full = None if shape.interhead else random_weights(Transformer(config), dtype)
         one = random_weights(DeviceModel(replace(config, n_layer=1, vocab_size=shape.vocab_size), ("quantile",)), dtype)
+        drafter = random_weights(EagleDrafter(replace(config, n_layer=1)), dtype)
         phi = random_weights(IntervalProjection(config.dim, shape.vocab_size, catalogue.PHI_BOTTLENECK), dtype)
         sizes_of_decoder = {key: shape.image_decoder[key] for key in DECODER_SIZES if key in shape.image_decoder}
         tokenizer = VQModel(VQConfig(codebook_size=shape.vocab_size, **sizes_of_decoder)).eval().requires_grad_(False)
-    models = {"device": Timed(one.transformer, True, one.radius), **({"cloud": Timed(full)} if full else {})}
+    models = {"device": Timed(one.transformer, True, one.radius), "drafter": Timed(one.transformer, drafter=drafter)}
+    if full is not None:
+        models["cloud"] = Timed(full)
+        if shape.head_rows is not None:  # in the cloud it reads all rows of the output matrix
+            models["cloud_drafter"] = Timed(full, drafter=drafter)
     sizes = sizes or sizes_of(name, 16)
     work = {
         "caption_encoder": _text_encoder(shape, torch_device, dtype),
@@ -406,17 +434,16 @@ class Clock:
 def _tables(
     timed: Timed, torch_device: torch.device, dtype: torch.dtype, sizes: Sizes, clock: Clock, runtime: RuntimeName
 ) -> tuple[PassTable, PassTable | None]:
-    """Time passes that apply the head to the last position and, for a cloud model, passes over trees, which apply it to every one."""
-    model = timed.model
-    cached = (0, model.config.positions - 1)  # in between, the time of attention is linear
+    """Time passes that apply the head to the last position and, except for the device model, passes over trees, which apply it to all."""
+    config = timed.decoder.config
+    past = 0 if timed.drafter is None else DRAFTED
+    cached = (0, config.positions - 1 + past)  # in between, the time of attention is linear
     longest = max(sizes.new_tokens + sizes.verified)
-    wide = _longer(model, cached[-1] + longest)
+    longer = _longer(timed, cached[-1] + longest)
     most = sizes.rows[-1]
-    cache = KVCache(wide.config, most, torch_device, dtype)
+    cache = KVCache(longer.decoder.config, most, torch_device, dtype)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (most, longest), generator=generator).to(torch_device)
-
-    longer = replace(timed, model=wide)
+    ids = torch.randint(timed.model.config.vocab_size, (most, longest), generator=generator).to(torch_device)
 
     def cell(rows: int, new: int, kv: int, tree: bool) -> float:
         if runtime == "cuda-graphs":
@@ -452,13 +479,16 @@ def _captured(run: Callable[[], Tensor]) -> Callable[[], object]:
     return replay
 
 
-def _longer(model: Transformer, positions: int) -> Transformer:
-    """Return the model with the same weights and a larger grid, so that every cell of the table fits; only shapes affect the time."""
-    grid = math.ceil(math.sqrt(positions - model.config.caption_slots))
+def _longer(timed: Timed, positions: int) -> Timed:
+    """Return the same weights with a larger grid, so that every cell of the table fits; only shapes affect the time."""
+    own = timed.decoder
+    grid = math.ceil(math.sqrt(positions - own.config.caption_slots))
+    config = replace(own.config, grid=max(grid, own.config.grid))
     with unallocated():
-        wide = decoder(replace(model.config, grid=max(grid, model.config.grid)), model.classes)
-    wide.load_state_dict(model.state_dict(), assign=True)
-    return wide.eval()
+        wide = EagleDrafter(config) if timed.drafter is not None else decoder(config, timed.model.classes)
+    wide.load_state_dict(own.state_dict(), assign=True)
+    wide.eval()
+    return replace(timed, drafter=wide) if isinstance(wide, EagleDrafter) else replace(timed, model=wide)
 
 
 def _comb(nodes: int) -> list[int]:
@@ -468,16 +498,16 @@ def _comb(nodes: int) -> list[int]:
 
 def _one_pass(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) -> None:
     """Run one batched pass as decoding does. Several rows are pairs of a conditional and an unconditional row."""
-    model, (rows, new) = timed.model, ids.shape
+    rows, new = ids.shape
     trees = timed.trees(rows, new) if tree else None
-    hidden = model.step(
-        cache, torch.arange(rows), torch.full((rows,), kv), model.embed_tokens(ids), torch.full((rows,), new), trees
+    hidden = timed.decoder.step(
+        cache, torch.arange(rows), torch.full((rows,), kv), timed.inputs(ids), torch.full((rows,), new), trees
     )
-    conditional, guided = _guided(model, hidden if tree else hidden[:, -1])
+    conditional, guided = _guided(timed.model, hidden if tree else hidden[:, -1])
     if timed.radius is not None:
         lower, upper = inter_fuse(guided, timed.radius(conditional))
         uncertainty(lower, upper).u_tilde.tolist()
-    if timed.on_device or tree:
+    if timed.greedy or tree:
         greedy(guided).tolist()
     else:
         one, off = torch.ones(len(guided)), torch.zeros(len(guided), dtype=torch.long)
@@ -490,19 +520,19 @@ def _prepared(timed: Timed, cache: KVCache, ids: Tensor, kv: int, tree: bool) ->
 
     The returned function gives the picked tokens.
     """
-    model, (rows, new) = timed.model, ids.shape
+    rows, new = ids.shape
     trees = timed.trees(rows, new) if tree else None
     start, count = torch.full((rows,), kv), torch.full((rows,), new)
-    plan = model.plan(cache, torch.arange(rows), start, model.embed_tokens(ids).flatten(0, 1), count, trees)
+    plan = timed.decoder.plan(cache, torch.arange(rows), start, timed.inputs(ids).flatten(0, 1), count, trees)
     uniform = torch.full((max(rows // 2, 1),), 0.5, dtype=torch.float64, device=ids.device)
 
     def run() -> Tensor:
-        hidden = model._run(model.embed_tokens(ids).view(1, rows * new, -1), plan)[0].view(rows, new, -1)
-        conditional, guided = _guided(model, hidden if tree else hidden[:, -1])
+        hidden = timed.decoder._run(timed.inputs(ids).view(1, rows * new, -1), plan)[0].view(rows, new, -1)
+        conditional, guided = _guided(timed.model, hidden if tree else hidden[:, -1])
         if timed.radius is not None:
             lower, upper = inter_fuse(guided, timed.radius(conditional))
             return torch.stack([uncertainty(lower, upper).u_tilde.float(), greedy(guided).float()])
-        return greedy(guided) if tree or timed.on_device else sample(guided.softmax(-1), uniform)
+        return greedy(guided) if tree or timed.greedy else sample(guided.softmax(-1), uniform)
 
     return run
 

@@ -26,7 +26,7 @@ def test_the_rehearsal_runs_every_section(tmp_path: Path, monkeypatch: pytest.Mo
     assert "A rehearsal at small sizes" in told
     assert "## training: passed" in told
     stored = Profile.read(tmp_path / "out" / "profile-llamagen-xl-cuda-graphs.json")
-    assert (stored.runtime, set(stored.passes)) == ("cuda-graphs", {"device", "cloud"})
+    assert (stored.runtime, set(stored.passes)) == ("cuda-graphs", {"device", "drafter", "cloud"})
     # The margin is that between the two tokens at which greedy images first differ; equal images have none.
     pair = load_pair(tmp_path / "out" / "tiny-pair")
     spec = gpu.specs(pair, "base", {}, 1)[0]

@@ -132,7 +132,9 @@ class Models:
         from simulator.protocol.pairs import pair_manifest
         from simulator.protocol.recording import torch_version
 
-        weights = pair_manifest(self.name).weights_hash
+        manifest = pair_manifest(self.name)
+        # A profile of an earlier version holds no times of a drafter.
+        weights = (manifest.weights_hash, "drafter") if manifest.has_drafter else manifest.weights_hash
         machine = (platform.machine(), _processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS"))
         key = hashlib.sha256(repr((weights, torch_version(), machine, self.torch_device)).encode()).hexdigest()
         return self.cache / "profiles" / f"{key[:32]}.json"

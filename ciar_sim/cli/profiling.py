@@ -8,7 +8,7 @@ from ciar_sim.cli.common import pair_of
 from simulator.core.errors import ComputeError, reason
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import ModelShape
-from simulator.pricing.compare import FittedRoofline
+from simulator.pricing.compare import FittedRoofline, role_shapes
 from simulator.pricing.profile import Profile
 
 
@@ -48,9 +48,9 @@ def shapes_of(pair: str, model: str | None) -> Mapping[str, ModelShape]:
 
     if model is None:
         shapes = pair_shapes(pair_of(pair))
-        return {"device": shapes.device, "cloud": shapes.cloud}
+        return role_shapes(shapes.cloud, shapes.device, shapes.drafter_ffn)
     shape = catalogue.model(model)
-    return {"device": shape if shape.by_scales else catalogue.model(catalogue.one_layer(model)), "cloud": shape}
+    return role_shapes(shape, shape if shape.by_scales else catalogue.model(catalogue.one_layer(model)))
 
 
 def fitted_yaml(found: FittedRoofline, path: Path) -> None:

@@ -27,6 +27,7 @@ from simulator.pricing.costs import Costs
 from simulator.pricing.own import shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.program import SessionProgram, compile_colocated, compile_session
+from simulator.protocol.methods import DrafterSettings
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording
 
@@ -138,9 +139,33 @@ class CostTable:
                         f"the profile is of the pair {side.profile.model}, and {manifest.name} has other weights; "
                         f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
                     )
+        for case in cases:
+            self._check_drafter(case)
         # Keyed by id(recording), which stays unique because the value references the recording.
         self._programs: dict[tuple[str, str, int], tuple[Recording, SessionProgram, frozenset[str]]] = {}
         self._fingerprints: dict[str, str] = {}
+
+    def _check_drafter(self, case: Case) -> None:
+        """Raise ComputeError if the method has a drafter that runs where a measured profile has no times of it."""
+        method = case.method
+        if not isinstance(method, DrafterSettings):
+            return
+        in_cloud = case.scenario.placement == "cloud" or method.drafter == "cloud"
+        for choice in computes_of(case.scenario):
+            device, cloud, pricing = self.costs[self._key(choice)]
+            runs_on, known = (cloud, pricing.drafter) if in_cloud else (device, pricing.device_drafter)
+            if known is None and isinstance(runs_on, MeasuredCosts):
+                model, measured = choice.cloud.model, runs_on.profile.model
+                if model == "pair":
+                    whose, how = "the pair's", f"measure one with ciar-sim profile --pair {case.scenario.pair}"
+                else:
+                    whose = f"{model}'s"
+                    how = f"measure one with ciar-sim profile --model {model} --random-weights"
+                    how = how if isinstance(model, str) else "give the hardware by name or figures"
+                with error_context("compute", "cloud" if in_cloud else "device"):
+                    raise ComputeError(
+                        f"the profile of {measured} holds no times of {whose} drafter, with which {method.label} drafts; {how}"
+                    )
 
     @staticmethod
     def _key(choice: Compute) -> str:
@@ -200,17 +225,22 @@ class CostTable:
         name = (key, placement, id(recording))
         if name not in self._programs:
             device, cloud, pricing = self.costs[key]
-            sides: dict[str, Costs] = {f"device {key}": device, f"cloud {key}": cloud}
+            sides = [
+                (f"device {key}", device),
+                (f"device {key}", pricing.device_drafter),
+                (f"cloud {key}", cloud),
+                (f"cloud {key}", pricing.drafter),
+            ]
             own = self._key(colocated_compute(self.choices[key]))
             if placement == "cloud":
-                sides[f"device {own}"] = self.costs[own][0]
-            for side in sides.values():
+                sides.append((f"device {own}", self.costs[own][0]))
+            for _, side in sides:
                 forget(side)
             if placement == "cloud":
                 program = compile_colocated(recording, device, self.costs[own][0], cloud, pricing)
             else:
                 program = compile_session(recording, device, cloud, pricing)
-            extrapolated = frozenset(what for what, side in sides.items() if side.extrapolated)
+            extrapolated = frozenset(what for what, side in sides if side is not None and side.extrapolated)
             self._programs[name] = recording, program, extrapolated
         _, program, extrapolated = self._programs[name]
         return program, extrapolated

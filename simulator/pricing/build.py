@@ -214,16 +214,13 @@ def build_costs(
     widths = Widths(priced.dim, priced.vocab_size, priced.caption_dim, priced.image_pixels, priced.caption_slots)
     ffn = pair.drafter_ffn if choice.cloud.model == "pair" else None
 
-    def drafter(side: ComputeSide, all_rows: bool) -> RooflineCosts:
-        shape = catalogue.drafter_of(priced, ffn, all_rows)
+    def drafter(side: ComputeSide, in_cloud: bool) -> RooflineCosts | MeasuredCosts | None:
+        if side.hardware == "local":
+            return _measured_drafter(measured[side.profile], choice.cloud.model, in_cloud)
+        shape = catalogue.drafter_of(priced, ffn, all_rows=in_cloud)
         return _roofline(f"drafter of {choice.cloud.model}", shape, side.hardware, side.runtime or "eager")
 
-    on_device = None if choice.device.hardware == "local" else drafter(choice.device, False)
-    in_cloud: RooflineCosts | MeasuredCosts | None = None
-    if choice.cloud.hardware != "local":
-        in_cloud = drafter(choice.cloud, True)
-    elif "device" in measured[choice.cloud.profile].passes:
-        in_cloud = _measured(measured[choice.cloud.profile], "device")
+    in_cloud, on_device = drafter(choice.cloud, True), drafter(choice.device, False)
     return device, cloud, Pricing(priced.caption_slots, widths, in_cloud, on_device)
 
 
@@ -238,6 +235,17 @@ def _check_profile(profile: Profile, role: str, model: str | OwnModel) -> None:
     if named if model == "pair" else not named or model not in forms:
         wanted = "ciar-sim profile --pair" if model == "pair" else f"ciar-sim profile --model {model} --random-weights"
         raise ComputeError(f"a profile of {profile.model} says nothing about {model}; measure one with {wanted}")
+
+
+def _measured_drafter(profile: Profile, model: str | OwnModel, in_cloud: bool) -> MeasuredCosts | None:
+    """Return the measured costs of a cloud model's drafter; None if the profile has none, or is of another model."""
+    if model != "pair" and (
+        isinstance(model, OwnModel) or catalogue.one_layer(profile.model) != catalogue.one_layer(model)
+    ):
+        return None
+    roles = ("cloud_drafter", "drafter") if in_cloud else ("drafter",)
+    role = next((name for name in roles if name in profile.passes), None)
+    return None if role is None else _measured(profile, role)
 
 
 def _measured(profile: Profile, role: str) -> MeasuredCosts:

@@ -60,6 +60,13 @@ class FittedRoofline:
     runtime: str
 
 
+def role_shapes(cloud: ModelShape, device: ModelShape, drafter_ffn: int | None = None) -> dict[str, ModelShape]:
+    """Return the shapes of all models of a profile by role. drafter_ffn: `ffn_hidden` of `catalogue.drafter_of`."""
+    drafters = {} if cloud.by_scales else {"drafter": False, "cloud_drafter": True}
+    shapes = {role: catalogue.drafter_of(cloud, drafter_ffn, all_rows) for role, all_rows in drafters.items()}
+    return {"device": device, "cloud": cloud, **shapes}
+
+
 def compare_with_roofline(
     profile: Profile, shapes: Mapping[str, ModelShape], machine: Hardware, runtime: str = "cuda-graphs"
 ) -> list[RooflineCell]:

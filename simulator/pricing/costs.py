@@ -68,9 +68,8 @@ class Pricing:
     Attributes:
         caption_slots: Caption positions in a prefill.
         widths: Widths of the parts of messages.
-        drafter: Costs of a feature-level drafter on the cloud's hardware; None if unknown.
-        device_drafter: The same on the device's hardware. None: a pass of the drafter costs as much as one of the device's model, whose
-            times were measured.
+        drafter: Costs of a feature-level drafter on the cloud's hardware; None if a measured profile has no times of it.
+        device_drafter: The same on the device's hardware.
     """
 
     caption_slots: int

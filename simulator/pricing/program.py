@@ -5,7 +5,7 @@ after any number of device passes is thus one step, and replaying it reads one t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -179,7 +179,7 @@ def compile_colocated(
     Raises:
         RecordingError: As in `compile_session`.
     """
-    split = compile_session(recording, device, cloud, pricing)
+    split = compile_session(recording, device, cloud, replace(pricing, device_drafter=pricing.drafter))
     own = [op for op in _rows(recording) if op["side"] == DEVICE]
     if not any(op["kind"] == FORWARD for op in own):
         return split
@@ -188,8 +188,8 @@ def compile_colocated(
     for index, op in enumerate(own):
         if op["kind"] == FORWARD:
             work = pricer.work(op, f"op {index}")
-            if op["what"] == ROLES.index("drafter") and pricing.drafter is not None:
-                items.append((0, 0, 0, 0, 0, pricing.drafter.pass_seconds(work), OTHER, ()))
+            if op["what"] == ROLES.index("drafter"):
+                items.append((0, 0, 0, 0, 0, pricer.drafter_seconds(pricing.drafter, work, f"op {index}"), OTHER, ()))
             else:
                 items.append((*work, companion.pass_seconds(work), COMPANION, ()))
         elif op["kind"] == COMPUTE and (kind := COMPUTE_KINDS[op["what"]]) != "image_decoder":
@@ -254,11 +254,12 @@ class _Pricer:
         logits = op["new_tokens"] + op["caption"] if op["logits_all"] else 1
         return Work.of_pass(op["rows"], new, slots * op["kv_caption"] + op["kv_tokens"], logits, op["hidden"])
 
-    def drafter_seconds(self, work: Work, where: str) -> float:
-        """Return the seconds of a drafter's pass in the cloud. Raises RecordingError if its costs are unknown."""
-        if self.pricing.drafter is None:
-            raise RecordingError(f"{where}: what a drafter costs in the cloud is not known")
-        return self.pricing.drafter.pass_seconds(work)
+    @staticmethod
+    def drafter_seconds(costs: Costs | None, work: Work, where: str) -> float:
+        """Return the seconds of a drafter's pass at its costs. Raises RecordingError if they are unknown."""
+        if costs is None:
+            raise RecordingError(f"{where}: what a drafter costs is not known")
+        return costs.pass_seconds(work)
 
     def payload_bytes(self, op: dict[str, int]) -> int:
         """Return the payload of a message at the priced widths."""
@@ -290,8 +291,9 @@ def _device_steps(
             role = _named(ROLES, what, where, "role")
             if role == "cloud":
                 raise RecordingError(f"{where}: the device cannot run a pass of the cloud model")
-            own = pricer.pricing.device_drafter if role == "drafter" else None
-            cost = (own or costs).pass_seconds(pricer.work(op, where))
+            work = pricer.work(op, where)
+            drafter = pricer.pricing.device_drafter
+            cost = pricer.drafter_seconds(drafter, work, where) if role == "drafter" else costs.pass_seconds(work)
             seconds += cost
             totals[PASS] += cost
             if find_first and role == "device" and op["decides"] and not pricer.first_found:
@@ -344,7 +346,7 @@ def _cloud_calls(
             if role == "cloud":
                 items.append((*work, pricer.cloud.pass_seconds(work), PASS, ()))
             else:  # a drafter is not batched
-                items.append((0, 0, 0, 0, 0, pricer.drafter_seconds(work, where), OTHER, ()))
+                items.append((0, 0, 0, 0, 0, pricer.drafter_seconds(pricer.pricing.drafter, work, where), OTHER, ()))
         elif kind == COMPUTE:
             name = _named(COMPUTE_KINDS, what, where, "compute kind")
             items.append((0, 0, 0, 0, 0, pricer.cloud.compute_seconds(name), _PART[name], ()))

@@ -316,10 +316,13 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
         tiny_pair, *(spec(tiny_pair, "eagle2", {**SMALL, "drafter": side}) for side in ("device", "cloud"))
     )
     device, cloud, drafter = OneEach(), OneEach(), OneEach()
-    program = compile_session(here, device, cloud, Pricing(120, here.widths))
-    assert program.device_s == len(device.asked) == len(passes(here, "drafter"))
+    # Its own costs, not those of the device's model.
+    own = OneEach()
+    program = compile_session(here, device, cloud, Pricing(120, here.widths, drafter, own))
+    assert (device.asked, drafter.asked) == ([], [])
+    assert program.device_s == len(own.asked) == len(passes(here, "drafter"))
     # The caption slots of the model it stands for, the first token in the last one.
-    assert device.asked[0] == Work.of_pass(2, 120, 0)
+    assert own.asked[0] == Work.of_pass(2, 120, 0)
     assert len(cloud.asked) == here.cloud_passes()
     opening, *trees = passes(here, "cloud")
     assert (opening["logits_all"], opening["hidden"], cloud.asked[0]) == (1, 0, Work.of_pass(2, 120, 0))
@@ -329,15 +332,12 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
         assert work.attended == causal.attended - 2 * tree["hidden"] < causal.attended
     assert compile_session(there, device, OneEach(), Pricing(120, there.widths, drafter)).device_s == 0
     assert len(drafter.asked) == len(passes(there, "drafter"))
-    with pytest.raises(RecordingError, match="what a drafter costs in the cloud is not known"):
-        compile_session(there, device, cloud, Pricing(120, there.widths))
-    # Where the drafter's own costs on the device are known, they are not those of the device's model.
-    device, own = OneEach(), OneEach()
-    compile_session(here, device, cloud, Pricing(120, here.widths, drafter, own))
-    assert (device.asked, len(own.asked)) == ([], len(passes(here, "drafter")))
-    # Beside the cloud's model it runs by itself, as one that is in the cloud anyway.
+    for one in (here, there):
+        with pytest.raises(RecordingError, match="what a drafter costs is not known"):
+            compile_session(one, device, cloud, Pricing(120, one.widths))
+    # Beside the cloud's model it runs by itself, as one that is in the cloud anyway; no times on the device are needed.
     companion = OneEach()
-    together = compile_colocated(here, device, companion, cloud, Pricing(120, here.widths, drafter, own))
+    together = compile_colocated(here, device, companion, cloud, Pricing(120, here.widths, drafter))
     assert companion.asked == []
     items = [item for item in together.calls[0][CALL_ITEMS] if item[ITEM_KIND] == OTHER and item[ITEM_SECONDS] == 1.0]
     assert len(items) == len(passes(here, "drafter"))

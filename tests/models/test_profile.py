@@ -54,7 +54,7 @@ def profile(pair: Pair) -> Profile:
 
 
 def test_a_profile_covers_both_models_and_all_other_work(pair: Pair, profile: Profile) -> None:
-    assert set(profile.passes) == {"device", "cloud"}
+    assert set(profile.passes) == {"device", "drafter", "cloud"}
     assert set(profile.compute_seconds) == set(COMPUTE_KINDS)
     assert profile.weights == pair.manifest.weights_hash
     assert profile.torch == torch.__version__
@@ -65,8 +65,8 @@ def test_a_profile_covers_both_models_and_all_other_work(pair: Pair, profile: Pr
     for table in profile.passes.values():
         assert (table.rows, table.new_tokens) == (list(ROWS), list(NEW_TOKENS))
         assert all(value > 0 for plane in table.seconds for line in plane for value in line)
-    assert list(profile.verify) == ["cloud"]
-    assert profile.verify["cloud"].new_tokens == list(VERIFIED)
+    assert set(profile.verify) == {"drafter", "cloud"}
+    assert profile.verify["cloud"].new_tokens == profile.verify["drafter"].new_tokens == list(VERIFIED)
 
 
 def test_every_pass_of_a_session_lies_inside_the_table(pair: Pair, profile: Profile) -> None:
@@ -74,7 +74,11 @@ def test_every_pass_of_a_session_lies_inside_the_table(pair: Pair, profile: Prof
     positions = pair.cloud.config.positions
     for new, kv in ((1, positions - 1), (pair.cloud.config.caption_slots, 0), (16, 20)):
         assert 0 < costs.pass_seconds(Work.of_pass(2, new, kv)) < 5
-    assert not costs.extrapolated
+    drafter = MeasuredCosts(profile, "drafter")
+    slots, beams = pair.cloud.config.caption_slots, 40  # four levels of ten nodes, the last behind the image's end
+    for work in (Work.of_pass(2, slots, 0), Work.of_pass(2, 5, slots), Work.of_pass(2, 10, positions - 1 + beams, 10)):
+        assert 0 < drafter.pass_seconds(work) < 5
+    assert (costs.extrapolated, drafter.extrapolated) == (False, False)
 
 
 def test_a_median_is_taken_after_a_warm_up_until_the_budget_is_spent() -> None:
@@ -113,8 +117,10 @@ def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: 
     assert device.provenance["origin"] == "measured"
     assert cloud.provenance["origin"] == "roofline"
     assert pricing.caption_slots == pair.manifest.caption_slots
-    # It runs on the cloud's hardware, not where the device was measured.
+    # A drafter is priced where it runs, and measured passes are its own, not those of the device's model.
     assert isinstance(pricing.drafter, RooflineCosts)
+    assert isinstance(pricing.device_drafter, MeasuredCosts)
+    assert pricing.device_drafter.table == profile.passes["drafter"] != profile.passes["device"]
     assert all(costs.compute_seconds(kind) > 0 for costs in (device, cloud) for kind in COMPUTE_KINDS)
 
 
@@ -150,17 +156,23 @@ def tiny_models() -> dict[str, catalogue.ModelShape]:
 def test_a_model_and_its_device_form_are_timed_at_their_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "_models", tiny_models)
     found = measure_model("tiny", torch.device("cpu"), sizes=Sizes((1, 2), (1, 4), (5,)), budget_s=0.0)
-    assert (set(found.passes), set(found.verify)) == ({"device", "cloud"}, {"cloud"})
+    # In the cloud a drafter reads the rows of the text vocabulary, too.
+    drafters = {"drafter", "cloud_drafter"}
+    assert (set(found.passes), set(found.verify)) == ({"device", "cloud", *drafters}, {"cloud", *drafters})
     assert set(found.compute_seconds) == set(COMPUTE_KINDS)
     assert (found.model, found.weights, found.runtime, found.dtype) == ("tiny", "", "eager", "float32")
-    assert found.verify["cloud"].new_tokens == [5]
+    assert all(table.new_tokens == [5] for table in found.verify.values())
     alone = measure_model("tiny-1layer", torch.device("cpu"), torch.float64, Sizes((2,), (1,), (4,)), budget_s=0.0)
-    assert (set(alone.passes), alone.verify, alone.dtype) == ({"device"}, {}, "float64")
+    assert (set(alone.passes), set(alone.verify), alone.dtype) == ({"device", "drafter"}, {"drafter"}, "float64")
     with pytest.raises(ComputeError, match="model other: its layers are not LlamaGen's"):
         measure_model("other", torch.device("cpu"))
     lines = CliRunner().invoke(step.main, ["tiny"]).output.splitlines()
-    assert [line.partition(":")[0] for line in lines[1:4]] == ["device, a step", "cloud, a step", "cloud, a tree of 4"]
-    assert len(lines) == 4 + len(COMPUTE_KINDS)
+    steps = [f"{role}, a step" for role in found.passes]
+    assert [line.partition(":")[0] for line in lines[1:8]] == [
+        *steps,
+        *(f"{role}, a tree of 4" for role in found.verify),
+    ]
+    assert len(lines) == 8 + len(COMPUTE_KINDS)
     assert CliRunner().invoke(step.main, ["other"]).exit_code == 1
 
 

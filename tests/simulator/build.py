@@ -31,7 +31,6 @@ from simulator.protocol.recording import (
 )
 
 WIDTHS = Widths(dim=8, vocab_size=32, caption_dim=4, image_pixels=64, caption_slots=4)
-PRICING = Pricing(caption_slots=4, widths=WIDTHS)
 Op = dict[str, int]
 
 
@@ -57,6 +56,7 @@ class UniformCosts:
 
 DEVICE_COSTS = UniformCosts(pass_s=1 / 256)
 CLOUD_COSTS = UniformCosts(pass_s=1 / 64)
+PRICING = Pricing(caption_slots=4, widths=WIDTHS, drafter=CLOUD_COSTS, device_drafter=DEVICE_COSTS)
 # At 1 Mibit/s, 128 bytes take 2**-10 s: every time on these links is a binary fraction.
 NETWORK = Network(up_bps=2.0**20, down_bps=2.0**21, up_delay_s=1 / 32, down_delay_s=1 / 16)
 

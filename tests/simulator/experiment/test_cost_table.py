@@ -1,10 +1,15 @@
 """Pricing of recorded sessions by the compute section of a scenario."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from simulator.core.errors import ComputeError
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.sweep import expand
+from simulator.pricing.profile import PassTable, Profile
 from simulator.protocol.pairs import pair_manifest
 
 from ..build import call, forward, recording, reply
@@ -34,3 +39,53 @@ def test_hardware_that_differs_in_a_late_digit_has_times_of_its_own() -> None:
     cases = expand(scenario)
     costs = CostTable(pair_manifest(scenario.pair), cases, pytest.fail)
     assert len({costs.fingerprint(case) for case in cases}) == 2
+
+
+@pytest.mark.parametrize(
+    ("compute", "side", "message"),
+    [
+        (
+            {"device": {"model": "pair"}, "cloud": {"model": "pair"}},
+            "device",
+            "the pair's drafter, .* profile --pair scenes",
+        ),
+        (
+            {"device": {"model": "llamagen-b-256-1layer", "profile": "b.json"}, "cloud": {"model": "llamagen-xl"}},
+            "device",
+            "llamagen-xl's drafter, .* --model llamagen-xl --random-weights",
+        ),
+        (
+            {"device": {"profile": "xl.json"}, "cloud": {"profile": "xl.json"}},
+            "cloud",
+            "llamagen-xl's drafter, with which eagle2 drafts; measure",
+        ),
+        (
+            {"device": {"profile": "xl.json"}, "cloud": {"model": {"layers": 2, "width": 64}}},
+            "device",
+            "own model .* drafter, .*; give the hardware by name or figures",
+        ),
+    ],
+)
+def test_a_drafter_that_was_not_measured_is_refused_where_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compute: Any, side: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = PassTable(rows=[1], new_tokens=[1], kv_tokens=[0], seconds=[[[0.1]]])
+    fields: Any = {"hardware": "here", "threads": 1, "torch": "2", "compute_seconds": {"image_decoder": 0.1}}
+    older = Profile(model="scenes", passes={"device": table, "cloud": table}, **fields)
+    for name, model in (("b", "llamagen-b-256"), ("xl", "llamagen-xl")):
+        older.model_copy(update={"model": model}).write(tmp_path / f"{name}.json")
+
+    def build(method: Any, placement: str = "split") -> None:
+        scenario = load_scenario({"name": "t", "methods": [method], "compute": compute, "placement": placement})
+        manifest = pair_manifest(scenario.pair)
+        CostTable(manifest, expand(scenario), lambda: older.model_copy(update={"weights": manifest.weights_hash}))
+
+    with pytest.raises(ComputeError, match=message) as error:
+        build({"name": "eagle2", "drafter": side})
+    assert error.value.place == ("compute", side)
+    build("base")
+    if (
+        "profile" not in compute["cloud"] and compute["cloud"]["model"] != "pair"
+    ):  # there it has the roofline of the cloud's hardware
+        build("eagle2", "cloud")

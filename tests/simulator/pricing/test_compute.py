@@ -5,6 +5,7 @@ Longer than other files, because rooflines and profiles share an interface and i
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from simulator.pricing.op_counts import (
     text_encoder_op_count,
     vq_decoder_op_count,
 )
+from simulator.pricing.own import OwnModel
 from simulator.pricing.profile import MeasuredCosts, PassTable, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol.messages import Widths
@@ -450,6 +452,33 @@ def test_a_profile_serves_the_model_it_was_measured_on_and_no_other(tmp_path: Pa
         side = Side(model, "local", profile=str(path))
         with pytest.raises(ComputeError, match=f"says nothing about {model}; measure one with ciar-sim profile --"):
             build_costs(Choice(Side("pair", "a100"), side), PAIR, no_profile)
+
+
+@pytest.mark.parametrize(
+    ("measured", "roles", "model", "on_device", "in_cloud"),
+    [
+        ("llamagen-xl", ("drafter",), "llamagen-xl", "drafter", "drafter"),
+        ("anole-7b", ("drafter", "cloud_drafter"), "anole-7b", "drafter", "cloud_drafter"),
+        ("llamagen-xl", (), "llamagen-xl", None, None),
+        ("llamagen-b-256", ("drafter",), "llamagen-xl", None, None),
+        ("llamagen-xl", ("drafter",), OwnModel(layers=2, width=64), None, None),
+    ],
+)
+def test_a_measured_drafter_is_that_of_the_clouds_model_or_unknown(
+    tmp_path: Path, measured: str, roles: Sequence[str], model: Any, on_device: str | None, in_cloud: str | None
+) -> None:
+    tables = {role: grid([[[float(i)] * 2] * 2] * 2) for i, role in enumerate(("device", "cloud", *roles), start=1)}
+    stored = profile().model_copy(update={"model": measured, "passes": tables})
+    stored.write(tmp_path / "p.json")
+    one = Side(f"{measured}-1layer", "local", profile=str(tmp_path / "p.json"))
+    same = model == measured
+    choice = Choice(one, Side(model, "local", profile=one.profile) if same else Side(model, "a100"))
+    shapes = (
+        PairShapes(cloud=shape(image_tokens=1024), device=shape(image_tokens=1024)) if "anole" in measured else PAIR
+    )
+    *_, pricing = build_costs(choice, shapes, no_profile)
+    for costs, role in ((pricing.device_drafter, on_device), (pricing.drafter, in_cloud if same else None)):
+        assert getattr(costs, "table", None) == (None if role is None else tables[role])
 
 
 def test_a_side_with_a_stored_profile_is_priced_by_it(tmp_path: Path) -> None:
