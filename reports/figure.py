@@ -109,7 +109,7 @@ class Form(NamedTuple):
 
 
 PAGE = Form()
-# Matplotlib has one style for all threads: where two blocks overlapped, one would draw in the other's, and the program would keep it.
+# Matplotlib has one style for all threads. If two blocks overlapped, one would draw with the other's style, which would remain set.
 _style_lock = threading.RLock()
 
 
@@ -118,7 +118,7 @@ def _unlock_in_copy() -> None:
     _style_lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_unlock_in_copy)  # a copy has one thread, and none that holds the lock
+os.register_at_fork(after_in_child=_unlock_in_copy)  # a forked child has one thread, which does not hold the lock
 
 
 @contextmanager

@@ -9,27 +9,28 @@ from simulator.traces.gaps import Gaps
 
 @dataclass(frozen=True)
 class LinkFigures:
-    """A link in base units: bit/s, seconds, shares. Fields as in `simulator.network.access.Network`, equal
-    both ways where it names none.
+    """A link in base units: bit/s, seconds, shares.
+
+    Other fields are those of `simulator.network.access.Network`. Fields without a direction apply to both directions.
 
     Attributes:
-        outage_every_s: From the begin of one outage to the next, None for no outages.
-        outage_s: Length of an outage, in which nothing passes.
-        buffer_s: The buffer, at the mean rate of its direction.
+        outage_every_s: Time from the begin of one outage to the begin of the next; None for no outages.
+        outage_s: Length of an outage, during which nothing passes.
+        buffer_s: Size of the buffer as time at the mean rate of its direction.
         up_cross: Cross traffic of the uplink: "greedy", "video", or mean seconds busy and quiet; None for none.
         down_cross: The same of the downlink.
-        wifi: Stations and tail of a `simulator.network.wifi.Hop`, None for none.
-        radio: Of the catalogue, None for none.
-        handover: Mean time between handovers and their mean length, None for none.
-        uplink: sr_period_s, sr_grant_s, slot_s and configured_s of `simulator.network.radio.RadioFigures`; None: inside the round trip.
-        operators: Share, inactivity timer, DRX timer and DRX cycle of each, None for the radio's own; empty for one radio.
+        wifi: Stations and tail of a `simulator.network.wifi.Hop`; None for none.
+        radio: A radio of the catalogue; None for none.
+        handover: Mean time between handovers and their mean length; None for none.
+        uplink: sr_period_s, sr_grant_s, slot_s and configured_s of `simulator.network.radio.RadioFigures`; None: part of the round trip.
+        operators: Share, inactivity timer, DRX timer and DRX cycle of each; a timer of None is the radio's. Empty for one radio.
         gaps: Scheduling gaps, with down_bps and up_bps as mean rates; None for none.
-        generated: Kind of a generated trace that tells rates, and how the round trip varies about rtt_s; None for none.
-        fair: Whether devices of a cell share it side by side.
-        fading_snr_db: Of their channels, None for no fading.
-        also: Other paths beside this one, empty for one path.
+        generated: Kind of a generated trace, which gives the rates and the variation of the round trip about rtt_s; None for none.
+        fair: Whether the devices of a cell are served at the same time (proportional fair), not one after another.
+        fading_snr_db: Mean SNR of their fading channels; None for no fading.
+        also: Further paths; empty for one path.
         way_s: Round trip behind the link, in addition to rtt_s or to that of a trace.
-        trace: Files that tell each of down_bps, up_bps, rtt_s and loss that is None; None for no file.
+        trace: Files with the values of down_bps, up_bps, rtt_s and loss where these are None; None for no file.
     """
 
     down_bps: float | None

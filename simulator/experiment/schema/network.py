@@ -42,7 +42,7 @@ LossPct = Annotated[float, Field(ge=0, le=90)]
 
 
 class PresetNetwork(Mobile):
-    """A preset of the network catalogue, optionally with other figures than its own.
+    """A preset of the network catalogue, optionally with changed figures.
 
     Attributes:
         preset: One of `ciar-sim list presets`.
@@ -55,8 +55,8 @@ class PresetNetwork(Mobile):
         loss_pct: Packets lost each way, in percent.
         loss_burst_packets: Mean length of a burst of losses.
         distance_km: Distance to the cloud beyond the 500 km of a preset; adds to rtt_ms.
-        up_mbps: The mean rate; constant where the preset's follows a generated trace. None, here and in the other fields that mean what
-            they do in the explicit form, keeps the preset's figure.
+        up_mbps: Mean rate of the uplink instead of the preset's; constant if the preset follows a generated trace. None, here and in
+            the other fields of the explicit form, keeps the preset's figure.
         down_mbps: The same of the downlink.
         rate: How the rates vary about their means: constant, or scheduling gaps by name or figures; None: as the preset does.
         radio: A radio of the catalogue, or none.
@@ -177,7 +177,7 @@ def _check_burst(loss_pct: float | None, burst_packets: float | None) -> None:
 
 
 class _Line(Mobile):
-    """What explicit networks and traces share, taken as it is: nothing is added that is not asked for.
+    """Common keys of explicit networks and traces. Their values are used as given, without additions.
 
     Attributes:
         transport: ideal (payload bytes, no connection or window), tcp, grpc (TCP, TLS, HTTP/2), quic or sctp (a channel of WebRTC).
@@ -295,7 +295,7 @@ class ExplicitNetwork(_Line):
 
 
 class TraceNetwork(_Line):
-    """A link that follows a trace file, which repeats; each device (or cell) starts at its own place in it.
+    """A link that follows a trace file, which repeats. Each device (or cell) starts at a different time in it.
 
     The constants up_mbps, down_mbps, rtt_ms and loss_pct replace the values of the file; rates and the round trip must be given if the
     file has none, and loss is then 0.
@@ -303,7 +303,7 @@ class TraceNetwork(_Line):
     Attributes:
         up_mbps: A constant rate instead of that of the file.
         down_mbps: The same of the downlink.
-        trace: a file, a list of files that belong together, or {down: FILE, up: FILE}.
+        trace: a file, a list of files that form one trace, or {down: FILE, up: FILE}.
         unit: units of times and rates, if a file does not state them.
         window_s: two times, the part of the trace to use, counted from its start.
         time_scale: multiplies all times of the trace.
@@ -418,10 +418,10 @@ def _link_trace(choice: TraceChoice, _states: tuple[tuple[int, int], ...]) -> Tr
 
 
 class MultipathNetwork(Part):
-    """Several paths at once: each message takes the one that delivers it first (`simulator.network.paths`).
+    """Several paths at once: each message takes the path that delivers it first (`simulator.network.paths`).
 
     Attributes:
-        paths: A network each.
+        paths: One network per path.
     """
 
     paths: Annotated[tuple["OnePath", ...], BeforeValidator(items)]
