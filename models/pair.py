@@ -117,8 +117,9 @@ def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: to
         found = find_pair(pair)
         if found.manifest.scales:
             raise WeightsError(
-                f"the pair {found.manifest.name} predicts scale by scale; "
-                "its device is a smaller model of the same kind, which is not trained here"
+                f"the pair {found.manifest.name} predicts scale by scale: a one-layer device, which decides token by token, serves none of "
+                "its methods; for code and device-only, name a smaller released model of the same scales, such as var_d16.pth, "
+                "with pair.device"
             )
         loaded: Pair = function_of(pair.backbone.load)(found, torch.device(torch_device), dtype)
         return loaded

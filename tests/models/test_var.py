@@ -189,7 +189,7 @@ def test_of_several_depths_in_a_folder_the_name_tells_or_the_user(folder: Path, 
 def test_a_pair_of_scales_is_run_by_its_own_methods(folder: Path, pair: VarPair) -> None:
     with pytest.raises(
         CiarSimError,
-        match="the pair var-d30 predicts scale by scale; its device is a smaller model of the same kind, which is not trained here",
+        match=r"the pair var-d30 predicts scale by scale: a one-layer device, .* name a smaller released model of the same scales",
     ):
         load_pair(named(folder))
     with pytest.raises(PromptError, match="not a class label; allowed: 0 to 9"):
@@ -441,7 +441,7 @@ def test_what_a_pair_of_scales_cannot_do_is_refused_by_name(folder: Path, tmp_pa
         main, ["train", "device", "--pair", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "d")]
     )
     assert trained.exit_code == 2
-    assert "predicts scale by scale; its device is a smaller model" in trained.output
+    assert "serves none of its methods; for code and device-only, name a smaller released model" in trained.output
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
