@@ -15,7 +15,7 @@ from reports.load import Run
 from reports.parts_plot import latency_parts
 from reports.quality_plot import faceted, latency_quality, panel_axes, speedup_table
 from reports.queue_plot import queue_over_time
-from reports.setting_plots import heat_maps, latency_cdf, load_axis, load_curves, setting_pair
+from reports.setting_plots import heat_maps, latency_cdf, load_axes, load_curves, setting_pair
 from reports.sweep_plot import numeric_axes, speedup_along, sweep
 from reports.words import absent, number, rejoined, shortened
 from simulator.core.errors import RunFolderError
@@ -87,9 +87,8 @@ def _sweep(asked: PlotRequest) -> Figure:
 
 
 def _load(asked: PlotRequest) -> Figure:
-    own = load_axis(asked.run)
     example = "--axis workload.arrivals.poisson_per_s=0.05,0.1,0.2"
-    key = asked.axis([own] if own else [], "rate of arrivals, number of devices or work of others", example)
+    key = asked.axis(load_axes(asked.run), "rate of arrivals, number of devices or work of others", example)
     return load_curves(asked.run, key, asked.form)
 
 

@@ -1,6 +1,7 @@
 """Plots over two settings of a method, over load, and of the distribution of latency."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -164,13 +165,16 @@ def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Fig
     return figure
 
 
-def load_axis(run: Run) -> str | None:
-    """Return the swept number that sets the load: arrival rate, number of devices or background jobs. None if there is none."""
-    for key in run.swept:
-        values = pd.to_numeric(run.summary[key], errors="coerce")
-        if key.startswith(("workload.", "cloud.background")) and values[np.isfinite(values)].nunique() > 1:
-            return key
-    return None
+# Numbers that rise with the load: not think_s or time_scale, and none of the run's own times.
+_LOADS = re.compile(
+    r"workload\.(devices|arrivals\.(poisson|bursty)_per_s)|cloud\.(tiers\.[^.]+\.)?background\.utilisation"
+)
+
+
+def load_axes(run: Run) -> list[str]:
+    """Return the swept numbers that set the load: arrival rate, number of devices or background jobs."""
+    values = {key: pd.to_numeric(run.summary[key], errors="coerce") for key in run.swept if _LOADS.fullmatch(key)}
+    return [key for key, column in values.items() if column[np.isfinite(column)].nunique() > 1]
 
 
 def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
@@ -186,7 +190,8 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     names = best_labels(run, MOST_LINES)
     look = looks(run.series)
     lower: Metric = GOODPUT if np.isfinite(run.summary["goodput_per_s"]).any() else BUSY
-    slo_s = run.setting("workload.slo_s", math.nan)
+    slo, own_slo_s = "workload.slo_s", run.setting("workload.slo_s", math.nan)
+    slos_s = {str(row["column"]): run.setting_of(row, slo, own_slo_s) for _, row in table.iterrows()}
     figure = new_figure(max(4.4 * len(shown), 6.8), 3.2 if form.compact else 5.6, form)
     grid = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=[1.3, 1])
     drawn = table.loc[table["label"].isin(names), "latency_p95_s"].to_numpy(dtype=float)
@@ -196,9 +201,9 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
         for ax in grid[0]:
             logarithmic(ax, "y")
     else:
-        grid[0][0].set_ylim(0, 1.08 * max(highest, slo_s if math.isfinite(slo_s) else 0.0))
+        grid[0][0].set_ylim(0, 1.08 * max(highest, *(bound for bound in slos_s.values() if math.isfinite(bound)), 0.0))
     for place, column in enumerate(shown):
-        own = table[table["column"] == column]
+        own, slo_s = table[table["column"] == column], slos_s[column]
         upper, under = grid[0][place], grid[1][place]
         knees: list[tuple[float, str]] = []
         for label in names:
@@ -229,13 +234,20 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
         under.set_xlabel(axis_label(key))
         from_zero(under)
     notes = [
-        f"Dashed: the objective, {number(slo_s)} s." if math.isfinite(slo_s) else "The scenario has no workload.slo_s.",
+        _objective([slos_s[column] for column in shown]),
         "Crosses: the knee, interpolated between the runs.",
         left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
         left_out(len(shown), len(columns), "conditions", EVENLY),
     ]
     finish(figure, form, [handle(name, look[name], form) for name in names], notes, run.as_if)
     return figure
+
+
+def _objective(slos_s: Sequence[float]) -> str:
+    """Return what the footnote says of the objectives of the columns."""
+    if not any(map(math.isfinite, slos_s)):
+        return "The scenario has no workload.slo_s."
+    return f"Dashed: the objective, {number(slos_s[0])} s." if len(set(slos_s)) == 1 else "Dashed: the objective."
 
 
 def knee(x: np.ndarray, y: np.ndarray, bound: float, *, log_x: bool = False, log_y: bool = False) -> float:

@@ -1,5 +1,6 @@
 """Comparison of finished runs: paired differences of latency, quality and cost, with intervals."""
 
+import copy
 import math
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from ciar_sim.decide.decision import Decision
 from reports.load import Run, load_run
@@ -68,7 +70,7 @@ class _Loaded:
         self.folder = folder
         self.run: Run = load_run(folder)
         try:
-            self.requests = pd.read_parquet(folder / "requests.parquet")
+            self.requests = pq.ParquetFile(folder / "requests.parquet").read().to_pandas(ignore_metadata=True)
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: {error}") from None
         wrong = f"{folder / 'requests.parquet'} cannot be read:"
@@ -84,18 +86,30 @@ class _Loaded:
         if self.requests["prompt"].isna().any():
             raise RunFolderError(f"{wrong} column prompt holds values that are not finite")
         self.requests = self.requests.drop(columns=[name for name in texts if name in self.requests])
-        scenario = _plain(folder, self.run.scenario)
-        workload = scenario.get("workload")
-        warm = workload.get("warmup_s", 0.0) if isinstance(workload, dict) else 0.0
-        self.warmup_s = float(warm) if isinstance(warm, int | float) else 0.0
-        self.images = {key: scenario.get(key) for key in ("prompts", "seed", "decoding")}
-        if isinstance(self.images["prompts"], dict) and "list" not in self.images["prompts"]:
-            self.images["prompts"] = {"skip": 0, **self.images["prompts"]}  # runs of earlier versions do not have it
+        self.scenario = _plain(folder, self.run.scenario)
+
+    def row(self, case: int) -> pd.Series:
+        """Return the row of summary.csv of a case."""
+        return self.run.summary.set_index("case").loc[case]
 
     def of(self, case: int) -> pd.DataFrame:
-        """Return the requests of a case in order of arrival, without those of the warm-up."""
-        mine = self.requests[(self.requests["case"] == case) & (self.requests["requested_s"] >= self.warmup_s)]
+        """Return the requests of a case in order of arrival, without those of its warm-up."""
+        path = "workload.warmup_s"
+        warmup_s = self.run.setting_of(self.row(case), path, self.run.setting(path, 0.0))
+        mine = self.requests[(self.requests["case"] == case) & (self.requests["requested_s"] >= warmup_s)]
         return mine.sort_values(["requested_s", "request"], kind="stable")
+
+    def images(self, case: int) -> dict[str, Any]:
+        """Return the settings that determine the images of a case, with its swept values."""
+        found = {key: copy.deepcopy(self.scenario.get(key)) for key in ("prompts", "seed", "decoding")}
+        if isinstance(found["prompts"], dict) and "list" not in found["prompts"]:
+            found["prompts"] = {"skip": 0, **found["prompts"]}  # runs of earlier versions do not have it
+        for path in self.run.swept:
+            section, _, key = path.partition(".")
+            if section in found:
+                value = self.row(case)[path]
+                found[section] = {**(found[section] or {}), key: value} if key else value
+        return found
 
 
 def _plain(folder: Path, text: str) -> dict[str, Any]:
@@ -152,7 +166,8 @@ def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict
     """Return a row per column: its mean in both runs, the difference with its interval, and the pairing."""
     first, second = one.of(case), two.of(other)
     keys = ["request", "prompt", "requested_s"]
-    same = one.images["prompts"] == two.images["prompts"] and len(first) == len(second)
+    images, others = one.images(case), two.images(other)
+    same = images["prompts"] == others["prompts"] and len(first) == len(second)
     same = same and np.array_equal(first[keys].to_numpy(), second[keys].to_numpy())
     names = [name for name in USED if name in first and name in second]
     rows = [
@@ -162,7 +177,7 @@ def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict
     rows.append(_of_summary(one, case, two, other, "cost_usd"))
     known = {"case", "method", "method_name", *one.run.swept, *REQUEST_COLUMNS}
     quality = [name for name in first.columns if name not in known and name in second]
-    same = one.images == two.images
+    same = images == others
     for name in quality:
         before, after = (table.groupby("prompt")[name].mean().dropna() for table in (first, second))
         if same:
@@ -195,7 +210,7 @@ def _of_summary(one: _Loaded, case: int, two: _Loaded, other: int, name: str) ->
     """Return the difference of two figures of summary.csv, with an interval from their own intervals."""
     sides = []
     for loaded, number in ((one, case), (two, other)):
-        row = loaded.run.summary[loaded.run.summary["case"] == number].iloc[0]
+        row = loaded.row(number)
         ends = [float(row.get(end, math.nan)) for end in interval_columns(name)]
         value = float(row.get(name, math.nan))
         sides.append((value, max(ends[1] - value, value - ends[0])))  # one end may be clipped, for example at 0

@@ -20,7 +20,7 @@ from reports.figure import Form, laid_out, render, styled
 from reports.kinds import KINDS, of_methods, of_values, plot
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
-from reports.setting_plots import knee
+from reports.setting_plots import knee, load_axes
 from reports.words import rejoined
 from simulator.core.errors import CiarSimError, RunFolderError
 from simulator.results.columns import SAMPLED
@@ -235,6 +235,23 @@ def test_load_curves_have_the_objective_and_the_knee(runs: dict[str, Run]) -> No
     assert all(float(line.get_ydata()[0]) == 20.0 for line in knees)  # type: ignore[index]
     assert "p95 passes 20 s: base at" in words(figure)
     assert "goodput (per s)" in words(figure)
+
+
+def test_load_is_what_rises_with_it_and_a_swept_objective_is_that_of_its_column(tmp_path: Path) -> None:
+    rate, slo = "workload.arrivals.poisson_per_s", "workload.slo_s"
+    cases = [
+        case("base", 8.0 * per_s, {slo: slo_s, "workload.arrivals.think_s": 5, rate: per_s})
+        for slo_s in (10, 20)
+        for per_s in (1, 2, 4)
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=(), scenario_yaml="workload: {slo_s: 3}\n"))
+    assert load_axes(run) == [rate]
+    figure = plot(run, "load", Form())
+    levels = [{line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"} for ax in figure.axes[:2]]
+    assert levels == [{10}, {20}]
+    assert "p95 passes 10 s: base at" in words(figure)
+    assert "p95 passes 20 s: base at" in words(figure)
+    assert "Dashed: the objective." in words(figure)
 
 
 def test_the_knee_lies_on_the_line_between_runs() -> None:

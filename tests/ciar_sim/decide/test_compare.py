@@ -79,6 +79,23 @@ def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
     assert "no difference in latency" in CliRunner().invoke(main, ["compare", str(near), str(other)]).output
 
 
+def test_swept_settings_are_those_of_the_case(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
+    """Its warm-up, and what determines its images, whatever the scenario says outside its sweep."""
+    timed = {"devices": 2, "arrivals": {"poisson_per_s": 3}, "duration_s": 8}
+    swept = {**scenario, "workload": timed, "sweep": {"workload.warmup_s": [0, 4]}}
+    near, far = made(runs, "warm", swept, cache), made(runs, "warm far", swept, cache, network__rtt_ms=40)
+    table = ciar_sim.compare(near, far).table.set_index("column")
+    for side, folder in (("first", near), ("other", far)):
+        means = ciar_sim.open_run(folder).summary["latency_mean_s"]
+        assert table.loc["latency_s", side].tolist() == pytest.approx(means.tolist(), rel=1e-12)
+    one = {**scenario, "methods": ["base"]}
+    drawn = {**one, "sweep": {"prompts.seed": [5]}}
+    pairs = [(made(runs, "one", one, cache), made(runs, "drawn", drawn, cache))]
+    pairs += [(made(runs, "set", one, cache, prompts__seed=5), runs / "drawn")]
+    told = [ciar_sim.compare(*pair).table.set_index("column")["paired"] for pair in pairs]
+    assert [(of["latency_s"], of["cloud_nll"]) for of in told] == [("no", "no"), ("by request", "by prompt")]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "half", "verdict"),
     [
