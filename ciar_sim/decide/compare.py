@@ -70,7 +70,9 @@ class _Loaded:
         self.folder = folder
         self.run: Run = load_run(folder)
         try:
-            self.requests = pq.ParquetFile(folder / "requests.parquet").read().to_pandas(ignore_metadata=True)
+            self.requests: pd.DataFrame = (
+                pq.ParquetFile(folder / "requests.parquet").read().to_pandas(ignore_metadata=True)
+            )
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: {error}") from None
         wrong = f"{folder / 'requests.parquet'} cannot be read:"
@@ -90,7 +92,7 @@ class _Loaded:
 
     def row(self, case: int) -> pd.Series:
         """Return the row of summary.csv of a case."""
-        return self.run.summary.set_index("case").loc[case]
+        return self.run.summary[self.run.summary["case"] == case].iloc[0]
 
     def of(self, case: int) -> pd.DataFrame:
         """Return the requests of a case in order of arrival, without those of its warm-up."""
