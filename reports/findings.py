@@ -218,7 +218,12 @@ def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[s
     first = f"Its images differ significantly from base's: cloud_nll {values}, on {images}."
     near = next((row for row in rows if not is_base(row) and base_quality(row)), None)
     if near is None:
-        return first, "Every other method differs significantly from base in cloud_nll, too."
+        others = [row for row in rows[1:] if not is_base(row)]
+        if not others:
+            return (first,)
+        if all(math.isfinite(row["cloud_nll_minus_base_lo"]) for row in others):
+            return first, "Every other method differs significantly from base in cloud_nll, too."
+        return first, "No other method is known to have base's cloud_nll."
     if near["speedup_lo"] > 1:
         return (
             first,

@@ -31,10 +31,11 @@ from reports.findings import Finding, best_labels, is_base, pareto_front, qualit
 from reports.load import Run, condition_names
 from reports.looks import looks
 from reports.metrics import BUSY, CALLS, GOODPUT, LATENCY, P95, Metric
-from reports.words import axis_label, number, own_setting, shortened, significant, split_unit
+from reports.words import axis_label, joined, number, own_setting, shortened, significant, split_unit
 
 # Rows of heat maps, lines of a panel, cells of a heat map up to which values are written into them.
 MOST_CONDITIONS, MOST_LINES, MOST_WRITTEN = 3, 8, 120
+MOST_KNEES = 3  # named in a title
 KNEE = 2.0  # without an objective, p95 at the knee as a multiple of that at the lowest load
 HEAT = mpl.colormaps["cividis"].with_extremes(bad=GRID)
 
@@ -206,6 +207,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
         own, slo_s = table[table["column"] == column], slos_s[column]
         upper, under = grid[0][place], grid[1][place]
         knees: list[tuple[float, str]] = []
+        above: list[str] = []  # beyond the bound at the lowest load already, so without a knee
         for label in names:
             rows = own[(own["label"] == label) & np.isfinite(own["latency_p95_s"])].sort_values(key)
             if rows.empty:
@@ -219,11 +221,16 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             if math.isfinite(at):
                 cross(upper, at, bound, look[label], form)
                 knees.append((at, label))
+            elif p95[0] > bound:
+                above.append(label)
         if math.isfinite(slo_s):
             upper.axhline(slo_s, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
         unit = split_unit(key)[1]
         what = f"p95 passes {number(slo_s)} s" if math.isfinite(slo_s) else f"p95 is {KNEE:g}× its lowest"
-        said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-3:][::-1]]
+        said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-MOST_KNEES:][::-1]]
+        if above:
+            few = joined(above) if len(above) <= MOST_KNEES else f"{len(above)} methods"
+            said.append(f"{few} at the lowest load already")
         title = f"{what}: {', '.join(said)}" if said else f"{what} nowhere here"
         if form.titles or column:
             wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)

@@ -124,6 +124,25 @@ def test_what_is_unknown_of_images_is_not_said_of_base() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ([], []),
+        ([0.5], ["Every other method differs significantly from base in cloud_nll, too."]),
+        ([0.5, math.nan], ["No other method is known to have base's cloud_nll."]),
+    ],
+)
+def test_what_no_interval_shows_is_not_said_of_other_methods(others: list[float], said: list[str]) -> None:
+    """Each of the others loses so much, with an interval of 0.2; NaN: it has none."""
+    cases = rows(("ciar", 1.0, 0.1, 2.0), ("base", 2.0, 0.1, 1.0), *((f"m{loss}", 1.5, 0.1, 1.3) for loss in others))
+    losses = np.array([0.5, 0.0, *others])
+    cases = cases.assign(cloud_nll=4.0 + losses, cloud_nll_minus_base=losses)
+    cases = cases.assign(cloud_nll_minus_base_lo=losses - 0.1, cloud_nll_minus_base_hi=losses + 0.1)
+    sentences = finding("wifi", cases).sentences
+    assert sentences[1].startswith("Its images differ significantly from base's: cloud_nll")
+    assert [text for text in sentences[2:] if "other method" in text] == said
+
+
 def test_no_difference_is_said_plainly() -> None:
     said = finding(
         "wifi", rows(("ciar", 4.0, 0.5, math.nan), ("code", 4.2, 0.5, math.nan), ("lantern", 9.0, 0.5, math.nan))

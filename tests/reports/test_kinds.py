@@ -254,6 +254,21 @@ def test_load_is_what_rises_with_it_and_a_swept_objective_is_that_of_its_column(
     assert "Dashed: the objective." in words(figure)
 
 
+@pytest.mark.parametrize(
+    ("slo_s", "title"),
+    [
+        (1, "p95 passes 1 s: base and ciar at the lowest load already"),
+        (8, "p95 passes 8 s: ciar at 0.10 per s, base at the lowest load already"),
+        (1000, "p95 passes 1000 s nowhere here"),
+    ],
+)
+def test_a_method_beyond_the_objective_at_every_load_is_not_said_to_be_within_it(
+    runs: dict[str, Run], slo_s: int, title: str
+) -> None:
+    run = replace(runs["load"], scenario=f"workload: {{slo_s: {slo_s}}}")
+    assert plot(run, "load", Form()).axes[0].get_title("left").replace("\n", " ") == title
+
+
 def test_the_knee_lies_on_the_line_between_runs() -> None:
     x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 6.0])
     assert knee(x, y, 4.0) == 3.0
