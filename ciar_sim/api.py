@@ -245,13 +245,13 @@ def open_run(folder: str | Path) -> Result:
 
 
 def _as_returned(numbers: "pd.DataFrame", cells: "pd.DataFrame") -> "pd.DataFrame":
-    """The columns of summary.csv with the types that `run` gives them. numbers: all numbers as floats; cells: all as text."""
+    """Return the columns of summary.csv with the types that `run` returns. numbers: the table of floats; cells: the table of texts."""
     import pandas as pd
 
     columns = {}
     for name, column in cells.items():
         if numbers[name].dtype == object:
-            columns[name] = column.astype(object).where(column != "", None)  # empty: of other methods' settings
+            columns[name] = column.astype(object).where(column != "", None)  # empty: a setting of other methods
         elif column.str.fullmatch(r"-?\d+").all():
             columns[name] = pd.Series([int(cell) for cell in column], dtype="int64")
         else:
@@ -470,14 +470,14 @@ def execute(
 
 
 def run_folder(scenario: "Scenario", own: bool = False) -> Path:
-    """The folder of a run that is given none: `runs/<name>`. own: with a digest of the scenario, so that each sweep has its own."""
+    """Return the default run folder, `runs/<name>`. own: add a digest of the scenario, so that each sweep has its own folder."""
     from simulator.experiment.rerun import digest
 
     return Path("runs") / (f"{scenario.name}-{digest(scenario)[:8]}" if own else scenario.name)
 
 
 def foresee(loaded: "LoadedScenario", cache: Path | None, jobs: int | None = None) -> "State":
-    """What of a scenario is recorded and simulated already; makes and writes nothing.
+    """Return what of a scenario is already recorded and simulated. Nothing is computed or written.
 
     jobs: as in `simulator.experiment.state.state_of`.
     """

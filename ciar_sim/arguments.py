@@ -94,9 +94,10 @@ def check_means(
 
 
 def choice_of(zips: Any, random: Any, tune: Any) -> "Choice":
-    """How points of the axes are chosen, by the arguments of these names.
+    """Return the choice of points of the axes for the arguments of these names.
 
-    Raises CiarSimError where zips holds no groups of paths, random is no whole number, or tune neither one nor a text.
+    Raises:
+        CiarSimError: zips are not groups of paths, random is not a whole number, or tune is neither a whole number nor a text.
     """
     from simulator.experiment.options import Choice
 

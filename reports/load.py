@@ -261,7 +261,7 @@ def _table(data: bytes, columns: list[str]) -> pd.DataFrame:
     for name in columns:
         if there.count(name) != 1:
             raise ValueError(f"{there.count(name) or 'no'} column{'s' * (name in there)} {name}")
-    table: pd.DataFrame = file.read(columns).to_pandas(ignore_metadata=True)  # else an index of pandas is no column
+    table: pd.DataFrame = file.read(columns).to_pandas(ignore_metadata=True)  # keeps a stored pandas index as a column
     for name in columns:
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise ValueError(f"column {name} holds {table[name].dtype}, needed numbers")

@@ -52,7 +52,7 @@ def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> F
 
 
 def _bars(cases: pd.DataFrame) -> pd.DataFrame:
-    """The cases that get a bar, in order: base and the fastest."""
+    """Return the cases that get a bar, in order: base and the fastest."""
     ran = cases[np.isfinite(cases["latency_mean_s"])]
     slower = ran["method_name"] != "base"
     kept = ran.assign(slower=slower).sort_values(["slower", "latency_mean_s"], kind="stable").index[:MOST_BARS]

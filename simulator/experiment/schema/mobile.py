@@ -119,7 +119,7 @@ class Mobile(Queue):
     fading_snr_db: float | None = Field(default=None, ge=-20, le=60)
 
     def radio_row(self) -> catalogue.RadioPreset | None:
-        """The radio of the catalogue, or None."""
+        """Return the radio of the catalogue, or None."""
         raise NotImplementedError
 
     @model_validator(mode="after")
