@@ -55,6 +55,14 @@ class VQConfig:
             least = 0 if name == "encoder_ch_mult" else 1
             if not least <= len(levels) <= 10 or not all(1 <= level <= 64 for level in levels):
                 raise ValueError(f"{name} must be {least} to 10 factors of 1 to 64 each")
+        found, needed = len(self.decoder_ch_mult), max(len(self.encoder_ch_mult), 1)
+        if found != needed:  # else decoded images would have another size than encoded ones
+            levels = (
+                f"as many factors as encoder_ch_mult, {needed}"
+                if self.encoder_ch_mult
+                else "one factor without an encoder"
+            )
+            raise ValueError(f"decoder_ch_mult must have {levels}, got {found}")
         for name, largest in VQ_LARGEST.items():
             least = 0 if name == "num_res_blocks" and not self.encoder_ch_mult else 1  # the decoder has one more
             if not least <= getattr(self, name) <= largest:
@@ -343,6 +351,14 @@ def from_uint8(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
+def vq_config(values: Mapping[str, Any], source: Path | str) -> VQConfig:
+    """Return the shape with these values. Raises WeightsError naming the file if no tokenizer can have it."""
+    try:
+        return VQConfig.from_mapping(values)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: not a readable tokenizer ({type(error).__name__}: {error})") from error
+
+
 def load_llamagen_vq(path: Path, config: VQConfig | None = None, containers: Sequence[str] = CONTAINERS) -> VQModel:
     """Load a tokenizer from a LlamaGen checkpoint such as `vq_ds16_t2i.pt`, float32, in `eval()` mode.
 
@@ -372,9 +388,5 @@ def load_vq(path: Path) -> VQModel:
         WeightsError: the file is missing, damaged, of another format, or holds weights that are not finite.
     """
     path = Path(path)
-    values, state = read_config(path), read_state(path)
-    try:
-        config = VQConfig.from_mapping(values)
-        return build(lambda: VQModel(config), state, path, exact=True)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable tokenizer ({type(error).__name__}: {error})") from error
+    config = vq_config(read_config(path), path)
+    return build(lambda: VQModel(config), read_state(path), path, exact=True)

@@ -41,7 +41,7 @@ from models.llama import LlamaDecoder
 from models.pair import Pair, assembled
 from models.phi import IntervalProjection
 from models.state import build, read_state, unallocated
-from models.vq import VQConfig, VQModel
+from models.vq import VQModel, vq_config
 from simulator.core.errors import PromptError, WeightsError, first_line
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig, digits
 from simulator.protocol.pairs import FoundPair
@@ -408,7 +408,7 @@ def own_codebook(folder: Path) -> Tensor | None:
 def _vq(state: Mapping[str, Tensor], source: Path, highest_first: bool, normalised: bool) -> VQModel:
     """Build a VQGAN from tensors under its authors' keys. highest_first: whether `decoder.up.0` has the highest resolution."""
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    config = VQConfig(**vq_sizes(shapes, source))
+    config = vq_config(vq_sizes(shapes, source), source)
     levels = len(config.encoder_ch_mult)
     attention = f"encoder.down.{levels - 1}.attn.0.norm.weight" in state
     ours = {vq_key(key, levels, highest_first): tensor for key, tensor in state.items()}

@@ -21,7 +21,7 @@ from models.phi import IntervalProjection
 from models.state import build, read_state, refuse_nonfinite
 from models.text import TextEncoder
 from models.transformer import Transformer
-from models.vq import VQConfig, load_llamagen_vq
+from models.vq import load_llamagen_vq, vq_config
 from simulator.protocol.pairs import FoundPair, TransformerConfig
 
 
@@ -73,7 +73,8 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
     """Load a pair from LlamaGen's files. Raises WeightsError."""
     manifest, path_of = found.manifest, {part: paths[0] for part, paths in found.files.items()}
     cloud = load_llamagen(path_of["cloud"], manifest.grid, manifest.cloud.n_head)
-    tokenizer = load_llamagen_vq(path_of["tokenizer"], VQConfig(**found.facts["vq"]), VQ_CONTAINERS)
+    path = path_of["tokenizer"]
+    tokenizer = load_llamagen_vq(path, vq_config(found.facts["vq"], path), VQ_CONTAINERS)
     device = phi = drafter = None
     if manifest.device is not None:
         device = load_device(path_of["device"], manifest.device)

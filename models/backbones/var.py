@@ -13,7 +13,7 @@ from models.backbones.var_files import ENCODER, IGNORED, VAE_CONTAINERS, VAR_CON
 from models.state import build, read_state, refuse_nonfinite
 from models.var.tokenizer import VarTokenizer
 from models.var.transformer import VarTransformer
-from models.vq import VQConfig
+from models.vq import VQConfig, vq_config
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import FoundPair, PairManifest
 
@@ -46,7 +46,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Va
     paths = {part: files[0] for part, files in found.files.items()}
     cloud = load_var(paths["cloud"])
     device = load_var(paths["device"]) if "device" in paths else None
-    vq, scales = VQConfig(**found.facts["vq"]), found.manifest.scales
+    vq, scales = vq_config(found.facts["vq"], paths["tokenizer"]), found.manifest.scales
     tokenizer = load_var_tokenizer(paths["tokenizer"], vq, scales, found.facts["phis"])
     for part, model in (("cloud", cloud), ("device", device)):
         if model is not None:

@@ -68,8 +68,6 @@ class TokenizerConfig(Part):
                     "model",
                     "codebook_dim",
                 )
-            if len(self.model.decoder_ch_mult) != 1:
-                refuse("must have one entry where there is no encoder", "model", "decoder_ch_mult")
         elif self.continuous_steps >= self.training.steps:
             # The codebook is set after these steps; without further ones it would stay random in the averaged weights.
             refuse(

@@ -138,6 +138,22 @@ def test_a_tokenizer_of_eight_makes_images_of_half_the_size(folder: Path, tmp_pa
     )
 
 
+def test_a_tokenizer_whose_sizes_no_tokenizer_has_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    path, state = tmp_path / "vq.pt", files.tokenizer().state_dict()
+    lower = {key: value for key, value in state.items() if not key.startswith("decoder.conv_blocks.4.")}
+    for changed, why in (
+        ({**state, "encoder.conv_in.weight": torch.zeros(16, 3, 3, 3)}, "ch must be a multiple of 32"),
+        (
+            {**state, "encoder.conv_blocks.1.res.0.conv1.weight": torch.zeros(3200, 1)},
+            "encoder_ch_mult must be 0 to 10",
+        ),
+        (lower, "decoder_ch_mult must have as many factors as encoder_ch_mult, 5, got 4"),
+    ):
+        torch.save(changed, path)
+        with pytest.raises(WeightsError, match=f"{path}: .*{why}"):
+            load_pair(c2i(folder, tokenizer=str(path)))
+
+
 def test_of_several_files_of_a_kind_the_name_tells_or_the_user(folder: Path, tmp_path: Path) -> None:
     own = shutil.copytree(folder / "t2i", tmp_path / "t2i")
     torch.save({"model": files.decoder(files.T2I, 5).state_dict()}, own / "t2i_XL_stage2_512.pt")

@@ -190,9 +190,19 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         (GOOD, "data: {folder: a, coco: b}\n", ":1: data needs one of folder, coco, photos, got folder and coco"),
         (GOOD, "data: {captions: a.csv}\n", ":1: data needs one of folder, coco, photos, got none"),
         (
-            "encoder_ch_mult: [1, 1]",
-            "encoder_ch_mult: []",
+            "encoder_ch_mult: [1, 1], decoder_ch_mult: [1, 1]",
+            "encoder_ch_mult: [], decoder_ch_mult: [1]",
             ":2: tokenizer.model.codebook_dim must be 770 for patches of 16 pixels a side",
+        ),
+        (
+            "decoder_ch_mult: [1, 1]",
+            "decoder_ch_mult: [1, 1, 2]",
+            ":2: tokenizer.model decoder_ch_mult must have as many factors as encoder_ch_mult, 2, got 3",
+        ),
+        (
+            "encoder_ch_mult: [1, 1]",
+            "codebook_dim: 770, encoder_ch_mult: []",
+            ":2: tokenizer.model decoder_ch_mult must have one factor without an encoder, got 2",
         ),
         (GOOD, "data: {photos: a, words: 9}\n", ":1: data.words is not of photos, whose table says it"),
         (GOOD, "data: {folder: a, size: 3}\n", ":1: data.size is not a known key; did you mean"),

@@ -200,7 +200,9 @@ def test_decoder_weights_are_those_of_the_real_model(settings: dict[str, Any]) -
     torch = pytest.importorskip("torch")
     from models.vq import VQConfig, VQModel
 
-    renamed = {("decoder_ch_mult" if key == "ch_mult" else key): value for key, value in settings.items()}
+    mult = settings.get("ch_mult", VQConfig.decoder_ch_mult)
+    renamed = {**settings, "encoder_ch_mult": mult, "decoder_ch_mult": mult}
+    renamed.pop("ch_mult", None)
     with torch.device("meta"):
         model = VQModel(VQConfig(**renamed))
     parts = (model.decoder, model.post_quant_conv)
