@@ -213,7 +213,9 @@ def measure_model(
         drafter = random_weights(EagleDrafter(replace(config, n_layer=1)), dtype)
         phi = random_weights(IntervalProjection(config.dim, shape.vocab_size, catalogue.PHI_BOTTLENECK), dtype)
         sizes_of_decoder = {key: shape.image_decoder[key] for key in DECODER_SIZES if key in shape.image_decoder}
-        tokenizer = VQModel(VQConfig(codebook_size=shape.vocab_size, **sizes_of_decoder)).eval().requires_grad_(False)
+        attention = bool(shape.image_decoder.get("level_attention", True))
+        tokenizer = VQModel(VQConfig(codebook_size=shape.vocab_size, **sizes_of_decoder), attention)
+        tokenizer.eval().requires_grad_(False)
     models = {"device": Timed(one.transformer, True, one.radius), "drafter": Timed(one.transformer, drafter=drafter)}
     if full is not None:
         models["cloud"] = Timed(full)

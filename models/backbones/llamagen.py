@@ -73,8 +73,8 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
     """Load a pair from LlamaGen's files. Raises WeightsError."""
     manifest, path_of = found.manifest, {part: paths[0] for part, paths in found.files.items()}
     cloud = load_llamagen(path_of["cloud"], manifest.grid, manifest.cloud.n_head)
-    path = path_of["tokenizer"]
-    tokenizer = load_llamagen_vq(path, vq_config(found.facts["vq"], path), VQ_CONTAINERS)
+    vq = vq_config(found.facts["vq"], path_of["tokenizer"])
+    tokenizer = load_llamagen_vq(path_of["tokenizer"], vq, VQ_CONTAINERS)
     device = phi = drafter = None
     if manifest.device is not None:
         device = load_device(path_of["device"], manifest.device)

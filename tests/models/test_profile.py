@@ -25,6 +25,7 @@ from models.profile import (
     measure_profile,
     sizes_of,
 )
+from models.vq import VQModel
 from simulator.core import yamlfile
 from simulator.core.errors import ComputeError
 from simulator.experiment.scenario import Scenario
@@ -153,6 +154,19 @@ def tiny_models() -> dict[str, catalogue.ModelShape]:
     }
 
 
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The lowest level of each image decoder that is made from now on."""
+    made: list[Any] = []
+
+    def make(*args: Any) -> VQModel:
+        model = VQModel(*args)
+        made.append(model.decoder.conv_blocks[0])
+        return model
+
+    monkeypatch.setattr("models.profile.VQModel", make)
+    return made
+
+
 def test_a_model_and_its_device_form_are_timed_at_their_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "_models", tiny_models)
     found = measure_model("tiny", torch.device("cpu"), sizes=Sizes((1, 2), (1, 4), (5,)), budget_s=0.0)
@@ -166,6 +180,12 @@ def test_a_model_and_its_device_form_are_timed_at_their_shape(monkeypatch: pytes
     assert (set(alone.passes), set(alone.verify), alone.dtype) == ({"device", "drafter"}, {"drafter"}, "float64")
     with pytest.raises(ComputeError, match="model other: its layers are not LlamaGen's"):
         measure_model("other", torch.device("cpu"))
+    made = spied(monkeypatch)
+    measure_model("tiny", torch.device("cpu"), sizes=Sizes((1,), (1,), (4,)), budget_s=0.0)
+    decoder = {**TINY["image_decoder"], "level_attention": False}
+    shape = catalogue.ModelShape(**{**TINY, "image_decoder": decoder})
+    measure_model("tiny", torch.device("cpu"), sizes=Sizes((1,), (1,), (4,)), budget_s=0.0, shape=shape)
+    assert [bool(len(level.attn)) for level in made] == [True, False]  # as in Chameleon's image decoder
     lines = CliRunner().invoke(step.main, ["tiny"]).output.splitlines()
     steps = [f"{role}, a step" for role in found.passes]
     assert [line.partition(":")[0] for line in lines[1:8]] == [
