@@ -133,8 +133,15 @@ def load_run(folder: Path) -> Run:
     """Read the run in a folder.
 
     Raises:
-        RunFolderError: the folder is not a run folder, or a file in it is missing or damaged.
+        RunFolderError: the folder is not a run folder, or a file in it is missing, damaged or cannot be read.
     """
+    try:
+        return _read_run(folder)
+    except OSError as error:  # from looking for files, if a folder cannot be entered
+        raise RunFolderError(f"{error.filename or folder} cannot be read: {reason(error)}") from None
+
+
+def _read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise RunFolderError(
             f"{folder} is not a run folder: {'not a folder' if folder.exists() else 'it does not exist'}"

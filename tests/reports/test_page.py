@@ -169,6 +169,8 @@ def test_without_answers_there_are_no_images_to_show(tmp_path: Path) -> None:
 def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="it does not exist"):
         load_run(tmp_path / "nowhere")
+    with pytest.raises(RunFolderError, match="cannot be read: File name too long"):
+        load_run(tmp_path / ("a" * 300))
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunFolderError, match="not a folder"):
         load_run(tmp_path / "file")

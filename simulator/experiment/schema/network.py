@@ -325,8 +325,8 @@ class TraceNetwork(_Line):
             path = Path(os.path.realpath(folder_of(info) / file))
             try:
                 there = path.is_file()
-            except OSError:  # a name that is too long
-                there = False
+            except OSError as error:  # a name that is too long, a folder that cannot be entered
+                refuse(f"is not a usable path, got {found_text(file)}: {reason(error)}")
             if not there:
                 what = "is a folder" if os.path.isdir(path) else "is not there"
                 refuse(f"must be the path of a file, got {found_text(file)}, which {what}")
