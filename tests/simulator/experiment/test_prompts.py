@@ -297,7 +297,6 @@ def test_a_refused_caption_of_a_list_is_named_by_its_line(tmp_path: Path) -> Non
         (f"pair: {'a' * 300}", "pair is not a usable path"),
         ("pair: loop/x", "pair is not a usable path"),
         (f"prompts: {{file: {'a' * 300}}}", "prompts.file is not a usable path"),
-        (f"network: {{trace: {'a' * 300}}}", "network.trace is not a usable path"),
         ("prompts: {file: loop}", "prompts.file is not a usable path"),
         ("prompts: {file: s.yaml/x}", "prompts.file cannot be read"),
         ("prompts: {file: .}", "prompts.file cannot be read"),

@@ -82,7 +82,8 @@ def test_a_pair_of_files(files: str, tmp_path: Path) -> None:
         ("{down: a, up: d}", "d: has no uplink rate"),
         ("[a, a]", "gives the downlink rate"),
         ('"a\\0"', r"U\+0000 is not allowed"),
-        ("x" * 5000, "which is not there"),
+        ("x" * 5000, "is not a usable path, got .*: File name too long"),
+        ("nowhere", "which is not there"),
     ],
 )
 def test_files_that_are_none(files: str, message: str, tmp_path: Path) -> None:
