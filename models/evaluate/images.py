@@ -70,7 +70,7 @@ def score_images(
         raise CiarSimError(f"the pair {manifest.name} makes no images: its sessions come from published figures")
     if isinstance(pair, PairSpec) and pair.backbone.classes and (networks.clip or networks.hpsv2):
         raise CiarSimError(
-            f"clip and hpsv2 read captions, and the prompts of {manifest.name} are class labels; fid and f1 serve it"
+            f"clip and hpsv2 read captions, and the prompts of {manifest.name} are class labels; use fid or f1"
         )
     swept = expand(scenario)
     if networks.inception or networks.vgg:

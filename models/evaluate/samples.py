@@ -75,9 +75,7 @@ def draw_samples(
     manifest = pair_manifest(pair)
     captions = list(dict.fromkeys(captions_of_pair(seed, prompts)))
     if manifest.statistics is not None:
-        raise CiarSimError(
-            f"pair {manifest.name}: holds published figures and no weights; it can be run, and draws nothing"
-        )
+        raise CiarSimError(f"pair {manifest.name}: has published figures and no weights, so it makes no images")
     decoding = Decoding.model_validate({"guidance": manifest.guidance if guidance is None else guidance})
     settings = METHODS[method].settings.model_validate({})
     settings.check(decoding, manifest)

@@ -80,10 +80,10 @@ def evaluate_uncertainty(
         PromptError: the pair cannot encode a caption.
     """
     if captions is not None and settings.on == "scenes":
-        raise CiarSimError("--on scenes: real images of these captions are not at hand; allowed: generated")
+        raise CiarSimError("--on scenes: real images of these captions are not available; allowed: generated")
     if captions is None and settings.seed in TRAINED_ON:
         raise CiarSimError(
-            f"--seed {settings.seed}: scenes of the seeds {', '.join(map(str, TRAINED_ON))} were trained on; take another"
+            f"--seed {settings.seed}: scenes of the seeds {', '.join(map(str, TRAINED_ON))} were used in training; choose another seed"
         )
     if pair.device is None:
         raise WeightsError(f"the pair {pair.manifest.name} has no device model; name one with pair.device")
@@ -136,7 +136,7 @@ def _prompts(seed: int, count: int, captions: Captions | None) -> Prompts:
         return Prompts([scenes.scene(seed, index).caption for index in indices], indices)
     found = list(dict.fromkeys(captions(seed, count)))
     if len(found) < count:
-        raise CiarSimError(f"{count} different captions wanted, {len(found)} are there")
+        raise CiarSimError(f"{count} different captions are needed, found {len(found)}")
     return Prompts(found, [])
 
 

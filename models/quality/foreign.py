@@ -157,7 +157,7 @@ class _TransformersClip:
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
             raise WeightsError(
-                f"{folder}: no such folder, or no config.json in it: needed is CLIP in transformers' format"
+                f"{folder}: no such folder, or no config.json in it; must be CLIP in transformers' format"
             )
         try:
             transformers: Any = importlib.import_module("transformers")  # its type hints lack CLIP's tokenizer

@@ -72,7 +72,7 @@ def read_judge(folder: Path) -> JudgeFiles:
     for name in SETS[:2]:
         if len(readings[name]) != held_out:
             raise WeightsError(
-                f"{folder / name}.npy: {len(readings[name])} rows, needed {held_out}, one a held-out caption"
+                f"{folder / name}.npy: {len(readings[name])} rows, needed {held_out}, one per held-out caption"
             )
     return JudgeFiles(kinds, colours, captions, held_out, readings)
 
@@ -85,7 +85,7 @@ def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read: {reason(error)}") from None
     if not found or len(set(found)) != len(found) or not all(found):
-        raise WeightsError(f"{path}: must hold captions, one a line and all different")
+        raise WeightsError(f"{path}: must hold captions, one per line and all different")
     held_out = _json(folder / "judge.json").get("held_out")
     if type(held_out) is not int or not 0 < held_out <= len(found):
         raise WeightsError(f"{folder / 'judge.json'}: held_out must be 1 to {len(found)}, the captions, got {held_out}")

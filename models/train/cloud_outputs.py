@@ -69,7 +69,7 @@ class CloudOutputs:
         self.pair, self.decoding, self.seed, self.max_batch = pair, decoding, seed, max_batch
         self.parts = -(-images // PART_IMAGES)
         self.images = self.parts * PART_IMAGES
-        # Equal captions once had equal images. The digest of other captions is still the same.
+        # Repetitions of a caption used to share one image. Lists without repetitions keep their digest.
         rule = ["a seed per repetition"] if len(set(captions)) < len(captions) else []
         told = json.dumps([pair.manifest.weights_hash, decoding.model_dump(mode="json"), list(captions), seed, *rule])
         self.digest = digest_of_bytes((told.encode(),))

@@ -89,7 +89,7 @@ class DataConfig(Part):
         if self.photos is not None:
             for key in ("captions", "held_out", "words", "unknown_words"):
                 if key in self.model_fields_set:
-                    refuse("is not of photos, whose table says it", key)
+                    refuse("does not apply to photos, whose table defines it", key)
         return self
 
     def at(self, folder: Path) -> "DataConfig":
@@ -300,13 +300,13 @@ def _folder_items(folder: Path, captions: str) -> Iterator[Item]:
     elif path.suffix in (".jsonl", ".ndjson"):
         rows = _json_rows(path, text)
     else:
-        raise DataError(f"{path}: captions come as .csv or .jsonl")
+        raise DataError(f"{path}: the captions file must be .csv, .jsonl or .ndjson")
     seen: dict[str, str] = {}
     for place, name, caption in rows:
         if not name:
             raise DataError(f"{place}: the file's name is empty")
         if name in seen:
-            raise DataError(f"{place}: duplicate: {name} stands already at {seen[name]}")
+            raise DataError(f"{place}: duplicate: {name} is already at {seen[name]}")
         seen[name] = place
         yield Item(_inside(folder, name, place), name, caption, place)
 
@@ -324,9 +324,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
             if not row:
                 continue
             if len(row) != 2:
-                raise DataError(
-                    f"{place}: {len(row)} columns, must be 2; a caption with commas stands in double quotes"
-                )
+                raise DataError(f"{place}: {len(row)} columns, must be 2; put a caption with commas in double quotes")
             yield place, row[header.index("file")].strip(), row[header.index("caption")]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from error
@@ -369,9 +367,7 @@ def _coco_items(folder: Path) -> Iterator[Item]:
             if not isinstance(name, str) or not isinstance(key, (int, str)):
                 raise DataError(f"{place}: id must be a number and file_name text")
             if key in names or name in owner:
-                raise DataError(
-                    f"{place}: duplicate: id {key} or file {name} stands already at {owner.get(name, path)}"
-                )
+                raise DataError(f"{place}: duplicate: id {key} or file {name} is already at {owner.get(name, path)}")
             names[key] = name
             owner[name] = place
         for index, (key, caption) in enumerate(captions):

@@ -97,7 +97,7 @@ class DeviceConfig(SequenceSettings):
     def _readings(cls, bounds: tuple[str, ...]) -> tuple[str, ...]:
         for index, name in enumerate(bounds):
             if name not in losses.BOUNDS:
-                refuse(f"is not a reading of the loss, got {name}{did_you_mean(name, losses.BOUNDS)}", index)
+                refuse(f"is not a variant of the loss, got {name}{did_you_mean(name, losses.BOUNDS)}", index)
             if name in bounds[:index]:
                 refuse(f"names {name} twice", index)
         if bounds[:1] != BOUNDS[:1]:

@@ -107,6 +107,6 @@ def refuse_outdated(folder: Path, stages: tuple[str, ...]) -> None:
         for name, digest in weights_read(folder, stage).items():
             if name in made and made[name] != digest:
                 raise WeightsError(
-                    f"{folder / stage}: trained from another {name} than the one there now; "
+                    f"{folder / stage}: trained from another {name} than the current one; "
                     f"delete this folder to train stage {stage} again"
                 )

@@ -279,7 +279,7 @@ class _Training:
             write_atomically(self.out_dir / FILE, (json.dumps(self.inputs, indent=1) + "\n").encode())
         else:
             done = f"stopped after {self.minutes():.1f} minutes at step {self.step} of {self.settings.steps}"
-            self.console.print(f"{done}, as max_minutes asks")
+            self.console.print(f"{done} (max_minutes)")
         self.log.plot(self.out_dir / "loss.png")
         for module in self.held:
             module.to("cpu")
@@ -355,7 +355,7 @@ def _read_checkpoint(path: Path, settings: LoopSettings, inputs: Inputs, console
     if saved["step"] > settings.steps:
         raise WeightsError(f"{path}: damaged checkpoint: at step {saved['step']} of {settings.steps}; {again}")
     if "inputs" not in saved:
-        console.print(f"{path}: older than the record of inputs; taken to be made from those asked for now")
+        console.print(f"{path}: older than the record of inputs; assuming that it was made from the current inputs")
     elif not isinstance(saved["inputs"], dict):
         raise WeightsError(f"{path}: damaged checkpoint: inputs is a {type(saved['inputs']).__name__}; {again}")
     elif other := difference(saved["inputs"], inputs):
@@ -369,7 +369,7 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str
         try:
             refuse_misfits(model, saved[name], path, exact=True)
         except AttributeError as error:
-            raise WeightsError(f"{path}: damaged checkpoint: {name} holds other things than tensors") from error
+            raise WeightsError(f"{path}: damaged checkpoint: {name} holds values that are not tensors") from error
         refuse_nonfinite(saved[name], path)
     model.load_state_dict(saved["model"])
     try:
@@ -421,7 +421,7 @@ class _LossLog:
                     rows.append(row)
         except (ValueError, KeyError, csv.Error, OSError) as error:
             raise WeightsError(
-                f"{self.path}:{line}: not a log of losses ({first_line(error)}); delete it to go on without its rows"
+                f"{self.path}:{line}: not a log of losses ({first_line(error)}); delete it to continue without its rows"
             ) from error
         return rows
 

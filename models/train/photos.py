@@ -183,7 +183,7 @@ def _rows(path: Path) -> Iterator[tuple[Side, Row]]:
             if not row["id"].isdigit():
                 raise DataError(f"{place}: id must be a number, got {row['id'] or 'nothing'}")
             if row["id"] in seen:
-                raise DataError(f"{place}: duplicate: {row['id']} stands already at {seen[row['id']]}")
+                raise DataError(f"{place}: duplicate: {row['id']} is already at {seen[row['id']]}")
             seen[row["id"]] = place
             side = next((split for split in SPLITS if split == row["split"]), None)
             if side is None:

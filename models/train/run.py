@@ -67,13 +67,13 @@ class TrainingFile(Part):
         for place, settings in reading.items():
             if (settings.scenes is None) == (self.data is None):
                 found = "both are given" if self.data is not None else "both are missing"
-                refuse(f"names what to read, unless the file's data does: {found}", *place, "scenes")
+                refuse(f"or the file's data must be given, not both: {found}", *place, "scenes")
         if self.judge is not None and (self.data is None or self.data.photos is None):
-            refuse("judges photographs, so data.photos must name them", "judge")
+            refuse("judges photographs and needs data.photos", "judge")
         if self.tokenizer is not None and self.data is not None:
             for key in ("scenes_seed", "held_out_seed", "object_weight"):
                 if key in self.tokenizer.model_fields_set:
-                    refuse("is of scenes; the file's data names the images", "tokenizer", key)
+                    refuse("applies to scenes only; this file reads images from data", "tokenizer", key)
         return self
 
     @model_validator(mode="after")
@@ -150,7 +150,7 @@ def train_pair(
         refuse_foreign(export)
     file = read_training_file(config)
     if data_folder is not None and file.data is None:
-        raise ScenarioError(f"{config}: reads scenes, no folder of images; --data has nothing to name")
+        raise ScenarioError(f"{config}: reads scenes and no folder of images, so --data does not apply")
     data = file.data if file.data is None or data_folder is None else file.data.at(data_folder)
     there = memory_bytes()
     for name, settings in file.stages.items():

@@ -202,7 +202,7 @@ def write(name: str, text: str) -> Callable[[Path], None]:
 
 BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no captions": ("none.csv", lambda root: None, r"none.csv: no such file"),
-    "other file": ("a.txt", write("a.txt", "x"), r"a.txt: captions come as .csv or .jsonl"),
+    "other file": ("a.txt", write("a.txt", "x"), r"a.txt: the captions file must be .csv, .jsonl or .ndjson"),
     "header": ("a.csv", write("a.csv", "name,text\n"), r"a.csv:1: the columns must be file,caption, found name,text"),
     "columns": ("a.csv", write("a.csv", "file,caption\n00.png,a, b\n"), r"a.csv:2: 3 columns, must be 2"),
     "missing": ("a.csv", write("a.csv", "file,caption\n00.png,a\n99.png,b\n"), r"a.csv:3: .*99.png: no such file"),
@@ -214,7 +214,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "duplicate": (
         "a.csv",
         write("a.csv", "file,caption\n00.png,a\n00.png,b\n"),
-        r"a.csv:3: duplicate: 00.png stands already at .*a.csv:2",
+        r"a.csv:3: duplicate: 00.png is already at .*a.csv:2",
     ),
     "outside": ("a.csv", write("a.csv", "file,caption\n../00.png,a\n"), r"a.csv:2: ../00.png leaves the folder"),
     "no image": ("a.csv", write("a.csv", "file,caption\na.csv,a\n"), r"a.csv:2: .*a.csv is not a readable image"),
@@ -295,7 +295,7 @@ def test_a_broken_data_section_ends_with_code_2(folder: Path, tmp_path: Path) ->
         ({**training(), "data": {**training()["data"], "folder": "nowhere"}}, "nowhere/captions.csv: no such file"),
         (
             {**training(), "tokenizer": {**training()["tokenizer"], "scenes_seed": 1}},
-            "tokenizer.scenes_seed is of scenes",
+            "tokenizer.scenes_seed applies to scenes only",
         ),
         ({"data": training()["data"], "cloud": cloud}, "both are given"),
     ):

@@ -128,7 +128,7 @@ def test_scores_of_a_device_without_an_inter_head_are_ranked(
     text = markdown(found.summary, found.regions, found.timing, found.facts)
     assert "## All tokens" in text
     assert "| U~ |" not in text
-    with pytest.raises(CiarSimError, match="4 different captions wanted, 3 are there"):
+    with pytest.raises(CiarSimError, match="4 different captions are needed, found 3"):
         evaluate_uncertainty(pair, Settings(prompts=4), captions=lambda _, n: list(PROMPTS[:n]))
     with pytest.raises(WeightsError, match="has no device model"):
         evaluate_uncertainty(replace(pair, device_model=None), captions=lambda _, n: [])

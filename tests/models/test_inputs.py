@@ -131,7 +131,7 @@ def test_a_checkpoint_that_lacks_a_key_or_holds_another_thing_is_named(finished:
     [
         (lambda saved: saved["model"].pop("weight"), "weight is missing"),
         (lambda saved: saved["averaged"].pop("weight"), "weight is missing"),
-        (lambda saved: saved["averaged"].update(weight="text"), "averaged holds other things than tensors"),
+        (lambda saved: saved["averaged"].update(weight="text"), "averaged holds values that are not tensors"),
         (lambda saved: saved["model"]["weight"].fill_(float("nan")), "weight is not finite"),
         (lambda saved: saved["optimizer"].pop("state"), "the optimiser's state does not fit"),
         (lambda saved: saved["optimizer"]["param_groups"].pop(), "the optimiser's state does not fit"),

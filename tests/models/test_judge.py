@@ -156,7 +156,7 @@ def test_prompts_are_held_out_captions_first_and_never_those_of_a_calibration() 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("captions.txt", b"a\na\n", "captions.txt: must hold captions, one a line and all different"),
+        ("captions.txt", b"a\na\n", "captions.txt: must hold captions, one per line and all different"),
         ("judge.json", b"[1]", "judge.json: must hold a mapping, found list"),
         ("judge.json", b'{"kinds": ["a"], "colours": ["b"], "held_out": 99999}', "judge.json: held_out must be 1 to"),
         ("judge.json", b'{"kinds": [], "colours": ["b"], "held_out": 1}', "judge.json: kinds must be a list of texts"),

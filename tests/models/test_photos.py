@@ -107,7 +107,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (",".join(table(1)[0][:7]), "captions.csv:3: 7 columns, must be 8"),
         ("x1,train,A,T,Tops,Red,Casual,t", "captions.csv:3: id must be a number, got x1"),
-        ("10,train,A,T,Tops,Red,Casual,t", "captions.csv:3: duplicate: 10 stands already at .*captions.csv:2"),
+        ("10,train,A,T,Tops,Red,Casual,t", "captions.csv:3: duplicate: 10 is already at .*captions.csv:2"),
         ("11,test,A,T,Tops,Red,Casual,t", "captions.csv:3: split must be train or held-out, got test"),
         ("11,train,A,T,Tops, ,Casual,t", "captions.csv:3: colour is empty"),
         ('11,train,A,T,Tops,Red,Casual,"t', "captions.csv:[35]: unexpected end of data"),
@@ -214,7 +214,7 @@ def test_data_is_refused_where_scenes_are_read(tmp_path: Path) -> None:
     config.write_text("phi: {scenes: {train: 8}, training: {steps: 2, learning_rate: 1e-3}}\n")
     result = CliRunner().invoke(main, ["train", str(config), "--data", str(tmp_path), "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
-    assert "own.yaml: reads scenes, no folder of images; --data has nothing to name" in result.output
+    assert "own.yaml: reads scenes and no folder of images, so --data does not apply" in result.output
 
 
 def test_the_shipped_file_is_good() -> None:

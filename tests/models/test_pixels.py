@@ -82,8 +82,8 @@ def test_scores_of_a_pair_of_photographs_with_regions_of_its_own_images(tmp_path
     same = tokens["device_token"] == tokens["cloud_token"]
     assert (tokens.loc[same, "pixel_rms"].dropna() == 0).all()
     for more, said in (
-        (["--on", "scenes"], "--on scenes: real images of these captions are not at hand; allowed: generated"),
-        (["--prompts", "9999"], "9999 different captions wanted, "),
+        (["--on", "scenes"], "--on scenes: real images of these captions are not available; allowed: generated"),
+        (["--prompts", "9999"], "9999 different captions are needed, "),
     ):
         result = CliRunner().invoke(main, [*command, *more, "--out", str(tmp_path / "other")])
         assert result.exit_code == 2

@@ -35,4 +35,4 @@ def test_a_pair_of_figures_draws_nothing(tmp_path: Path) -> None:
     asked = ["evaluate", "samples", "--pair", "paper-anole", "--out", str(tmp_path / "o"), "--cache", str(tmp_path)]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2
-    assert "Error: pair paper-anole: holds published figures and no weights" in result.output
+    assert "Error: pair paper-anole: has published figures and no weights" in result.output

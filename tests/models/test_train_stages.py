@@ -236,7 +236,7 @@ def test_stages_of_other_tokens_or_of_another_cloud_are_refused(
     save_model(folder / "cloud" / "cloud.safetensors", model)
     with pytest.raises(WeightsError, match=r"device/checkpoint.pt: made with another cloud"):
         RUN["device"](stages["device"], None, folder / "device", "cpu")
-    with pytest.raises(WeightsError, match="device: trained from another cloud than the one there now"):
+    with pytest.raises(WeightsError, match="device: trained from another cloud than the current one"):
         refuse_outdated(folder, READS["phi"])
     tokenizer = load_vq(folder / "tokenizer" / "tokenizer.safetensors")
     tokenizer.decoder.conv_out.weight.data.mul_(1.5)
@@ -244,7 +244,7 @@ def test_stages_of_other_tokens_or_of_another_cloud_are_refused(
     refuse_outdated(folder, ("cloud",))  # codes do not depend on the decoder
     tokenizer.quantize.embedding.weight.data.mul_(1.5)
     save_vq(folder / "tokenizer" / "tokenizer.safetensors", tokenizer, {})
-    with pytest.raises(WeightsError, match="cloud: trained from another tokenizer than the one there now"):
+    with pytest.raises(WeightsError, match="cloud: trained from another tokenizer than the current one"):
         refuse_outdated(folder, ("cloud",))
 
 

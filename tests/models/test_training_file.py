@@ -157,7 +157,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         (
             "[quantile, inter-dro]",
             "[quantile, interdro]",
-            ":12: device.bounds[1] is not a reading of the loss, got interdro; did you mean",
+            ":12: device.bounds[1] is not a variant of the loss, got interdro; did you mean",
         ),
         ("{low: 0.2, high: 0.5}", "{low: 0.6, high: 0.5}", ":16: phi.replaced.high must be >= low (0.6), got 0.5"),
         (
@@ -175,17 +175,17 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         (
             "  scenes: {train: 8, held_out: 4}\n",
             "",
-            ":4: cloud.scenes names what to read, unless the file's data does: both are missing",
+            ":4: cloud.scenes or the file's data must be given, not both: both are missing",
         ),
         (
             "tokenizer:\n",
             "data: {folder: a}\ntokenizer:\n",
-            ":7: cloud.scenes names what to read, unless the file's data does: both are given",
+            ":7: cloud.scenes or the file's data must be given, not both: both are given",
         ),
         (
             GOOD,
             OWN_IMAGES.replace("steps: 3}", "steps: 3}, scenes: {train: 4}"),
-            ":7: cloud.then[0].scenes names what to read",
+            ":7: cloud.then[0].scenes or the file's data must be given, not both",
         ),
         (GOOD, "data: {folder: a, coco: b}\n", ":1: data needs one of folder, coco, photos, got folder and coco"),
         (GOOD, "data: {captions: a.csv}\n", ":1: data needs one of folder, coco, photos, got none"),
@@ -204,7 +204,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
             "codebook_dim: 770, encoder_ch_mult: []",
             ":2: tokenizer.model decoder_ch_mult must have one factor without an encoder, got 2",
         ),
-        (GOOD, "data: {photos: a, words: 9}\n", ":1: data.words is not of photos, whose table says it"),
+        (GOOD, "data: {photos: a, words: 9}\n", ":1: data.words does not apply to photos, whose table defines it"),
         (GOOD, "data: {folder: a, size: 3}\n", ":1: data.size is not a known key; did you mean"),
         (GOOD, "data: {folder: a, held_out: 1.5}\n", ":1: data.held_out must be < 1, got 1.5"),
         (GOOD, "data: {folder: a, words: 0}\n", ":1: data.words must be > 0, got 0"),

@@ -166,7 +166,7 @@ def test_the_ceiling_learns_what_can_be_known(monkeypatch: pytest.MonkeyPatch) -
 def test_prompts_are_distinct_and_not_those_of_training(tiny_pair: Pair) -> None:
     captions = [scenes.scene(3, index).caption for index in distinct_scenes(3, 200)]
     assert len(set(captions)) == 200
-    with pytest.raises(CiarSimError, match="seed 1: scenes of the seeds 1, 2 were trained on"):
+    with pytest.raises(CiarSimError, match="seed 1: scenes of the seeds 1, 2 were used in training"):
         evaluate_uncertainty(tiny_pair, Settings(seed=1))
 
 
