@@ -111,8 +111,13 @@ class FeatureFolder:
 
     @cached_property
     def places(self) -> dict[str, Path]:
-        """File of each caption's features."""
-        return {caption: path for path, caption in captions_of_lists(self.folder) if path.is_file()}
+        """File of each caption's features. Raises WeightsError if no caption of a list has features."""
+        found = {caption: path for path, caption in captions_of_lists(self.folder) if path.is_file()}
+        if not found:
+            raise WeightsError(
+                f"{self.folder}: no line of its lists (LIST.jsonl) has features (LIST/0.npy, LIST/1.npy, ...)"
+            )
+        return found
 
     def encode(self, caption: str) -> Tensor:
         """Return the caption's rows, float32 [n, D], n <= slots.

@@ -282,6 +282,12 @@ def test_features_are_read_as_the_script_wrote_them(folder: Path, tmp_path: Path
     (text / "coco.jsonl").write_text('{"text": "a"}\n{"caption": "b"}\n')
     with pytest.raises(WeightsError, match=r"coco\.jsonl:2: a line must be a JSON object with text"):
         load_pair(t2i(folder, text=str(text))).text.encode("a")
+    (text / "coco.jsonl").unlink()
+    (text / "list.jsonl").write_text('{"text": "a"}\n')
+    own = load_pair(t2i(folder, text=str(text))).text
+    for read in (lambda: own.sample, lambda: own.encode("a")):
+        with pytest.raises(WeightsError, match=r"text: no line of its lists \(LIST\.jsonl\) has features"):
+            read()
 
 
 def test_a_scenario_looks_at_the_files_once_however_many_values_it_sweeps(
