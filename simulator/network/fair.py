@@ -172,7 +172,7 @@ class FairLink(ImpairedLink):
 
     def send(self, now_s: float, size_bytes: int) -> float:
         """Raise RuntimeError, because the arrival is not known yet; use `submit`."""
-        raise RuntimeError("a link of a fair cell tells arrivals when they are known: use submit")
+        raise RuntimeError("in a fair cell the arrival of a message is not known when it is sent: use submit")
 
     def submit(self, now_s: float, size_bytes: int, arrives: Sent) -> None:
         """Send a message. arrives: called with the time of its arrival, once that is known; infinity for never."""

@@ -108,7 +108,7 @@ class PausingWire(Wire):
     def __init__(self, wire: Wire, gaps: Interruptions) -> None:
         """Raises ValueError for a wire that devices share, because each of them is interrupted at other times."""
         if wire.shared:
-            raise ValueError("handovers are those of one device, whose wire nobody shares")
+            raise ValueError("handovers need a wire that devices do not share")
         super().__init__(wire.rate_bps)
         self._wire = wire
         self._gaps = gaps

@@ -102,7 +102,9 @@ def pair_shapes(pair: PairRef) -> PairShapes:
             patch=vq["patch"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ComputeError(f"{path}: does not say the tokenizer's shape ({type(error).__name__}: {error})") from None
+        raise ComputeError(
+            f"{path}: does not contain the tokenizer's shape ({type(error).__name__}: {error})"
+        ) from None
     return _shapes(manifest, decoder, None)
 
 
@@ -234,7 +236,7 @@ def _check_profile(profile: Profile, role: str, model: str | OwnModel) -> None:
     forms = (profile.model, *([catalogue.one_layer(profile.model)] if one else []))
     if named if model == "pair" else not named or model not in forms:
         wanted = "ciar-sim profile --pair" if model == "pair" else f"ciar-sim profile --model {model} --random-weights"
-        raise ComputeError(f"a profile of {profile.model} says nothing about {model}; measure one with {wanted}")
+        raise ComputeError(f"a profile of {profile.model} does not cover {model}; measure one with {wanted}")
 
 
 def _measured_drafter(profile: Profile, model: str | OwnModel, in_cloud: bool) -> MeasuredCosts | None:

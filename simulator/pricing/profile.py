@@ -39,7 +39,7 @@ class PassTable(Settings):
             for i, j, k in itertools.product(*(range(len(axis)) for axis in axes)):
                 if data["seconds"][i][j][k] is None:
                     raise ValueError(
-                        f"a hole, no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens"
+                        f"no time for {axes[0][i]} rows of {axes[1][j]} new and {axes[2][k]} cached tokens"
                     )
         except (TypeError, KeyError, IndexError):
             pass  # not a grid: the checks of the fields report it

@@ -113,7 +113,7 @@ def compile_session(recording: Recording, device: Costs, cloud: Costs, pricing: 
 
     Raises:
         RecordingError: The order of the ops is impossible: an await of a call never sent, a call without a reply, an op on the wrong side;
-            or the costs of a drafter in the cloud are unknown.
+            or the costs of a drafter are unknown.
     """
     ops = recording.ops
     if ops.dtype != OP_DTYPE:
@@ -258,7 +258,7 @@ class _Pricer:
     def drafter_seconds(costs: Costs | None, work: Work, where: str) -> float:
         """Return the seconds of a drafter's pass at its costs. Raises RecordingError if they are unknown."""
         if costs is None:
-            raise RecordingError(f"{where}: what a drafter costs is not known")
+            raise RecordingError(f"{where}: the costs of a drafter are unknown")
         return costs.pass_seconds(work)
 
     def payload_bytes(self, op: dict[str, int]) -> int:

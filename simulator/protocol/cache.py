@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from simulator.core.cache import ContentCache
-from simulator.core.errors import RecordingError, UnrecordedError, reason
+from simulator.core.errors import RecordingError, UnrecordedError, counted, reason
 from simulator.core.files import why_unusable
 from simulator.protocol.recording import Recording, SessionSpec
 
@@ -103,7 +103,7 @@ class CachedSource:
         if missing:
             if self.record is None:
                 raise UnrecordedError(
-                    f"{len(missing)} sessions are not in the cache {self.cache.root} and no models are at hand"
+                    f"the cache {self.cache.root} lacks {counted(len(missing), 'recording')}, and there are no models to make them"
                 )
             if why := why_unusable(self.cache.root):
                 raise RecordingError(f"cannot write the recording cache {self.cache.root}: {why}")

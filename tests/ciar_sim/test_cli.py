@@ -456,7 +456,7 @@ workload: {{arrivals: sequential}}
     result = call("run", path, "--out", tmp_path / "other", "--cache", cache)
     assert result.exit_code == 2
     assert (
-        f"s.yaml:5: compute.device.profile {stored}: passes.device: a hole, no time for 1 rows of 1 new and 0 cached"
+        f"s.yaml:5: compute.device.profile {stored}: passes.device: no time for 1 rows of 1 new and 0 cached"
         in result.stderr
     )
     path.write_text(

@@ -333,7 +333,7 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
     assert compile_session(there, device, OneEach(), Pricing(120, there.widths, drafter)).device_s == 0
     assert len(drafter.asked) == len(passes(there, "drafter"))
     for one in (here, there):
-        with pytest.raises(RecordingError, match="what a drafter costs is not known"):
+        with pytest.raises(RecordingError, match="the costs of a drafter are unknown"):
             compile_session(one, device, cloud, Pricing(120, one.widths))
     # Beside the cloud's model it runs by itself, as one that is in the cloud anyway; no times on the device are needed.
     companion = OneEach()

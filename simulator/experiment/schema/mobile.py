@@ -141,7 +141,10 @@ class Mobile(Queue):
                 refuse("does not go with sharing: proportional-fair, which has a queue for each device", key)
         for key in ("congestion_control", "idle_timeout_s"):
             if fair and getattr(self, key, None) is not None:
-                refuse("does not go with sharing: proportional-fair, which tells arrivals when they are known", key)
+                refuse(
+                    "does not go with sharing: proportional-fair, where the arrival of a message is not known when it is sent",
+                    key,
+                )
         return self
 
     def _check_handover(self, row: catalogue.RadioPreset | None) -> None:

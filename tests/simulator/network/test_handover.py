@@ -134,7 +134,7 @@ def test_a_shared_cell_has_no_handovers() -> None:
     network = Network(1e6, 1e6, 0.0, 0.0, handovers=Handovers(3.0, 1.0), devices_per_cell=2)
     with pytest.raises(ValueError, match="leaves its cell"):
         AccessNetwork(network, 0, [], [])
-    with pytest.raises(ValueError, match="nobody shares"):
+    with pytest.raises(ValueError, match="devices do not share"):
         PausingWire(Wire(1e6, shared=True), At([]))
 
 

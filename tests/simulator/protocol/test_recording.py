@@ -154,7 +154,7 @@ def test_an_interrupted_recorder_loses_nothing_that_was_done(tmp_path: Path) -> 
 
 
 def test_without_models_a_missing_recording_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="1 sessions are not in the cache"):
+    with pytest.raises(RecordingError, match="lacks 1 recording, and"):
         CachedSource(RecordingCache(tmp_path)).recordings([spec()])
 
 
