@@ -38,6 +38,8 @@ RUN: dict[str, Callable[[Any, DataConfig | None, Path, str], Any]] = {
     "scene-network": lambda settings, _, out_dir, torch_device: scene_network.run(settings, out_dir, torch_device),
 }
 
+MUON_STAGES = ("cloud", "device")  # stages whose models have matrices that `groups_of` gives to Muon
+
 
 class TrainingFile(Part):
     """A mapping for each stage to train, and optionally `data:`, a data set that replaces the scenes."""
@@ -74,6 +76,15 @@ class TrainingFile(Part):
             for key in ("scenes_seed", "held_out_seed", "object_weight"):
                 if key in self.tokenizer.model_fields_set:
                     refuse("applies to scenes only; this file reads images from data", "tokenizer", key)
+        return self
+
+    @model_validator(mode="after")
+    def _optimizers(self) -> "TrainingFile":
+        for name, settings in self.stages.items():
+            if settings.training.optimizer == "muon" and name not in MUON_STAGES:
+                refuse(
+                    f"must be adamw; muon is for the stages {' and '.join(MUON_STAGES)}", name, "training", "optimizer"
+                )
         return self
 
     @model_validator(mode="after")

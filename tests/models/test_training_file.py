@@ -107,6 +107,11 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ),
         (
             "training: {steps: 300,",
+            "training: {optimizer: muon, steps: 300,",
+            ":3: tokenizer.training.optimizer must be adamw; muon is for the stages cloud and device",
+        ),
+        (
+            "training: {steps: 300,",
             "training: {steps: 200,",
             ":1: tokenizer.continuous_steps must be below training.steps (200), got 200",
         ),
