@@ -226,12 +226,14 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
         if math.isfinite(slo_s):
             upper.axhline(slo_s, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
         unit = split_unit(key)[1]
-        what = f"p95 passes {number(slo_s)} s" if math.isfinite(slo_s) else f"p95 is {KNEE:g}× its lowest"
+        limit = f"{number(slo_s)} s" if math.isfinite(slo_s) else f"{KNEE:g}× its lowest"
         said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-MOST_KNEES:][::-1]]
         if above:
             few = joined(above) if len(above) <= MOST_KNEES else f"{len(above)} methods"
             said.append(f"{few} at the lowest load already")
-        title = f"{what}: {', '.join(said)}" if said else f"{what} nowhere here"
+        title = f"p95 passes {limit}: {', '.join(said)}" if said else f"p95 stays within {limit}"
+        if not np.isfinite(own["latency_p95_s"]).any():
+            title = "no request was answered"
         if form.titles or column:
             wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
             wrapped_title(upper, (f"{column}: {title}" if column else title) if form.titles else column, wide)

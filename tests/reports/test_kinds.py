@@ -259,7 +259,7 @@ def test_load_is_what_rises_with_it_and_a_swept_objective_is_that_of_its_column(
     [
         (1, "p95 passes 1 s: base and ciar at the lowest load already"),
         (8, "p95 passes 8 s: ciar at 0.10 per s, base at the lowest load already"),
-        (1000, "p95 passes 1000 s nowhere here"),
+        (1000, "p95 stays within 1000 s"),
     ],
 )
 def test_a_method_beyond_the_objective_at_every_load_is_not_said_to_be_within_it(
@@ -267,6 +267,18 @@ def test_a_method_beyond_the_objective_at_every_load_is_not_said_to_be_within_it
 ) -> None:
     run = replace(runs["load"], scenario=f"workload: {{slo_s: {slo_s}}}")
     assert plot(run, "load", Form()).axes[0].get_title("left").replace("\n", " ") == title
+
+
+def test_a_condition_without_answers_does_not_stay_within_the_objective(tmp_path: Path) -> None:
+    rate = "workload.arrivals.poisson_per_s"
+    cases = [
+        case("base", 8.0, {"network.preset": network, rate: per_s}, n=n)
+        for network, n in (("wifi", 12), ("lte", 0))
+        for per_s in (1, 2)
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=(), scenario_yaml="workload: {slo_s: 30}\n"))
+    titles = [ax.get_title("left").replace("\n", " ") for ax in plot(run, "load", Form()).axes[:2]]
+    assert titles == ["wifi: p95 stays within 30 s", "lte: no request was answered"]
 
 
 def test_the_knee_lies_on_the_line_between_runs() -> None:
