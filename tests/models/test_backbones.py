@@ -20,6 +20,7 @@ CONFIG = TransformerConfig(
 
 
 def saved(path: Path, container: str | None) -> Path:
+    torch.manual_seed(0)
     state = Transformer(CONFIG).state_dict()
     if path.suffix == ".safetensors":
         save_file(state, path)
@@ -44,6 +45,8 @@ def test_every_container_gives_the_same_model(tmp_path: Path, container: str | N
     model = load_llamagen(saved(path, container), grid=4, n_head=2)
     assert model.config == CONFIG
     assert not model.training
+    torch.manual_seed(0)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in Transformer(CONFIG).state_dict().items())
 
 
 def test_several_state_dicts_of_one_size_are_named(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_new_export_keeps_the_model_card(pair: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pair" / JUDGE / "captions.txt").read_bytes() == (pair / JUDGE / "captions.txt").read_bytes()
 
 
-def test_prompts_are_held_out_captions_first_and_never_those_of_a_calibration() -> None:
+def test_prompts_are_held_out_captions_first_and_all_different() -> None:
     captions = [f"a caption {n}" for n in range(30)]
     one, other = draw_captions(captions, 20, 0, 25), draw_captions(captions, 20, 1, 25)
     assert sorted(one[:20], key=captions.index) == captions[:20]

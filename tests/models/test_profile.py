@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from benchmarks import step
 from benchmarks.tiny_pair import make_tiny_pair
 from ciar_sim.cli.main import main
-from models.pair import Pair
+from models.pair import Pair, load_pair
 from models.profile import (
     NEW_TOKENS,
     ROWS,
@@ -102,9 +102,13 @@ def test_measured_hardware_prices_a_pass() -> None:
     assert 0 < costs.pass_seconds(Work.of_pass(1, 1, 0)) < math.inf
 
 
-def test_measuring_leaves_the_pair_as_it_was(pair: Pair) -> None:
-    assert pair.cloud.config.tokens == 16
-    assert all(parameter.device.type == "cpu" for parameter in pair.cloud.parameters())
+@pytest.mark.usefixtures("profile")
+def test_measuring_leaves_the_pair_as_it_was(folder: Path, pair: Pair) -> None:
+    fresh = load_pair(folder)
+    assert pair.cloud.config == fresh.cloud.config
+    for used, model in ((pair.cloud, fresh.cloud), (pair.device.transformer, fresh.device.transformer)):
+        for key, value in model.state_dict().items():
+            assert torch.equal(used.state_dict()[key], value), key
 
 
 def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: Pair, profile: Profile) -> None:

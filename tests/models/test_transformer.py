@@ -122,6 +122,7 @@ def test_half_precision_stays_close_and_keeps_exact_rotation(dtype: torch.dtype)
     exact, _ = model(tokens[:, :-1], caption, mask)
     halved, _ = model.to(dtype)(tokens[:, :-1], caption.to(dtype), mask)
     assert halved.dtype == torch.float32
+    assert model._rope.dtype == torch.float32
     assert (halved - exact).abs().mean() < 0.05 * exact.std()
 
 

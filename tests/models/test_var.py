@@ -173,7 +173,10 @@ def test_files_that_make_no_pair_are_refused_with_the_reason(folder: Path, tmp_p
     )
     (tmp_path / "empty").mkdir()
     assert "holds no weights of var-d30; name its file with pair.weights" in refused(named(tmp_path / "empty"))
-    assert "var_d30.pth: none of its keys is VAR's" not in refused(named(tmp_path / "empty"))
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "empty" / "other.pth")
+    assert "holds no weights of var-d30; other.pth: none of its keys is VAR's (weight); name its file" in refused(
+        named(tmp_path / "empty")
+    )
 
 
 def test_of_several_depths_in_a_folder_the_name_tells_or_the_user(folder: Path, tmp_path: Path) -> None:
