@@ -1,4 +1,4 @@
-"""Checks a session's KV caches, as decoding with roll-backs, gathers and trees left them, against a fresh prefill of its tokens."""
+"""Checks of a session's KV caches after roll-backs, gathers and trees against a fresh prefill of its tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from simulator.protocol.recording import FORWARD, Recording
 
 @contextmanager
 def last_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Backend]]:
-    """Collects the backends that recorders make meanwhile."""
+    """Yield a list that collects the backends created by recorders inside the context."""
     made: list[Backend] = []
 
     def make(pair: Pair, slots: int, spare: int = 0) -> Backend:
@@ -31,16 +31,16 @@ def last_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Backend]]:
 
 
 def committed(recording: Recording, role: str) -> int:
-    """Image positions that the last pass of a role found in its cache: final tokens all."""
+    """Return the number of image positions in a role's cache before its last pass. All of them hold final tokens."""
     forward = recording.ops[(recording.ops["kind"] == FORWARD) & (recording.ops["what"] == ROLES.index(role))]
     return int(forward["kv_tokens"][-1])
 
 
 @torch.inference_mode()
 def prefill(pair: Pair, model: Transformer, tokens: list[int], prompt: str) -> tuple[KVCache, torch.Tensor]:
-    """A cache of two rows, conditional and unconditional, fed with caption and tokens in one pass; and the states [2, n, D].
+    """Return a cache of two rows, conditional and unconditional, after one pass over caption and tokens, and the states [2, n, D].
 
-    The device gets the caption rows over the wire, in fp16.
+    The device's caption rows are rounded to fp16, as on the wire.
     """
     slots = pair.manifest.caption_slots
     caption = pair.text.encode(prompt)
@@ -56,7 +56,7 @@ def prefill(pair: Pair, model: Transformer, tokens: list[int], prompt: str) -> t
 def assert_cache_is_that_of_its_tokens(
     pair: Pair, backend: Backend, recording: Recording, prompt: str, role: str
 ) -> None:
-    """Slot 0 of the backend against a prefill of the recording's tokens, as far as its last pass found them in the cache."""
+    """Compare slot 0 of the backend with a prefill of the recording's tokens, up to the length before the last pass."""
     model = backend.models[role]
     assert isinstance(model, Transformer)
     held = committed(recording, role)

@@ -1,4 +1,4 @@
-"""The tiny pair in float64, where batch composition changes no token; and torch's own generator, the same in every run."""
+"""The tiny pair in float64, where batch composition changes no token, and a fixed seed of torch's generator."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from models.pair import Pair, load_pair
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Torch seeds itself anew in every process, and weights that a test makes without a seed would differ from run to run."""
+    """Seed torch. It seeds itself randomly in every process, so unseeded weights would differ between runs."""
     torch.manual_seed(0)
 
 

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints in the layouts of Anole, Lumina-mGPT and Janus-Pro, as people have them on disk."""
+"""Tiny random checkpoints in the layouts of Anole, Lumina-mGPT and Janus-Pro."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ CODE = 4  # text token of Chameleon's first code
 
 
 def write_tokenizer(folder: Path, words: dict[str, int]) -> None:
-    """A `tokenizer.json` that knows whole words alone."""
+    """Write a `tokenizer.json` of whole words."""
     added = [
         {"id": token, "content": word, "special": True, "single_word": False, "lstrip": False, "rstrip": False}
         | {"normalized": False}
@@ -31,7 +31,7 @@ def write_tokenizer(folder: Path, words: dict[str, int]) -> None:
 
 
 def numbers(state: dict[str, list[int]], seed: int, scale: float = 0.3) -> dict[str, Tensor]:
-    """Random tensors of these shapes; norms about one."""
+    """Return random tensors of these shapes. Weights of norms are around one."""
     generator = torch.Generator().manual_seed(seed)
     found = {key: torch.randn(shape, generator=generator) * scale for key, shape in state.items()}
     return {key: value + 1 if "norm" in key and key.endswith("weight") else value for key, value in found.items()}
@@ -52,7 +52,7 @@ def blocks(prefix: str, qk_norm: bool, width: int = WIDTH) -> dict[str, list[int
 
 
 def vqgan_state(seed: int, highest_first: bool, attention: bool) -> dict[str, Tensor]:
-    """An image tokenizer of two levels under the keys of VQGAN's authors: 32 channels, `CODES` codes of 8."""
+    """Return the state dict of a two-level image tokenizer under the keys of VQGAN's authors: 32 channels, `CODES` codes of 8."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = VQConfig(CODES, 8, 32, (1, 1), (1, 1), 32, 1)
@@ -71,9 +71,13 @@ def vqgan_state(seed: int, highest_first: bool, attention: bool) -> dict[str, Te
 
 
 def chameleon(folder: Path, seed: int = 0, old_names: bool = False, pixels: int = 16) -> Path:
-    """An Anole or a Lumina-mGPT: shards with an index, `config.json`, `tokenizer.json`, `tokenizer/vqgan.ckpt`.
+    """Write an Anole or Lumina-mGPT: shards with an index, `config.json`, `tokenizer.json`, `tokenizer/vqgan.ckpt`.
 
-    old_names: key names and head norms of transformers 4. pixels: size that Lumina's size tokens count, as published.
+    Args:
+        folder: created if it does not exist, and returned.
+        seed: of the weights.
+        old_names: whether to use the key names and head norms of transformers 4.
+        pixels: image size as in the published configuration, from which Lumina's size tokens follow.
     """
     folder.mkdir(parents=True, exist_ok=True)
     words = {
@@ -115,7 +119,7 @@ def chameleon(folder: Path, seed: int = 0, old_names: bool = False, pixels: int 
 
 
 def janus(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
-    """A Janus-Pro as `JanusForConditionalGeneration` saves it; equal seeds give equal image tokenizers at every width."""
+    """Write a Janus-Pro as saved by `JanusForConditionalGeneration`. Equal seeds give equal image tokenizers at every width."""
     folder.mkdir(parents=True, exist_ok=True)
     words = {
         "<unk>": 0,

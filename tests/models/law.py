@@ -1,13 +1,13 @@
-"""The law of whole decoding programs: device and cloud side, messages and all, run often enough to count what comes out.
+"""The output distribution of whole decoding programs, device side, cloud side and messages, by counting many runs.
 
     python -m tests.models.law --runs 50000
 
-runs every lossless method on a pair of four tokens and compares how often each image came out with the cloud model's own law,
-found by enumerating all images; then methods with a wrong rule, which have to fail.
+runs every lossless method on a pair of four tokens and compares the frequency of each image with its probability under the cloud
+model, computed by enumerating all images. Then it runs methods with a wrong rule, which must fail.
 
-Passes are real passes of the pair, but each is run once: what a session feeds its models is remembered as a path from the empty
-cache, and a session that comes along a path already gone gets the same step. A new pass continues from a copy of the KV cache as
-the path before it left it, roll-backs and trees included.
+Forward passes are real, but each distinct pass is run once. The passes of a session form a path from the empty cache, and a session
+on a known path gets the stored step. A new pass starts from a copy of the KV cache at the end of its path, including roll-backs and
+trees.
 """
 
 import tempfile
@@ -38,10 +38,10 @@ from simulator.protocol.ops import ROLES, Compute, Forward
 from simulator.protocol.recording import SessionSpec
 
 PROMPT = "a small red cube in the center"
-GRID, CODES = 2, 5  # four tokens of five codes
-DEVICE_NOISE = 1.0  # drafters far from the target
+GRID, CODES = 2, 5  # images of four tokens, a codebook of five codes
+DEVICE_NOISE = 1.0  # makes the drafters differ much from the target
 DECODING = {"guidance": 1.5, "temperature": 1.2, "top_k": 4, "top_p": 0.97}
-SLOTS = 4096  # different paths of passes that fit
+SLOTS = 4096  # maximum number of distinct paths
 
 # name, settings
 LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,7 +55,7 @@ LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def lossy_residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """A wrong rule: after a rejection the target's law is drawn from again, as if nothing had been drafted."""
+    """Return the target's distribution, a wrong rule: it ignores that a draft was rejected."""
     return p
 
 
@@ -66,7 +66,7 @@ class ForgetfulTest(eagle2.OwnTest):
         return p
 
 
-# case of LOSSLESS, and where its rule is put out of order by what
+# case of LOSSLESS, module and name of the replaced rule, its replacement
 WRONG: dict[str, tuple[str, Any, str, Any]] = {
     "speculative without a residual": ("speculative, two-phase", speculative, "residual", lossy_residual),
     "eagle2 that forgets rejections": ("eagle2", eagle2, "OwnTest", ForgetfulTest),
@@ -74,7 +74,7 @@ WRONG: dict[str, tuple[str, Any, str, Any]] = {
 
 
 class Passes:
-    """Forward passes by the path that leads to them. A node is a slot of the backend: the cache as some pass left it; 0 is empty."""
+    """Forward passes by the path that leads to them. A node is a slot of the backend that holds the cache after a pass; 0 is empty."""
 
     def __init__(self, pair: Pair, spare: int) -> None:
         self.pair = pair
@@ -83,7 +83,7 @@ class Passes:
         self.known: dict[tuple[Any, ...], tuple[int, Step]] = {}
 
     def step(self, node: int, request: PassRequest) -> tuple[int, Step]:
-        """The pass from a node on: where it leads, and its step, with the token that is this session's."""
+        """Return the node after the pass and its step, with the token that this session draws."""
         op = request.op
         key = (node, op.role, *(_hashable(getattr(op, name)) for name in op.__dataclass_fields__))
         if key not in self.known:
@@ -99,12 +99,12 @@ class Passes:
         return found, replace(step, token=token, margin=margin)
 
     def compute(self, op: Compute) -> Any:
-        """Caption rows; the image, which no test reads, is not rendered."""
+        """Return the caption rows. The image is not rendered, since no test reads it."""
         return self.caption if op.kind == "caption_encoder" else None
 
 
 def _remembering(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The same function of tensors, computed once for equal arguments."""
+    """Return the function of tensors with a cache for equal arguments."""
     known: dict[tuple[bytes, ...], torch.Tensor] = {}
 
     def remembered(*arguments: torch.Tensor) -> torch.Tensor:
@@ -126,7 +126,7 @@ def _hashable(value: Any) -> Any:
 @mock.patch.object(backend, "filter_probs", _remembering(filter_probs))
 @mock.patch.object(session, "filter_probs", _remembering(filter_probs))
 def images(pair: Pair, name: str, settings: dict[str, Any], runs: int) -> NDArray[np.int64]:
-    """Tokens [runs, T] of as many whole sessions that differ in their seed only."""
+    """Return the tokens [runs, T] of whole sessions that differ only in their seed."""
     full = METHODS[name].settings.model_validate(settings)
     decoding = Decoding.model_validate(DECODING)
     full.check(decoding, pair.manifest)
@@ -155,7 +155,10 @@ def images(pair: Pair, name: str, settings: dict[str, Any], runs: int) -> NDArra
 
 @torch.inference_mode()
 def law_of_images(pair: Pair) -> NDArray[np.float64]:
-    """Probability [V ** T] of every image under the cloud model, the first token leading; teacher-forced, no cache involved."""
+    """Return the probability [V ** T] of every image under the cloud model, teacher-forced without a cache.
+
+    The first token is the most significant digit of the index.
+    """
     codes, count = pair.manifest.codebook_size, pair.manifest.image_tokens
     tokens = torch.cartesian_prod(*[torch.arange(codes)] * count)  # [V ** T, T]
     rows, mask = left_pad(pair.text.encode(PROMPT), pair.manifest.caption_slots)
@@ -171,20 +174,20 @@ def law_of_images(pair: Pair) -> NDArray[np.float64]:
 
 
 def chi_square_p_value(tokens: NDArray[np.int64], law: NDArray[np.float64]) -> float:
-    """How likely counts at least as far from their expectation are, given sequences [runs, T] and the law [V ** T] of them."""
+    """Return the p-value of the chi-square test of sequences [runs, T] against their law [V ** T]."""
     codes = round(len(law) ** (1 / tokens.shape[1]))
     code = (tokens * codes ** np.arange(tokens.shape[1] - 1, -1, -1)).sum(-1)
     seen, expected = np.bincount(code, minlength=len(law)), law * len(tokens)
     if seen[law == 0].any():
         return 0.0
-    rare = expected < 8  # together one cell, where the approximation would be poor
+    rare = expected < 8  # pooled into one cell: the approximation is poor for small expectations
     seen, expected = np.append(seen[~rare], seen[rare].sum()), np.append(expected[~rare], expected[rare].sum())
     held = expected > 0
     return float(chi2.sf(((seen - expected)[held] ** 2 / expected[held]).sum(), held.sum() - 1))
 
 
 def p_value(pair: Pair, case: str, runs: int) -> float:
-    """Of a case of LOSSLESS or WRONG."""
+    """Return the p-value of a case of LOSSLESS or WRONG."""
     if case in LOSSLESS:
         return chi_square_p_value(images(pair, *LOSSLESS[case], runs), law_of_images(pair))
     right, module, rule, wrong = WRONG[case]
@@ -193,7 +196,7 @@ def p_value(pair: Pair, case: str, runs: int) -> float:
 
 
 def make_pair(folder: Path) -> Pair:
-    """The pair that this module's figures are of."""
+    """Make the pair on which this module runs."""
     return make_tiny_pair(folder, 0, torch.float64, grid=GRID, codebook_size=CODES, device_noise=DEVICE_NOISE)
 
 

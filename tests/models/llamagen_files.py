@@ -1,4 +1,4 @@
-"""Random LlamaGen checkpoints of the least useful size, in the layout of the released files."""
+"""Tiny random LlamaGen checkpoints in the layout of the released files."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def tokenizer(config: VQConfig = VQ16) -> VQModel:
 
 
 def write_t5(folder: Path, width: int = T2I.caption_dim) -> None:
-    """A T5 encoder of random weights with a tokenizer of whole words."""
+    """Write a T5 encoder with random weights and a tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -55,7 +55,10 @@ def write_t5(folder: Path, width: int = T2I.caption_dim) -> None:
 
 
 def write_features(folder: Path, width: int = T2I.caption_dim) -> None:
-    """Features of the captions as LlamaGen's script leaves them: `coco.jsonl`, `coco/0.npy` and so on, one more row than fits."""
+    """Write features of the captions as LlamaGen's script does: `coco.jsonl`, `coco/0.npy`, `coco/1.npy`.
+
+    The first has one row more than there are caption slots.
+    """
     (folder / "coco").mkdir(parents=True)
     lines = [json.dumps({"image_path": f"{index}.jpg", "text": [text, ""]}) for index, text in enumerate(CAPTIONS)]
     (folder / "coco.jsonl").write_text("\n".join(lines) + "\n")
@@ -65,14 +68,13 @@ def write_features(folder: Path, width: int = T2I.caption_dim) -> None:
 
 
 def write_checkpoint(path: Path) -> None:
-    """A text-to-image decoder as LlamaGen's training leaves it, with its optimizer and arguments."""
+    """Write a text-to-image decoder as LlamaGen's training does, with optimizer and arguments."""
     training = {"optimizer": {"step": 3}, "steps": 7, "args": argparse.Namespace(image_size=256)}
     torch.save({"model": decoder(T2I, 0).state_dict(), **training}, path)
 
 
 def write_t2i(folder: Path, write_text: Callable[[Path], None] = write_features) -> Path:
-    """The files of a text-to-image model, as they are downloaded and as training leaves them, with features of captions or a T5 in
-    `features`. Returns the folder."""
+    """Write the files of a text-to-image model and return the folder. `write_text` writes caption features or a T5 to `features`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_checkpoint(folder / "t2i_XL_stage1_256.pt")
     used = {"quantize.codebook_used": torch.zeros(16)}
@@ -82,7 +84,7 @@ def write_t2i(folder: Path, write_text: Callable[[Path], None] = write_features)
 
 
 def write_c2i(folder: Path) -> Path:
-    """The files of two class-conditional models of one tokenizer: c2i L, and below `device` c2i B. Returns the folder."""
+    """Write two class-conditional models with one tokenizer, c2i L, and c2i B in `device`. Return the folder."""
     (folder / "device").mkdir(parents=True, exist_ok=True)
     torch.save({"model": decoder(C2I, 0, CLASSES).state_dict()}, folder / "c2i_L_256.pt")
     small = replace(C2I, n_layer=1, dim=8, n_head=1)
@@ -92,7 +94,7 @@ def write_c2i(folder: Path) -> Path:
 
 
 def write_drafter(folder: Path) -> Path:
-    """A one-layer drafter under LANTERN's keys, with a feed-forward part of its own width. Returns the folder."""
+    """Write a one-layer drafter under LANTERN's keys, with its own feed-forward width. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(4)
     state = to_checkpoint(EagleDrafter(drafter_config(T2I, DRAFTER_FFN)))

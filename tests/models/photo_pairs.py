@@ -1,4 +1,4 @@
-"""A tiny pair of photographs with its judge, trained in a second on a folder of coloured noise."""
+"""A tiny pair of photographs with a judge, trained in a second on a folder of coloured noise."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ KINDS = ("Tshirts", "Casual Shoes")
 
 
 def table(count: int) -> Table:
-    """Rows of two colours and two types, a quarter of them held out; of four numbers in the title each caption keeps one word."""
+    """Return rows with two colours, two types and two words from the title. A quarter of them is held out."""
     colours, words = list(COLOURS), ("printed", "striped", "washed", "polo", "denim")
     return [
         [
@@ -33,7 +33,7 @@ def table(count: int) -> Table:
 
 
 def settings() -> dict[str, Any]:
-    """Of a training file with all stages and a judge."""
+    """Return the settings of a training file with all stages and a judge."""
     judge = {
         "batch_images": 8,
         "widths": [8, 8, 8],
@@ -43,7 +43,7 @@ def settings() -> dict[str, Any]:
 
 
 def train(root: Path, photographs: int = 80) -> Path:
-    """The folder of the exported pair; the training folder `run` lies beside it."""
+    """Train and return the folder of the exported pair. The training folder `run` is next to it."""
     (root / "own.yaml").write_text(yaml.safe_dump(settings()))
     folder = write(root / "in", table(photographs))
     command = ["train", root / "own.yaml", "--data", folder, "--out", root / "run", "--export", root / "pair"]

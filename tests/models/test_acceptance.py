@@ -1,4 +1,4 @@
-"""No rule accepts a draft of target probability 0, whatever the draw; near ties are counted."""
+"""No rule accepts a draft of target probability 0 for any draw. Near ties are counted."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.models.test_methods import record, spec
 from tests.walks import answered
 
 V = 6
-CODEBOOK = torch.arange(V, dtype=torch.float64).square().unsqueeze(-1)  # distances grow: no two neighbours tie
+CODEBOOK = torch.arange(V, dtype=torch.float64).square().unsqueeze(-1)  # no two distances tie
 draws = st.one_of(st.just(0.0), st.just(float(np.nextafter(1.0, 0.0))), st.floats(0, 1, exclude_max=True))
 masses = npst.arrays(np.float64, V, elements=st.one_of(st.just(0.0), st.floats(1e-12, 1.0))).filter(
     lambda p: p.sum() > 0
@@ -53,7 +53,7 @@ def test_a_draw_of_exactly_the_ratio_is_a_rejection() -> None:
 
 
 def tree_of(tokens: list[int]) -> Tree:
-    """One parent with a child per token."""
+    """Return a tree of a root with a child per token."""
     return Tree([0, *tokens], [-1, *[0] * len(tokens)])
 
 
@@ -80,7 +80,7 @@ def draft_tests(tree: Tree, q: np.ndarray, delta: float) -> dict[str, DraftTest]
 def test_trees_never_accept_a_draft_of_ratio_0(
     p: Any, q: Any, tokens: list[int], delta: float, data: st.DataObject
 ) -> None:
-    """The rule in force: the target's probability, relaxed by neighbours in LANTERN, as earlier rejections left it."""
+    """The ratio is the target's probability after earlier rejections, relaxed by neighbours in LANTERN."""
     p = p / p.sum()
     tree = tree_of(tokens)
     for name, test in draft_tests(tree, q / q.sum(), delta).items():
@@ -118,7 +118,7 @@ def test_a_score_at_the_threshold_goes_to_the_cloud(score: float, tau: float) ->
     assert not Const(tau).accepts(tau)
     assert not Ema(tau, 0.5, 0.9).accepts(tau)
     assert not Budget(tau, 0.3).accepts(tau)
-    assert not Running(1.0).accepts(score or 1.0)  # the largest so far is itself
+    assert not Running(1.0).accepts(score or 1.0)  # it is the largest so far
 
 
 def test_a_pending_token_of_probability_0_is_vetoed() -> None:
@@ -147,7 +147,7 @@ def test_the_margin_of_a_draw_is_how_far_u_may_move(p: Any, u: float) -> None:
 def test_margins_of_known_draws() -> None:
     p = np.array([0.0, 0.25, 0.5, 0.25])
     assert draw_with_margin(p, 0.3) == (2, pytest.approx(0.05))
-    assert draw_with_margin(p, 0.0) == (1, 0.25)  # below it nothing has any probability
+    assert draw_with_margin(p, 0.0) == (1, 0.25)  # nothing below has any probability
     assert draw_with_margin(p, 0.99) == (3, pytest.approx(0.24))
     assert draw_with_margin(np.array([0.0, 1.0]), 0.7) == (1, np.inf)
     assert greedy_margins(torch.tensor([[1.0, 3.0, 2.5], [2.0, 2.0, 0.0]])).tolist() == [0.5, 0.0]

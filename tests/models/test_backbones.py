@@ -1,4 +1,4 @@
-"""The loader of official checkpoints: layouts it takes, and what it says about files it cannot take."""
+"""The loader of official checkpoints: accepted layouts, and errors about other files."""
 
 from argparse import Namespace
 from collections import OrderedDict
@@ -157,7 +157,7 @@ def test_cut_and_misnamed_files_are_told_by_what_they_are(tmp_path: Path) -> Non
     whole = saved(tmp_path / "w.pt", None)
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:-30])
     whole.rename(tmp_path / "torch.safetensors")
-    for size in (60, -30):  # within the header, and within the numbers
+    for size in (60, -30):  # cut in the header, and in the data
         (tmp_path / f"cut{size}.safetensors").write_bytes(saved(tmp_path / "w.safetensors", None).read_bytes()[:size])
     (tmp_path / "w.safetensors").rename(tmp_path / "safe.bin")
     (tmp_path / "folder.pt").mkdir()
@@ -174,7 +174,7 @@ def test_cut_and_misnamed_files_are_told_by_what_they_are(tmp_path: Path) -> Non
 
 
 class Evil:
-    """Pickles as a call that writes a file."""
+    """An object that is pickled as a call that writes a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -219,7 +219,7 @@ def test_what_wrappers_add_to_keys_is_taken_off(tmp_path: Path) -> None:
     torch.save({"ema": {**wrapped, "module.freqs_cis": torch.zeros(3)}}, tmp_path / "w.pth")
     model = load_llamagen(tmp_path / "w.pth", grid=4, n_head=2)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    # What `ciar-sim train device` writes has this word, too, and an Inter-Head beside it.
+    # `ciar-sim train device` writes this prefix too, and an Inter-Head.
     torch.save({"model": {f"transformer.{key}": value for key, value in state.items()}}, tmp_path / "part.pt")
     model = load_llamagen(tmp_path / "part.pt", grid=4, n_head=2)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -231,8 +231,8 @@ def test_what_wrappers_add_to_keys_is_taken_off(tmp_path: Path) -> None:
 def test_views_and_half_precision_are_read_as_they_are(tmp_path: Path) -> None:
     state = {key: value.bfloat16() for key, value in Transformer(CONFIG).state_dict().items()}
     whole = torch.randn(32, 16)
-    state["tok_embeddings.weight"] = whole.t().contiguous().t()  # stands in its storage by columns
-    state["output.weight"] = torch.nn.Parameter(torch.cat([whole, whole])[32:])  # the second half of a storage
+    state["tok_embeddings.weight"] = whole.t().contiguous().t()  # column-major storage
+    state["output.weight"] = torch.nn.Parameter(torch.cat([whole, whole])[32:])  # half of a storage
     torch.save(state, tmp_path / "w.pt")
     model = load_llamagen(tmp_path / "w.pt", grid=4, n_head=2)
     assert torch.equal(model.tok_embeddings.weight, whole)

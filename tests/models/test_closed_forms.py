@@ -1,4 +1,4 @@
-"""Rules whose numbers can be worked out by hand: InterFuse, LANTERN's bounds, filters at ties, the residual, EAGLE-2's trees."""
+"""Rules with closed forms: InterFuse, LANTERN's bounds, filters at ties, the residual, EAGLE-2's trees."""
 
 import math
 
@@ -14,7 +14,7 @@ from models.methods.speculative import residual
 from models.sampling import filter_probs, warp_probs
 from models.tree import Growth, Tree
 
-# --- InterFuse: two codes have the odds e^(c_1 - c_2), which the radius multiplies or divides
+# --- InterFuse: two codes have the odds e^(c_1 - c_2), multiplied or divided by e^radius
 
 
 @given(gap=st.floats(-8, 8), radius=st.floats(0, 6))
@@ -40,7 +40,7 @@ def test_inter_fuse_of_equal_codes() -> None:
 def test_reach_and_score_by_hand() -> None:
     lower, upper = torch.tensor([0.5, 0.1, 0.0]), torch.tensor([0.9, 0.2, 0.1])
     tight = reachable(lower, upper)
-    assert tight[0].tolist() == pytest.approx([0.7, 0.1, 0.0])  # 1 - (0.2 + 0.1) binds, 1 - (0.9 + 0.1) does not
+    assert tight[0].tolist() == pytest.approx([0.7, 0.1, 0.0])  # 1 - (0.2 + 0.1) binds
     assert tight[1].tolist() == pytest.approx([0.9, 0.2, 0.1])
     scores = uncertainty(lower, upper)  # widths 0.4, 0.1, 0.1: sum 0.6, mean 0.2, population deviation sqrt(0.02)
     assert float(scores.omega) == pytest.approx(0.6)
@@ -49,7 +49,7 @@ def test_reach_and_score_by_hand() -> None:
     assert float(scores.lower_top) == pytest.approx(0.5)
 
 
-# --- LANTERN: code 0 with the nearest codes 1, 2, 3 in this order; binary fractions, so that sums are exact
+# --- LANTERN: the nearest codes of code 0 are 1, 2, 3 in this order. Probabilities are binary fractions, so sums are exact
 
 TABLE = np.array([[1, 2, 3, 4], [0, 2, 3, 4], [1, 3, 0, 4], [2, 1, 4, 0], [3, 2, 1, 0]])
 P = np.array([0.25, 0.125, 0.125, 0.25, 0.25])
@@ -64,7 +64,7 @@ P = np.array([0.25, 0.125, 0.125, 0.25, 0.25])
         (3, {"delta": 0.249}, 0.375, [1, 2, 3, 4]),
         (3, {"delta": 0.25}, 0.5, [1, 2, 3, 4]),
         (3, {"delta": 1.0}, 0.75, [1, 2, 3, 4]),
-        (1, {"delta": 1.0}, 0.375, [1, 2]),  # k = 1: one code is added, two are removed
+        (1, {"delta": 1.0}, 0.375, [1, 2]),  # k = 1 adds one code and removes two
         (0, {"delta": 1.0}, 0.25, []),
         (3, {"lambda_": 1.0}, 0.25, []),
         (3, {"lambda_": 1.5}, 0.375, [1, 2, 3, 4]),  # (1.5 - 1) * 0.25 = 0.125
@@ -90,7 +90,7 @@ def test_the_added_probability_never_exceeds_the_bound(delta: float, token: int,
     assert Relaxation(TABLE, 4, lambda_=1 + delta).relaxed_accept(p, token)[0] <= (1 + delta) * p[token] + 1e-15
 
 
-# --- filters at ties: equal logits have exact cumulative probabilities, multiples of 1/4 or 1/8
+# --- filters at ties: the cumulative probabilities of equal logits are exact multiples of 1/4
 
 
 def kept(chain: object, logits: list[float], top_k: int, top_p: float) -> list[int]:
@@ -104,8 +104,8 @@ def kept(chain: object, logits: list[float], top_k: int, top_p: float) -> list[i
 @pytest.mark.parametrize(
     ("top_p", "llamagen", "warpers"),
     [
-        # LlamaGen drops an entry if the mass before it exceeds p: at a mass of exactly p one more entry stays.
-        # The warpers drop the tail whose mass is <= 1 - p: at a mass of exactly 1 - p the entry goes.
+        # LlamaGen drops an entry if the mass before it exceeds p, so at a mass of exactly p one more entry stays.
+        # The warpers drop the tail with a mass <= 1 - p, so at a mass of exactly 1 - p the entry is dropped.
         (0.25, 2, 1),
         (0.26, 2, 2),
         (0.5, 3, 2),
@@ -141,7 +141,7 @@ def test_top_k_keeps_ties_with_the_kth_value() -> None:
 def test_the_residual_is_what_the_draft_left_over() -> None:
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
     assert residual(p, q).tolist() == [1.0, 0.0, 0.0]
-    # Weights of sum 1.25: min(p, w) is 0.25 each, accepted with probability 0.2, so 0.3, 0.05 and 0.05 are left.
+    # The weights sum to 1.25. min(p, w) is 0.25 each, emitted with probability 0.2, which leaves 0.3, 0.05 and 0.05.
     assert residual(p, np.array([0.25, 0.5, 0.5])).tolist() == pytest.approx([0.75, 0.125, 0.125])
 
 
@@ -153,7 +153,10 @@ LOG = {
 
 
 def grown() -> Growth:
-    """Tokens 0 (0.6) and 1 (0.4) after the root; 2 (0.55) and 3 (0.45) after token 0; 4 (0.9) and 5 (0.1) after token 1."""
+    """Return a tree of two levels.
+
+    Tokens 0 (0.6) and 1 (0.4) follow the root, 2 (0.55) and 3 (0.45) follow token 0, 4 (0.9) and 5 (0.1) follow token 1.
+    """
     never = -math.inf
     growth = Growth(top_k=2)
     growth.begin(torch.tensor([LOG["a"], LOG["b"], never, never, never, never]))
@@ -166,7 +169,7 @@ def grown() -> Growth:
 
 
 def test_a_beam_holds_the_most_likely_paths() -> None:
-    """0.4 * 0.9 = 0.36 and 0.6 * 0.55 = 0.33 lead 0.27 and 0.04; by the last step alone 0.9 and 0.55 would, in the other order."""
+    """0.4 * 0.9 = 0.36 and 0.6 * 0.55 = 0.33 exceed 0.27 and 0.04. After the next level the order is reversed."""
     growth = grown()
     assert [growth.tokens[node] for node in growth.beam] == [4, 2]
     following = torch.full((2, 6), -math.inf)
@@ -177,7 +180,7 @@ def test_a_beam_holds_the_most_likely_paths() -> None:
 
 
 def test_re_ranking_keeps_the_best_nodes_and_the_root_counts() -> None:
-    """0.6, 0.4, 0.36 and 0.33 in this order; as many nodes as asked for, the root among them."""
+    """The nodes are ranked 0.6, 0.4, 0.36, 0.33. The number of nodes includes the root."""
     growth = grown()
     assert growth.best(9, 3) == Tree([9, 0, 1], [-1, 0, 0])
     assert growth.best(9, 4) == Tree([9, 0, 1, 4], [-1, 0, 0, 2])

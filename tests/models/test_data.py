@@ -1,4 +1,4 @@
-"""Images and captions from folders: both layouts, the split, the vocabulary, the cache, what is refused, and training on them."""
+"""Images and captions from folders: both layouts, the split, the vocabulary, the cache, refusals, and training."""
 
 import json
 from collections.abc import Callable
@@ -150,7 +150,7 @@ def test_the_vocabulary_keeps_the_frequent_words() -> None:
     with pytest.raises(
         DataError, match=r"captions.csv:2: 'dog' is not among the 3 words of the vocabulary \(5 words in all\)"
     ):
-        vocabulary(source, 3, "error")  # ties go by spelling: a, cat, and
+        vocabulary(source, 3, "error")  # ties are sorted: a, cat, and
 
 
 def test_unknown_words_share_one_vector_or_are_refused() -> None:

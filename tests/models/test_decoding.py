@@ -1,4 +1,4 @@
-"""The benchmark of decoding: its plain loops and the recorder decode the same tokens, and it prints their times."""
+"""The decoding benchmark: its plain loops and the recorder decode the same tokens, and it prints their times."""
 
 import json
 

@@ -1,7 +1,7 @@
-"""Everything that decoding touches lies where the pair lies: recordings on a pretended GPU, on builds of torch without one.
+"""All tensors of decoding are on the pair's device: recordings on a simulated GPU, for builds of torch without CUDA.
 
-`Gpu` stands in for a second device: what is made there or moved there is a `GpuTensor`, which says it is on gpu:0, computes on the
-CPU, and refuses what CUDA refuses: to meet a CPU tensor in one operation, and to become a numpy array.
+`Gpu` simulates a second device. Tensors created on it or moved to it are `GpuTensor`s, which report gpu:0 and compute on the CPU.
+Like CUDA tensors, they refuse operations with CPU tensors and conversion to numpy.
 """
 
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ from .test_var import asked, named
 
 if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
     pytest.skip("this torch has no hook for devices written in Python", allow_module_level=True)
-backend_registration._setup_privateuseone_for_python_backend("gpu")  # torch's hook for devices written in Python
-torch.gpu.get_amp_supported_dtype = list  # type: ignore[attr-defined]  # asked for by any recomputed pass of the same process
+backend_registration._setup_privateuseone_for_python_backend("gpu")  # torch's hook for devices in Python
+torch.gpu.get_amp_supported_dtype = list  # type: ignore[attr-defined]  # checkpointing in the process asks for it
 GPU = torch.device("gpu", 0)
 aten = torch.ops.aten
 ACROSS = {aten.copy_.default, aten._to_copy.default, aten.to.device, aten.to.dtype_layout, aten.to.other, aten.to.dtype}
@@ -41,11 +41,11 @@ INDEXING = {
     aten.index_put.default,
     aten.index_put_.default,
     aten._index_put_impl_.default,
-}  # indices may be the CPU's
+}  # indices may be on the CPU
 
 
 class GpuTensor(torch.Tensor):
-    """A tensor of the pretended GPU; `held` is its content."""
+    """A tensor on the simulated GPU. `held` is its content on the CPU."""
 
     held: torch.Tensor
 
@@ -65,7 +65,7 @@ class GpuTensor(torch.Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
-    def tolist(self) -> Any:  # as CUDA allows; torch refuses it to any subclass, and numpy() too
+    def tolist(self) -> Any:  # CUDA allows it; torch refuses it and numpy() for every subclass
         return self.held.tolist()
 
     @classmethod
@@ -74,12 +74,12 @@ class GpuTensor(torch.Tensor):
 
 
 class Gpu(TorchDispatchMode):
-    """The pretended GPU, while it is entered."""
+    """The simulated GPU, active inside the context."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is aten._has_compatible_shallow_copy_type.default:
-            return type(args[0]) is type(args[1])  # a module that moves makes its parameters anew
+            return type(args[0]) is type(args[1])  # a moved module gets new parameters
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         here = [x for x in tensors if isinstance(x, GpuTensor)]
         asked = kwargs.get("device", next((x for x in args if isinstance(x, torch.device)), None))
@@ -98,7 +98,7 @@ class Gpu(TorchDispatchMode):
         def outside(x: Any) -> Any:
             if not on_gpu or not isinstance(x, torch.Tensor):
                 return x
-            with torch.inference_mode(False):  # a view of a weight may be none of inference mode's tensors
+            with torch.inference_mode(False):  # a view of a weight must not be an inference tensor
                 return owners[id(x)] if id(x) in owners else GpuTensor(x)
 
         return tree_map(outside, func(*tree_map(inside, args), **tree_map(inside, kwargs)))
@@ -107,7 +107,7 @@ class Gpu(TorchDispatchMode):
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
     before = torch._C._only_lift_cpu_tensors()
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) goes through the mode
+    torch._C._set_only_lift_cpu_tensors(True)  # so torch.tensor(..., device=...) uses the mode
     try:
         with Gpu():
             yield
@@ -163,7 +163,7 @@ def test_codes_of_patches_are_those_of_the_cpu() -> None:
 
 
 NAMES = [name for name, _ in METHODS_UNDER_TEST]
-# A pretended GPU is slow: every reading of ciar, and the first one of every other method; tokens sampled and greedy in turn.
+# The simulated GPU is slow, so the cases are every variant of ciar and the first of every other method, alternately sampled and greedy.
 CASES = [
     (*case, "greedy" if index % 2 else "sampled")
     for index, case in enumerate(METHODS_UNDER_TEST)
@@ -173,7 +173,10 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Recording, Recording]]:
-    """Every case on the CPU and on the pretended GPU, all of them in one batch: a pass there takes the same for one and for many."""
+    """Return the recordings of every case on the CPU and the simulated GPU.
+
+    All cases are in one batch, since the simulated GPU's time does not depend on the batch size.
+    """
     folder = tmp_path_factory.mktemp("pairs") / "four-tokens"
     make_tiny_pair(folder, grid=2)
     cpu = load_pair(folder, dtype=torch.float64)

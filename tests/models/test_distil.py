@@ -1,4 +1,4 @@
-"""What a device is distilled on, and what distilling tells of it."""
+"""Training data and metrics of a distilled device."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from simulator.protocol.methods import Decoding
 
 
 def test_a_device_that_is_sure_of_other_tokens_is_far_from_the_cloud_and_not_nowhere(tmp_path: Path) -> None:
-    """Guidance makes distributions with entries that float32 holds as 0."""
+    """Guidance makes distributions with entries that underflow to 0 in float32. The KL stays finite."""
     pair = make_tiny_pair(tmp_path / "pair", grid=2)
     decoding = Decoding.model_validate({"guidance": 3.0})
     data = CloudOutputs(pair, ["a large red cube at the top on a plain navy background"], 1, decoding, 0, tmp_path)

@@ -1,4 +1,4 @@
-"""EAGLE-2 and LANTERN: their output distributions, their caches, what they put on the wire, what they refuse."""
+"""EAGLE-2 and LANTERN: output distributions, caches, messages, costs and refusals."""
 
 import shutil
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def passes(recording: Recording, role: str) -> np.ndarray:
 
 
 def drafted_tree(q: Floats, position: int, root: int) -> Tree:
-    """Two levels behind a root, grown from the Markov drafter q [T, V, V]; the drafter is far from the target."""
+    """Return a tree of two levels after a root, grown from the Markov drafter q [T, V, V], which differs much from the target."""
     growth = Growth(2)
     growth.begin(torch.from_numpy(np.log(q[position, root])))
     beam = [growth.tokens[node] for node in growth.beam]
@@ -56,7 +56,7 @@ def drafted_tree(q: Floats, position: int, root: int) -> Tree:
 
 
 def decode_trees(p: Floats, q: Floats, runs: int, test: Any) -> np.ndarray:
-    """Token sequences [runs, T] whose trees are tested by the method's own walk."""
+    """Return token sequences [runs, T] decoded with draft trees. The method's own `verify` tests the trees."""
     rng = np.random.default_rng(2)
     trees = {(t, x): drafted_tree(q, t, x) for t in range(TOKENS) for x in range(V)}
     tests: dict[tuple[int, int], DraftTest] = {key: test(tree) for key, tree in trees.items()}
@@ -108,12 +108,12 @@ def test_greedy_equals_base_token_for_token(tiny_pair: Pair, name: str, drafter:
     settings: dict[str, Any] = {"drafter": drafter, **({"k": 0} if name != "eagle2" else {})}
     one, base = record(tiny_pair, spec(tiny_pair, name, settings, **decoding), spec(tiny_pair, "base", {}, **decoding))
     assert np.array_equal(one.tokens, base.tokens)
-    # Few drafts, from a drafter that nobody trained.
+    # The untrained drafter gets few drafts accepted.
     assert one.cloud_passes() < len(base.tokens) or name == "lantern-static"
 
 
 def test_a_tree_far_past_the_images_end_is_cut(tiny_pair: Pair) -> None:
-    """Depth 9 from the last but one token on: nine levels overhang a 16-token image, and nothing but the image is kept."""
+    """Trees of depth 9 exceed the end of the 16-token image. Only the image's tokens are kept."""
     settings = {"total_tokens": 200, "depth": 9, "top_k": 8}
     deep, base = record(
         tiny_pair, spec(tiny_pair, "eagle2", settings, cloud="greedy"), spec(tiny_pair, "base", {}, cloud="greedy")
@@ -127,7 +127,7 @@ def test_a_tree_far_past_the_images_end_is_cut(tiny_pair: Pair) -> None:
 def test_the_caches_hold_what_a_fresh_prefill_would(
     tiny_pair: Pair, name: str, cloud: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After gathers and dropped trees; the drafter in the cloud, where its features are not rounded by the wire."""
+    """The caches are checked after gathers and dropped trees. The drafter is in the cloud, where features are not rounded."""
     settings = {"drafter": "cloud", **(SMALL if name == "eagle2" else {"k": 3, "delta": 0.3})}
     one = spec(tiny_pair, name, settings, PROMPTS[1], cloud=cloud)
     with last_backend(monkeypatch) as backends:
@@ -137,7 +137,7 @@ def test_the_caches_hold_what_a_fresh_prefill_would(
 
 
 def assert_drafter_cache(pair: Pair, backend: Backend, recording: Recording, prompt: str) -> None:
-    """The committed part of the drafter's cache against a prefill with the cloud's features of the final tokens."""
+    """Compare the committed part of the drafter's cache with a prefill from the cloud's features of the final tokens."""
     assert pair.drafter is not None
     depth = 3 if "depth" in recording.meta["spec"]["settings"] else 4
     mine = passes(recording, "drafter")
@@ -155,12 +155,12 @@ def assert_drafter_cache(pair: Pair, backend: Backend, recording: Recording, pro
         torch.testing.assert_close(one[:, :2, :, : slots + held], two[:, :, :, : slots + held], atol=1e-10, rtol=0)
 
 
-# --- what of a tree is computed
+# --- computed nodes of a tree
 
 
 @torch.inference_mode()
 def test_a_node_asked_for_is_that_of_the_pass_over_the_whole_tree(tiny_pair: Pair) -> None:
-    """Whatever other branches of the cache hold."""
+    """The node's logits do not depend on other branches in the cache."""
     tokens, parents = [3, 9, 11, 5, 7, 2], [-1, 0, 0, 1, 2, 1]
     backend = Backend(tiny_pair, 2, spare=len(tokens))
     backend.caches["cloud"].v.fill_(1e3)
@@ -192,7 +192,7 @@ def test_only_what_a_verification_comes_to_is_computed(tiny_pair: Pair, monkeypa
     monkeypatch.setattr(Backend, "forward", counting)
     (one,) = record(tiny_pair, spec(tiny_pair, "eagle2", SMALL))
     assert passes(one, "cloud")["new_tokens"].sum() > 5 * len(one.tokens)
-    assert len(one.tokens) - 1 <= fed <= len(one.tokens) + 2  # and nodes of the last tree beyond the image
+    assert len(one.tokens) - 1 <= fed <= len(one.tokens) + 2  # and nodes of the last tree past the end
 
 
 # --- the wire
@@ -210,13 +210,13 @@ def test_a_round_with_the_drafter_on_the_device_ships_what_the_table_says(tiny_p
     accepted = np.array([int(n) for n in down["feature_vectors"][1:-1]]) // 2 - 1  # rows * (a + 1) vectors
     assert (accepted >= 0).all()
     assert one.tokens[: 1 + (accepted + 1).sum()].size == 1 + (accepted + 1).sum()
-    assert down["feature_vectors"][-1] == 0  # nothing is drafted behind the last token
+    assert down["feature_vectors"][-1] == 0  # nothing is drafted after the last token
     assert (one.decided_by == FROM_DEVICE).sum() >= accepted.sum()
-    # A drafter's round is one pass over what was decided and one per expansion, the cloud's one over the tree.
+    # In a round the drafter makes one pass over the decided tokens and one per expansion, the cloud one over the tree.
     drafter = passes(one, "drafter")
     assert len(drafter) == rounds * 4
     assert drafter["caption"].tolist() == [1] + [0] * (len(drafter) - 1)
-    assert drafter["new_tokens"][0] == 0  # the first token stands in the last caption slot
+    assert drafter["new_tokens"][0] == 0  # the first token is in the last caption slot
     assert (passes(one, "cloud")["new_tokens"][1:] == 12).all()
 
 
@@ -296,7 +296,7 @@ def test_the_mass_stays_within_its_bound() -> None:
 
 
 class OneEach:
-    """A second a pass, whatever its shape; rows and positions asked for are kept."""
+    """Costs of one second for every forward pass. `asked` records the work of each."""
 
     power_w, extrapolated = float("nan"), False
 
@@ -316,17 +316,17 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
         tiny_pair, *(spec(tiny_pair, "eagle2", {**SMALL, "drafter": side}) for side in ("device", "cloud"))
     )
     device, cloud, drafter = OneEach(), OneEach(), OneEach()
-    # Its own costs, not those of the device's model.
+    # A drafter has its own costs, not those of the device's model.
     own = OneEach()
     program = compile_session(here, device, cloud, Pricing(120, here.widths, drafter, own))
     assert (device.asked, drafter.asked) == ([], [])
     assert program.device_s == len(own.asked) == len(passes(here, "drafter"))
-    # The caption slots of the model it stands for, the first token in the last one.
+    # The caption slots of the cloud's model, with the first token in the last one.
     assert own.asked[0] == Work.of_pass(2, 120, 0)
     assert len(cloud.asked) == here.cloud_passes()
     opening, *trees = passes(here, "cloud")
     assert (opening["logits_all"], opening["hidden"], cloud.asked[0]) == (1, 0, Work.of_pass(2, 120, 0))
-    for tree, work in zip(trees, cloud.asked[1:], strict=True):  # logits at every node, and nobody sees another branch
+    for tree, work in zip(trees, cloud.asked[1:], strict=True):  # logits at every node, no other branch visible
         causal = Work.of_pass(2, int(tree["new_tokens"]), 120 + int(tree["kv_tokens"]))
         assert work.logits == work.tokens == 2 * SMALL["total_tokens"]
         assert work.attended == causal.attended - 2 * tree["hidden"] < causal.attended
@@ -335,7 +335,7 @@ def test_drafter_passes_are_priced_where_they_run(tiny_pair: Pair) -> None:
     for one in (here, there):
         with pytest.raises(RecordingError, match="the costs of a drafter are unknown"):
             compile_session(one, device, cloud, Pricing(120, one.widths))
-    # Beside the cloud's model it runs by itself, as one that is in the cloud anyway; no times on the device are needed.
+    # Colocated with the cloud's model, it is priced like a drafter in the cloud, without times on the device.
     companion = OneEach()
     together = compile_colocated(here, device, companion, cloud, Pricing(120, here.widths, drafter))
     assert companion.asked == []
@@ -351,7 +351,7 @@ def test_a_drafters_pass_reads_all_its_weights_and_the_models_output_matrix(
     own = sum(parameter.numel() for parameter in tiny_pair.drafter.parameters())
     output = tiny_pair.cloud.output.weight.numel()
     assert catalogue.drafter_of(shapes.cloud).pass_parameters == own + output
-    # Chameleon's output matrix holds text, too; a device needs the rows of image codes.
+    # Chameleon's output matrix has rows for text too. A device needs only those of image codes.
     anole = catalogue.model("anole-7b")
     rows = [catalogue.drafter_of(anole, all_rows=every).head_parameters for every in (True, False)]
     assert rows == [65536 * 4096, 8192 * 4096]

@@ -1,4 +1,4 @@
-"""A session whose reply misses its deadline: the device finishes alone, and everything before is as it would have been."""
+"""A session whose reply misses its deadline: the device finishes alone, and everything before is unchanged."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ GATED: list[tuple[str, dict[str, Any]]] = [
 
 
 def position_of(recording: Recording, call: int) -> int:
-    """Image tokens known to the device when it awaits `call`: its passes before that await, and what the prefix brought."""
+    """Return the number of image tokens on the device when it awaits `call`, from its passes and the prefix."""
     device = recording.ops[recording.ops["side"] != CLOUD]
     index = int(np.flatnonzero((device["kind"] == AWAIT) & (device["call"] == call))[0])
     passes = device[:index]
@@ -43,12 +43,12 @@ def test_a_missed_deadline_leaves_the_rest_to_the_device(tiny_pair: Pair, name: 
     assert branch.decided_by[:at].tolist() == whole.decided_by[:at].tolist()
     assert whole.decided_by[at] == FROM_CLOUD
     assert set(branch.decided_by[at:].tolist()) == {FROM_FALLBACK}
-    # Up to the await both recordings tell the same; the missed call is the last one sent.
+    # Up to the await both recordings are the same. The missed call is the last one sent.
     device, before = branch.ops[branch.ops["side"] != CLOUD], whole.ops[whole.ops["side"] != CLOUD]
     index = int(np.flatnonzero((device["kind"] == AWAIT) & (device["call"] == missed))[0])
     assert np.array_equal(device[: index + 1], before[: index + 1])
     assert branch.ops["call"][branch.ops["kind"] == SEND].max() == missed
-    # The rest is one pass of the device a token, the first of them made before the call.
+    # The rest takes one device pass per token. The first was made before the call.
     passes = device[index + 1 :]
     assert np.count_nonzero(passes["kind"] == FORWARD) == len(branch.tokens) - at - 1
 
@@ -64,8 +64,8 @@ def test_a_prefix_that_never_comes_is_device_only(tiny_pair: Pair) -> None:
 
 def test_what_cannot_be_given_up_is_waited_for(tiny_pair: Pair) -> None:
     for name, settings, decoding in (
-        ("base", {}, {}),  # nothing on the device could go on
-        ("ciar", {}, {"text_encoder": "cloud"}),  # without the caption rows the device cannot begin
+        ("base", {}, {}),  # no model runs on the device
+        ("ciar", {}, {"text_encoder": "cloud"}),  # the device needs the caption rows
     ):
         with pytest.raises(RecordingError, match="always waited for"):
             record(tiny_pair, replace(spec(tiny_pair, name, settings, **decoding), missed_calls=(0,)))
@@ -89,7 +89,7 @@ def test_only_methods_that_say_so_have_replies_to_do_without(tiny_pair: Pair, na
     assert bool(awaits["what"].any()) == able
     for call in awaits["call"][awaits["what"] == 1][
         :2
-    ].tolist():  # and what is marked can be missed, deciding nothing then
+    ].tolist():  # a marked reply can be missed, and then decides nothing
         branch = record(tiny_pair, replace(session, missed_calls=(call,)))[0]
         assert FROM_FALLBACK in branch.decided_by
         assert not branch.ops["decides"][(branch.ops["side"] == CLOUD) & (branch.ops["call"] == call)].any()

@@ -1,4 +1,4 @@
-"""The loop of the uncertainty-gated methods and the variants of CIAR's round: who decides, what travels, what caches hold."""
+"""The loop of the uncertainty-gated methods and the variants of CIAR's round: decisions, messages and caches."""
 
 import math
 from types import SimpleNamespace
@@ -29,18 +29,18 @@ GATED = ("entropy-lens", "softmax-corr", "discrete", "ciar")
 
 
 def middle_threshold(pair: Pair, column: str = "u", share: float = 0.6) -> float:
-    """A threshold that some tokens of the tiny pair pass and some do not."""
+    """Return a threshold that accepts some tokens of the tiny pair and rejects others."""
     scores = record(pair, spec(pair, "device-only", {}))[0].scores
     return float(np.quantile(scores[:, SCORES.index(column)], share))
 
 
 def uploads(recording: Recording) -> np.ndarray:
-    """Requests after the one that opens the session."""
+    """Return the sends after the one that opens the session."""
     found: np.ndarray = recording.ops[(recording.ops["kind"] == SEND) & (recording.ops["call"] > 0)]
     return found
 
 
-# --- who decides
+# --- decisions
 
 
 @pytest.mark.parametrize(("name", "decoding"), [*((name, {}) for name in GATED), ("ciar", {"cloud": "greedy"})])
@@ -120,12 +120,12 @@ def test_discrete_pays_for_its_samples(tiny_pair: Pair) -> None:
     recordings = record(tiny_pair, *(spec(tiny_pair, "discrete", {"k": k, "prefix_rate": 0.0}) for k in (100, 300)))
     for recording, k in zip(recordings, (100, 300), strict=True):
         computed = recording.ops[(recording.ops["kind"] == COMPUTE) & (recording.ops["side"] == DEVICE)]
-        assert len(computed) == len(recording.tokens) * k // 20 + 1  # and the image decoder
+        assert len(computed) == len(recording.tokens) * k // 20 + 1  # 1: the image decoder
 
 
-# --- what travels
+# --- messages
 
-# Elements up, apart from the session's start, for n pending tokens in all and c uncertain ones; and elements down.
+# Elements of the uplink after the session's start, for n pending tokens and c uncertain ones in all.
 WIRE: list[tuple[str, dict[str, Any], dict[str, Any], Any]] = [
     ("entropy-lens", CONST, {}, lambda n, c: {"ids": n + c}),
     ("softmax-corr", CONST, {}, lambda n, c: {"ids": n + c}),
@@ -138,7 +138,7 @@ WIRE: list[tuple[str, dict[str, Any], dict[str, Any], Any]] = [
     ("ciar", {"features": "int8"}, {}, lambda n, c: {"ids": n + c, "int8_vectors": n}),
     ("ciar", {"upload": "eager"}, {}, lambda n, c: {"ids": n + c, "feature_vectors": n}),
     ("ciar", {"upload": "eager", "features": "int8"}, {}, lambda n, c: {"ids": n + c, "int8_vectors": n}),
-    # The candidate's weight and its distribution: one token of a greedy device, a row with few entries, or a whole row where asked for.
+    # The candidate's weight and distribution: one token if the device is greedy, few entries under top-k, or a whole row on request.
     ("ciar", {"variant": "verify"}, {}, lambda n, c: {"ids": n + 2 * c, "feature_vectors": n, "scalars": c}),
     (
         "ciar",
@@ -168,7 +168,7 @@ def test_elements_on_the_wire(
     local = recording.decided_by == FROM_DEVICE
     last_cloud = int(np.flatnonzero(~local).max())
     eager = settings.get("upload") == "eager"
-    # Tokens accepted after the last contact never leave.
+    # Tokens accepted after the last call are never sent.
     n = int(local.sum()) if eager else int(local[:last_cloud].sum())
     c = int((~local).sum()) - prefix_length(0.06, len(local))
     assert n
@@ -176,7 +176,7 @@ def test_elements_on_the_wire(
     up = uploads(recording)
     asked = len(up) - (n if eager else 0)
     rows = int(up["vocabulary_rows"].sum())
-    assert asked == c + rows  # a second phase where the row was asked for
+    assert asked == c + rows  # a second phase for each requested row
     wanted = {"vocabulary_rows": rows, **elements(n, c)}
     counts = ("ids", "scalars", "feature_vectors", "int8_vectors", "vocabulary_rows")
     assert {kind: int(up[kind].sum()) for kind in counts} == {**dict.fromkeys(counts, 0), **wanted}
@@ -189,7 +189,7 @@ def test_elements_on_the_wire(
         "vocabulary_rows": 2 * tiny_pair.manifest.codebook_size,
     }
     payload = sum(content[kind] * up[kind] for kind in counts)
-    assert (up["payload_bytes"] - payload <= 24).all()  # the rest is the type's name and headers
+    assert (up["payload_bytes"] - payload <= 24).all()  # type name and headers
     down = recording.ops[(recording.ops["kind"] == REPLY) & (recording.ops["call"] > 0)]
     assert down["ids"].sum() == c
 
@@ -203,7 +203,7 @@ def test_eager_changes_when_things_travel_and_nothing_else(tiny_pair: Pair) -> N
     assert np.array_equal(lazy.tokens, eager.tokens)
     assert np.array_equal(lazy.decided_by, eager.decided_by)
     local = eager.decided_by == FROM_DEVICE
-    tail = int(local[np.flatnonzero(~local).max() :].sum())  # sent before anyone knows that no question follows
+    tail = int(local[np.flatnonzero(~local).max() :].sum())  # sent though no question follows
     assert eager.calls() == lazy.calls() + local.sum()
     assert uploads(eager)["feature_vectors"].sum() == uploads(lazy)["feature_vectors"].sum() + tail
     passes = [
@@ -225,7 +225,7 @@ def test_only_the_widest_intervals_enter_phi() -> None:
     assert torch.equal(found.upper[36:], upper[36:])
 
 
-# --- verify: candidate and residual together follow the cloud's distribution
+# --- verify: candidate and residual follow the cloud's distribution
 
 V = 6
 CLOUD_LOGITS = torch.tensor([1.2, -0.3, 0.4, 2.0, -2.0, 0.1], dtype=torch.float64)
@@ -237,7 +237,7 @@ CLOUD_STEP = Step(0, CLOUD_LOGITS, torch.zeros(2))
 
 
 def verified_token(seed: int, decoding: Decoding) -> int:
-    """The token decided for one doubtful position, with every message through the codec."""
+    """Return the token decided for one uncertain position. Every message passes through the codec."""
     device = DeviceState(image_tokens=4, caption_dim=2, caption="a", decoding=decoding, seed=seed)
     cloud = CloudState(image_tokens=4, caption_dim=2, opening=device.start(0, want_caption=False))
     method = Ciar(CiarSettings(variant="verify"), SMALL)
@@ -286,17 +286,17 @@ def chi_square(runs: int, **decoding: Any) -> float:
     ids=str,
 )
 def test_verify_leaves_the_clouds_law_as_it_is(decoding: dict[str, Any]) -> None:
-    """At most 5 degrees of freedom, whose 99.99 % point is 25.7: a false alarm once in 10 000 choices of seeds."""
+    """25.7 is the 99.99 % point of 5 degrees of freedom, the most here: one false alarm in 10,000 choices of seeds."""
     assert chi_square(RUNS, **decoding) < 25.7
 
 
 def test_the_law_test_sees_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ciar, "residual", lambda p, q: p)  # a second draw from p instead of from what is left
+    monkeypatch.setattr(ciar, "residual", lambda p, q: p)  # draws from p instead of from the residual
     assert chi_square(RUNS, device="sampled") > 50
 
 
 def test_rounded_candidate_and_residual_add_up_exactly() -> None:
-    """min(p, q) / S + P(rejected) residual = p, with weights q as the wire carries them and their sum S."""
+    """min(p, q) / S + P(rejected) residual = p, with the weights q as sent and their sum S."""
     step = Step(0, DEVICE_LOGITS, torch.zeros(2))
     for decoding in ({"device": "sampled"}, {"device": "sampled", "top_k": 3}, {"device": "greedy"}):
         state = DeviceState(image_tokens=4, caption_dim=2, decoding=Decoding.model_validate(decoding))
@@ -339,7 +339,7 @@ def test_revised_caches_equal_a_fresh_prefill(
             recording = record(tiny_pair, spec(tiny_pair, "ciar", asked, PROMPTS[0], seed))[0]
         for side, role in ((DEVICE, "device"), (CLOUD, "cloud")):
             cuts[side] += rolled_back(recording, side)
-            if committed(recording, role):  # 0: the cloud's only pass was its first
+            if committed(recording, role):  # 0 if the cloud made only one pass
                 assert_cache_is_that_of_its_tokens(tiny_pair, backends[-1], recording, PROMPTS[0], role)
     assert all(cuts)
 
@@ -374,7 +374,7 @@ def test_an_even_share_spends_its_calls_on_every_image_revised_or_not(tiny_pair:
 
 
 def test_a_position_that_is_decided_again_counts_once(tiny_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The threshold knows one score of every position behind it, also where the cloud took tokens back."""
+    """The threshold rule keeps one score per decided position, also if the cloud revoked tokens."""
     rules: list[Threshold] = []
 
     def noted(settings: GatedSettings, count: int) -> Threshold:
@@ -390,7 +390,7 @@ def test_a_position_that_is_decided_again_counts_once(tiny_pair: Pair, monkeypat
 
 @pytest.mark.parametrize("name", ["device-only", "code", "ciar"])
 def test_local_tokens_sampled_from_a_top_p_of_their_own(tiny_pair: Pair, name: str) -> None:
-    """At a mass of next to nothing the most likely token alone is left; at 1, and at the scenario's, it is plain sampling."""
+    """A tiny top-p keeps only the most likely token. A top-p of 1 or of the scenario is plain sampling."""
     settings = {"threshold": middle_threshold(tiny_pair), "variant": "verify"} if name == "ciar" else {}
 
     def of(**decoding: Any) -> Recording:
@@ -408,7 +408,7 @@ def test_local_tokens_sampled_from_a_top_p_of_their_own(tiny_pair: Pair, name: s
 
 
 def test_a_revised_token_is_the_clouds_and_keeps_its_score(tiny_pair: Pair) -> None:
-    """With a veto on everything the first pending token always falls, so every token is the cloud's."""
+    """If every token is vetoed, the first pending token is always revoked, so every token is the cloud's."""
     settings = {"threshold": middle_threshold(tiny_pair), "revise": 1.0}
     recording = record(tiny_pair, spec(tiny_pair, "ciar", settings))[0]
     local = recording.decided_by == FROM_DEVICE

@@ -37,7 +37,7 @@ def janus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decode(model: LlamaDecoder, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Greedy codes [T] and guided logits [T, V] of one caption's rows [n, 2], through the cache."""
+    """Return greedy codes [T] and guided logits [T, V] for one caption's rows [n, 2], decoded through the cache."""
     caption, mask = (one.unsqueeze(0) for one in left_pad(rows, model.config.caption_slots))
     null, valid = model.unconditional(caption, mask)
     cache, both = KVCache(model.config, 2), torch.arange(2)
@@ -76,7 +76,7 @@ def test_lumina_is_chameleon_with_a_row_token_after_each_row(lumina: Path) -> No
         reference.model(input_ids=torch.tensor([start + laid])).last_hidden_state[0, len(start) - 1 :] @ head.T
         for start in (prompt, prompt[-3:])
     ]
-    # After the row token, not before.
+    # A row's first code is predicted after the row token.
     ends = torch.tensor([column for column in range(len(laid) + 1) if column % 7 != 6])
     wanted = guide(seen[0][ends], seen[1][ends], 4.0)
     torch.testing.assert_close(logits, wanted, atol=4e-4, rtol=0)
@@ -147,7 +147,7 @@ def test_janus_makes_the_images_of_transformers(janus: Path) -> None:
 
 
 def reference_of(kind: Any, folder: Path) -> Any:
-    """The library's model with the folder's numbers; every part that makes images is in the files."""
+    """Return the library's model with the folder's weights. Every part that makes images must be in the files."""
     model = kind.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32).eval()
     state = model.state_dict()
     for key, tensor in load_all(folder).items():
@@ -172,7 +172,7 @@ def test_an_image_token_that_is_not_in_order_is_found_by_its_name(tmp_path: Path
 
 def test_names_of_transformers_4_and_its_head_norms_are_read(tmp_path: Path) -> None:
     new, old = folders.chameleon(tmp_path / "new"), folders.chameleon(tmp_path / "old", old_names=True)
-    for path in (*new.glob("*.safetensors"), *old.glob("*.safetensors")):  # the Anole fork has one norm for all heads
+    for path in (*new.glob("*.safetensors"), *old.glob("*.safetensors")):  # Anole has one norm for all heads
         state = load_file(path)
         for key, value in state.items():
             if "k_norm" in key:
@@ -305,7 +305,7 @@ def test_keys_and_values_that_heads_share_are_those_of_each(tmp_path: Path) -> N
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     costs = [pair_shapes(PairSpec(cloud="anole-7b", weights=str(folder))).cloud for folder in (shared, own)]
     assert costs[0].kv_bytes_per_position * 2 == costs[1].kv_bytes_per_position
-    saved = 2 * folders.LAYERS * half * folders.WIDTH  # keys and values of a head in every layer
+    saved = 2 * folders.LAYERS * half * folders.WIDTH  # keys and values of one head per layer
     assert costs[1].pass_parameters - costs[0].pass_parameters == saved
     (shared / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 3}))
     with pytest.raises(WeightsError, match="num_key_value_heads is 3, needed a divisor of num_attention_heads = 2"):
@@ -313,7 +313,7 @@ def test_keys_and_values_that_heads_share_are_those_of_each(tmp_path: Path) -> N
 
 
 def twice(key: str, value: Tensor) -> Tensor:
-    """A tensor of heads that share keys and values as one in which each has its own."""
+    """Return the tensor with the shared keys and values repeated for each head."""
     return torch.cat([value, value]) if key.endswith(("k_proj.weight", "v_proj.weight")) or ".k_norm." in key else value
 
 
@@ -338,9 +338,9 @@ def test_of_several_weight_files_those_are_read_that_transformers_reads(tmp_path
     assert weight_files(folder) == parts
     for name in ("model_ema.safetensors", "pytorch_model.bin", "model.fp16.safetensors"):
         shutil.copy(parts[0], folder / name)
-        assert weight_files(folder) == parts  # by its index
+        assert weight_files(folder) == parts  # from the index
     (folder / "model.safetensors.index.json").unlink()
-    assert weight_files(folder) == parts  # by their numbers
+    assert weight_files(folder) == parts  # from the numbers
     parts[1].rename(folder / "kept")
     with pytest.raises(WeightsError, match=r"of 2 parts of its weights \(.*\) these are missing: 2"):
         weight_files(folder)
@@ -369,7 +369,7 @@ def test_a_folder_of_the_hubs_cache_and_tables_of_older_versions(tmp_path: Path)
     save_file(load_file(path) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}, path)
     assert load_decoder(folder, describe("anole-7b", folder)).config.n_layer == folders.LAYERS
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(WeightsError, match=r"tokenizer\.json: not readable as JSON"):  # before the weights are
+    with pytest.raises(WeightsError, match=r"tokenizer\.json: not readable as JSON"):  # before the weights
         find_pair(PairSpec(cloud="anole-7b", weights=str(folder)))
 
 

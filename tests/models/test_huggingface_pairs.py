@@ -1,4 +1,4 @@
-"""Backbones in transformers' layout as pairs: methods on the recorder, and scenarios from a file to a report."""
+"""Backbones in the layout of transformers as pairs: methods on the recorder, and scenarios up to the report."""
 
 import json
 import math
@@ -37,7 +37,7 @@ PROMPTS = ("a photo of the red bus", "two dogs", "a dog on the grass and the blu
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PairSpec]:
-    """A pair of every kind: the cloud's folder and a device's, which for Anole and Lumina-mGPT has the same weights."""
+    """Return a pair of every kind. For Anole and Lumina-mGPT the device has the same weights as the cloud."""
     root = tmp_path_factory.mktemp("backbones")
     chameleon = folders.chameleon(root / "chameleon", pixels=8)
     big, small = folders.janus(root / "big", width=32), folders.janus(root / "small", width=16)
@@ -49,7 +49,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PairSpec]:
 
 
 def greedy(pair: Pair, caption: str, guidance: float) -> list[int]:
-    """Each token from a pass over everything before it, without a cache."""
+    """Return greedy tokens, each from a pass over all previous ones without a cache."""
     rows, mask = (one.unsqueeze(0) for one in left_pad(pair.text.encode(caption), pair.manifest.caption_slots))
     halves = [(rows, mask), pair.cloud.unconditional(rows, mask)]
     tokens: list[int] = []
@@ -86,7 +86,7 @@ def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSp
     (tmp_path / "s.yaml").write_text(
         f"name: t\npair: {{cloud: {name}, weights: {one.weights}, device: {one.device}}}\n"
         f"prompts: {{list: {json.dumps(PROMPTS[:2])}}}\n"
-        "methods: [base, {name: speculative, gamma: 3}, random]\n"  # whose rate is reached without captions of its own
+        "methods: [base, {name: speculative, gamma: 3}, random]\n"  # calibrating random needs no captions
     )
     arguments = ["run", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     done = CliRunner().invoke(main, arguments)
@@ -104,7 +104,7 @@ def test_a_scenario_runs_from_official_files_to_a_report(specs: dict[str, PairSp
 
 @pytest.mark.parametrize("name", ["anole-7b", "lumina-mgpt-768"])
 def test_a_profile_holds_a_prompt_in_one_pass_and_drafts_verified(specs: dict[str, PairSpec], name: str) -> None:
-    """Drafts of a model with row tokens stand one after the other, of others in a tree."""
+    """Models with row tokens verify drafts in a chain, others in a tree."""
     pair = load_pair(specs[name])
     profile = measure_profile(pair, budget_s=0.0)
     costs = MeasuredCosts(profile, "cloud")
@@ -122,7 +122,7 @@ def test_scores_of_a_device_without_an_inter_head_are_ranked(
     found = evaluate_uncertainty(pair, Settings(prompts=2, sampled_tokens=2), captions=lambda _, n: list(PROMPTS[:n]))
     assert {"entropy", "max-prob", "margin", "random"} < set(found.summary["measure"])
     assert found.timing is not None
-    assert set(found.timing["measure"]) == set(found.summary["measure"])  # none of an interval, in neither
+    assert set(found.timing["measure"]) == set(found.summary["measure"])  # no interval measures in either
     assert not found.summary["measure"].str.contains("u|discrete|omega", regex=True).any()
     assert (list(found.regions["region"]), len(found.tokens)) == (["all"], 2 * 16)
     text = markdown(found.summary, found.regions, found.timing, found.facts)
@@ -157,12 +157,12 @@ def test_a_pair_is_known_by_its_files_and_loads_no_torch(specs: dict[str, PairSp
     assert (manifest.cloud.dim, manifest.device.dim) == (32, 16)
     assert len({pair_manifest(one).weights_hash for one in specs.values()}) == 3
     shapes = pair_shapes(specs["janus-pro-7b"])
-    for shape in (shapes.cloud, shapes.device):  # a layer before the output matrix
+    for shape in (shapes.cloud, shapes.device):  # Janus has a layer before the output matrix
         layers = shape.n_layer * (4 * shape.dim**2 + 3 * shape.dim * shape.ffn_hidden + 2 * shape.dim)
         assert shape.pass_parameters == layers + shape.dim + shape.dim**2 + shape.dim * manifest.codebook_size
     anole = pair_shapes(specs["anole-7b"]).cloud
     assert anole.head_rows is None
-    # What a device must hold: the passes' weights, the codes' embedding, and that of the text.
+    # Memory: the weights of the passes, the embedding of the codes and that of the text.
     assert anole.parameters == anole.pass_parameters + (folders.CODES + folders.TEXT) * folders.WIDTH
     assert find_pair(specs["anole-7b"]).decoder["latent_side"] == 4
 

@@ -1,4 +1,4 @@
-"""Weights made from other inputs than those asked for are refused by name; damaged files of a training are named."""
+"""Weights trained from other inputs are refused, and the error names the input. Errors name damaged files of a training."""
 
 import json
 import shutil
@@ -211,7 +211,7 @@ def test_cut_tokens_of_scenes_are_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def changes(part: Any, prefix: str = "") -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every setting of a part by dotted name, and the part with that setting changed to another value."""
+    """Yield the dotted name of every setting of a part, and a function that returns the part with that setting changed."""
     names = part.__dataclass_fields__ if is_dataclass(part) else type(part).model_fields
     for name in names:
         value = getattr(part, name)
@@ -241,7 +241,7 @@ def test_every_setting_of_a_stage_is_an_input_or_free(stage: str) -> None:
     seen = set()
     for name, make in changes(settings):
         if name.startswith("training."):
-            continue  # the loop keeps these
+            continue  # the training loop checks these
         seen.add(name)
         found = difference(before, settings_of(make()))
         assert (found is None) == (name in FREE), name

@@ -1,4 +1,4 @@
-"""Interval softmax, its guarantees under extreme logits, the score, and the losses built on it; golden data in tests/parity/."""
+"""Interval softmax, its guarantees under extreme logits, the score and the losses. Golden data is in tests/parity/."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from models.train import losses
 def test_the_interval_holds_its_promises(
     seed: int, size: int, spread: float, peak: float, peaks: int, radius: float, dtype: torch.dtype
 ) -> None:
-    """lower <= softmax <= upper and sum lower <= 1 <= sum upper, whatever the logits, within V machine epsilons."""
+    """lower <= softmax <= upper and sum lower <= 1 <= sum upper for any logits, within V machine epsilons."""
     generator = torch.Generator().manual_seed(seed)
     centre = torch.randn(3, size, generator=generator) * spread
     centre[:, :peaks] += peak
@@ -43,8 +43,7 @@ def test_the_interval_holds_its_promises(
 
 @pytest.mark.parametrize("gap", [1.0, 10.0, 17.0, 30.0, 80.0, 1000.0])
 def test_log_odds_keep_their_digits_when_one_token_holds_all_mass(gap: float) -> None:
-    """1 - p underflows in float32 from a gap of 17 on; the log-odds of the top token must still be the gap less log(V -
-    1)."""
+    """1 - p is 0 in float32 from a gap of 17 on. The log-odds of the top token must still be the gap - log(V - 1)."""
     centre = torch.zeros(1, 9)
     centre[0, 4] = gap
     assert log_odds(centre)[0, 4] == pytest.approx(gap - torch.tensor(8.0).log().item(), rel=1e-6)
@@ -75,7 +74,7 @@ def test_radius_starts_at_softplus_of_zero() -> None:
 
 
 def test_pinball_is_least_at_the_quantile() -> None:
-    """Over samples of p_cloud, the bound with the smallest mean loss is the sample quantile."""
+    """The bound with the smallest mean loss over samples of p_cloud is their quantile."""
     p_cloud = torch.linspace(0, 1, 1001, dtype=torch.float64).unsqueeze(-1)  # [N, 1]
     for wanted in (0.2, 0.8):
         grid = torch.linspace(0, 1, 101, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Photographs are judged: the network, what captions claim, the files of a judge, prompts from them, and a whole run with its columns."""
+"""The judge of photographs: its network, the claims of captions, its files, prompts from them, and the columns of a run."""
 
 import json
 import math
@@ -89,7 +89,7 @@ def test_a_reading_does_not_depend_on_its_neighbours_and_comes_back_from_a_file(
 
 def test_the_stage_learns_types_and_colours_and_keeps_what_it_reads_in_real_images(pair: Path) -> None:
     found = json.loads((pair.parent / "run" / JUDGE / "metrics.json").read_text())
-    assert found["held-out"]["colour"] > 0.9  # red or navy blue, plain as day
+    assert found["held-out"]["colour"] > 0.9  # red and navy blue are easy to distinguish
     files = read_judge(pair / JUDGE)
     assert files.kinds == ("casual shoes", "tshirts")
     assert files.colours == ("navy blue", "red")
@@ -121,7 +121,7 @@ def test_a_pair_without_a_judge_has_no_captions_of_its_own(pair: Path, tmp_path:
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "pair.json").write_text(json.dumps({**manifest, "subject": "other"}))
-    assert pair_manifest(tmp_path).weights_hash == weights  # the subject decides no token
+    assert pair_manifest(tmp_path).weights_hash == weights  # the subject does not affect tokens
     assert judge_of(tmp_path) is None
     assert captions_of(tmp_path)(0, 5) == []
     scenario = tmp_path / "s.yaml"
@@ -237,7 +237,7 @@ def test_samples_stand_beside_what_photographs_attain(
         "other photographs",
     ]
     assert figures["fd_photos"].loc["generated"] > figures["fd_photos"].loc["the same through the tokenizer"] > 0
-    assert math.isnan(figures["fd_photos"].loc["photographs of these captions"])  # they are what is compared with
+    assert math.isnan(figures["fd_photos"].loc["photographs of these captions"])  # they are the reference
     claims = pd.read_csv(tmp_path / "out" / "claims-by-kind.csv").set_index("claim")
     assert list(claims.index) == ["all", "type", "colour"]
     assert claims.loc["all", "right_pct"] == pytest.approx(100 * figures.loc["generated", "align_photos"])

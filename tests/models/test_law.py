@@ -40,7 +40,7 @@ def test_a_wrong_rule_is_found_out(pair: Pair, case: str) -> None:
 
 
 def test_remembered_passes_change_no_token(pair: Pair) -> None:
-    """The images of the recorder's own batches."""
+    """The images are those of the recorder with its own batches."""
     name, settings = LOSSLESS["eagle2"]
     full, decoding = (
         METHODS[name].settings.model_validate(settings).model_dump(),

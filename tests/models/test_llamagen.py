@@ -1,4 +1,4 @@
-"""LlamaGen's files as they are downloaded: which part each one is, what is refused, and pairs of them that decode."""
+"""LlamaGen's released files: detection of each part, refusals, and decoding with pairs of them."""
 
 import argparse
 import shutil
@@ -34,7 +34,7 @@ SIZES: dict[str, Any] = {"image_size": 64, "heads": 2}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """t2i with precomputed features, c2i L with c2i B below it, and a drafter."""
+    """Return a folder with t2i and precomputed features, c2i L with c2i B below it, and a drafter."""
     found = tmp_path_factory.mktemp("llamagen")
     files.write_t2i(found / "t2i", files.write_features)
     files.write_c2i(found / "c2i")
@@ -71,7 +71,7 @@ def refused(spec: PairSpec) -> str:
     return str(caught.value)
 
 
-# --- what the files say
+# --- files
 
 
 def test_shapes_decide_the_pair_and_torch_is_not_asked(folder: Path) -> None:
@@ -271,13 +271,13 @@ def test_features_are_read_as_the_script_wrote_them(folder: Path, tmp_path: Path
     for damage in (
         lambda path: np.save(path, np.full((1, 3, 12), "a")),
         lambda path: np.save(path, np.full((1, 3, 12), 1e300)),
-        lambda path: path.write_bytes(b"PK\x05\x06" + bytes(18)),  # an empty archive of arrays
+        lambda path: path.write_bytes(b"PK\x05\x06" + bytes(18)),  # an empty npz
         lambda path: path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + absurd),
     ):
         damage(text / "coco" / "0.npy")
         with pytest.raises(WeightsError, match=r"0\.npy: (not readable as features|features are not finite)"):
             load_pair(t2i(folder, text=str(text))).text.encode(files.CAPTIONS[0])
-    (text / "coco" / "2.npy").mkdir()  # no file of features
+    (text / "coco" / "2.npy").mkdir()  # not a file
     assert pair_manifest(t2i(folder, text=str(text))).files
     (text / "coco.jsonl").write_text('{"text": "a"}\n{"caption": "b"}\n')
     with pytest.raises(WeightsError, match=r"coco\.jsonl:2: a line must be a JSON object with text"):
@@ -323,14 +323,14 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
     assert rows.shape == (8, 12)  # seven words and the end token
     assert torch.equal(rows, pair.text.encode("a red bus by the river."))
     assert pair.text.encode("two dogs").shape == (3, 12)
-    like_a_file = pair.text.encode("/a/red bus.html")  # without a warning
+    like_a_file = pair.text.encode("/a/red bus.html")  # must not warn
     assert torch.equal(like_a_file, pair.text.encode("a red bus. html"))
     with pytest.raises(PromptError, match="is empty once cleaned"):
         pair.text.encode("www.example.com/a")
     t5 = own / "t5-ckpt" / "flan-t5-xl"
     state = load_file(t5 / "model.safetensors")
     key = "encoder.final_layer_norm.weight"
-    for change, message in (  # transformers fills what is missing with random numbers
+    for change, message in (  # transformers would fill missing weights with random numbers
         ({key: None}, f"{t5}: no usable T5: its weights do not fit its config.json; missing: {key}"),
         ({key: torch.ones(3)}, f"of another shape: {key}, needed [12]"),
         ({key: torch.full((12,), torch.inf)}, f"{t5}: {key} is not finite"),
@@ -343,7 +343,7 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
     save_file(state, t5 / "model.safetensors", metadata={"format": "pt"})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (t5 / name).unlink()
-    # Without its files transformers makes a tokenizer that knows no word, or none, by its version.
+    # Without the files, transformers makes a tokenizer without words, or none, depending on its version.
     assert f"{t5}: no usable T5: its tokenizer" in refused(t2i(folder, weights=str(own), text=None))
 
 
@@ -364,7 +364,7 @@ def test_the_relatives_of_t5_are_read_by_their_own_class(tmp_path: Path, kind: s
     layers = sum(parameter.numel() for name, parameter in own.named_parameters() if ".block." in name)
     tables = sum(parameter.numel() for name, parameter in own.named_parameters() if "relative" in name)
     counted = text_encoder_op_count(**encoder).parameters
-    assert counted == layers - tables + 12 + 8 * 12  # the last norm, and the rows of the embedding that are read
+    assert counted == layers - tables + 12 + 8 * 12  # last norm, read rows of the embedding
 
 
 # --- decoding
@@ -385,7 +385,7 @@ def test_two_backbones_of_one_tokenizer_serve_the_methods_without_intervals(fold
         assert recording.image.shape == (64, 64, 3)
         assert recording.tokens.max() < files.CODES
     gated = recorded(pair, ["3"], {"entropy-lens": {}})[0]
-    assert np.isnan(gated.scores[:, :5]).all()  # of intervals, which nobody gives here
+    assert np.isnan(gated.scores[:, :5]).all()  # the interval scores: there is no Inter-Head
     assert np.isfinite(gated.scores[1:, 5:7]).all()
     for name, reason in (
         ("ciar", "ciar: the pair llamagen-c2i-256 has no bounds quantile; it has no Inter-Head"),

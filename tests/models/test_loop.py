@@ -1,4 +1,4 @@
-"""The training loop: a run that was killed ends bit for bit like one that was not."""
+"""The training loop: a killed and resumed run ends bit for bit like an uninterrupted one."""
 
 import csv
 import itertools
@@ -63,7 +63,7 @@ class Images:
 
 
 class LineStage:
-    """Fits a line through dropout; can be killed before a step, and can set a checkpoint aside."""
+    """A stage that fits a line through dropout. It can be killed before a step, and can copy a checkpoint after one."""
 
     def __init__(self, kill_at: int | None = None, copy: tuple[int, Path, Path] | None = None) -> None:
         torch.manual_seed(7)
@@ -257,7 +257,7 @@ ARRAY = np.arange(6000, dtype=np.uint16).reshape(3, 2000)
 def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(
     tmp_path: Path, write: Callable[[Path], object], named: str
 ) -> None:
-    """A write beyond 4,000 bytes of a file fails, as on a full disk: the libraries that write say it in ways of their own."""
+    """A write beyond 4,000 bytes of a file fails, as on a full disk. The writing libraries report it in different ways."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
     try:

@@ -1,4 +1,4 @@
-"""Every term of the device's losses against a value worked out by hand (natural logarithms; V = 2, two tokens)."""
+"""Every term of the device's losses against values calculated by hand (natural logarithms, V = 2, two tokens)."""
 
 from math import exp, log
 
@@ -26,13 +26,13 @@ KL = [0.5 * log(0.5 / 0.25) + 0.5 * log(0.5 / 0.75), log(1 / 0.5)]
 MID = [2.0 * 0.5 + 0.5 * CE_MID[0], 2.0 * 1.0 + 0.5 * CE_MID[1]]
 HIGH = [2.0 * (0.1 + 0.3) + 0.5 * CE_UPPER[0], 2.0 * (0.3 + 0.6) + 0.5 * CE_UPPER[1]]
 LOW = [2.0 * (0.3 + 0.1) + 0.5 * CE_LOWER[0], 2.0 * (0.6 + 0.3) + 0.5 * CE_LOWER[1]]
-# Pinball: q * (p - b) where the cloud is above the bound, (1 - q) * (b - p) below; q = 0.8 above, 0.2 below.
+# Pinball: q * (p - b) if the cloud's p is above the bound b, else (1 - q) * (b - p); q = 0.8 for the upper bound, 0.2 for the lower.
 PINBALL_HIGH = [0.8 * 0.1 + 0.2 * 0.3, 0.8 * 0.3 + 0.2 * 0.6]
 PINBALL_LOW = [0.2 * 0.3 + 0.8 * 0.1, 0.2 * 0.6 + 0.8 * 0.3]
 
 
 def weighed(values: list[float], sharpness: float = 2.0) -> float:
-    """The worst case: the mean of the values under weights proportional to exp(alpha * value)."""
+    """Return the worst case: the mean of the values with weights proportional to exp(sharpness * value)."""
     weights = [exp(sharpness * value) for value in values]
     return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
 
@@ -92,7 +92,7 @@ def test_envelope_anchors_the_bounds_to_both_models() -> None:
 
 
 def test_no_gradient_runs_through_the_dro_weights() -> None:
-    """d/dlower of the worst case is the weights times d/dlower of each token's loss, no more."""
+    """d/dlower of the worst case is only the weights times d/dlower of each token's loss."""
     lower = LOWER.clone().requires_grad_(True)
     torch.autograd.backward(losses.inter_dro(P_CLOUD, P_MID, lower, UPPER, WEIGHTS).worst_case)
     weights = losses.dro_weights(torch.tensor(CE_LOWER, dtype=torch.float64), 2.0)

@@ -1,4 +1,4 @@
-"""The contract every decoding method keeps, tried on a tiny pair in float64: each at its defaults, and in other settings (`VARIANTS`)."""
+"""The contract of every decoding method on a tiny pair in float64, at its defaults or in the settings of `VARIANTS`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ from simulator.protocol.recording import (
 
 PROMPTS = ("a small red cube in the center", "a large blue ring at the top and a small green star at the bottom left")
 
-# name, settings; a method that is not here is tested at its defaults.
+# Name and settings. A method that is not listed is tested at its defaults.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("base", {"deliver": "stream"}),
     ("base", {"deliver": "ids"}),
@@ -63,7 +63,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("discrete", {"k": 300, "threshold": 0.01, "prefix_rate": 0.0}),
 ]
 METHODS_UNDER_TEST = VARIANTS + [(name, {}) for name in METHODS if name not in dict(VARIANTS)]
-DRAFTING = ("speculative", "eagle2", "lantern", "lantern-static", "vvs")  # these roll caches back
+DRAFTING = ("speculative", "eagle2", "lantern", "lantern-static", "vvs")  # these roll back caches
 DECODINGS: list[dict[str, Any]] = [
     {},
     {"guidance": 1.0, "text_encoder": "device"},
@@ -97,13 +97,13 @@ Recorded = Callable[[str, dict[str, Any], dict[str, Any]], list[Recording]]
 
 
 def sessions(pair: Pair, name: str, settings: dict[str, Any], decoding: dict[str, Any]) -> list[SessionSpec]:
-    """Of both prompts by default, of the longer one under other decodings."""
+    """Return sessions of both prompts at the default decoding, or of the longer prompt at another one."""
     return [spec(pair, name, settings, prompt, **decoding) for prompt in (PROMPTS[1:] if decoding else PROMPTS)]
 
 
 @pytest.fixture(scope="module")
 def recorded(tiny_pair: Pair) -> Recorded:
-    """Both prompts of a method under a decoding, out of one batch of all."""
+    """Return a function that finds the recordings of `sessions`. All methods and decodings are recorded in one batch."""
     specs = [
         one
         for d in DECODINGS
@@ -134,11 +134,11 @@ def test_contract(
         ops = recording.ops
         passes = ops[ops["kind"] == FORWARD]
         assert set(passes["rows"]) <= {rows}
-        # Each call is sent once and answered once; an awaited reply belongs to a call that was sent.
+        # Each call is sent once and answered once. An awaited reply belongs to a sent call.
         sends, replies, awaits = (ops["call"][ops["kind"] == kind].tolist() for kind in (SEND, REPLY, AWAIT))
         assert sends == replies == sorted(set(sends))
         assert set(awaits) <= set(sends)
-        # Nothing is fed twice: new positions continue exactly where the cache ends, on either side; before it after a roll-back.
+        # Nothing is fed twice: new positions begin where the cache ends, or before that after a roll-back.
         for side, role in ((0, "device"), (CLOUD, "cloud"), (0, "drafter"), (CLOUD, "drafter")):
             mine = passes[(passes["side"] == side) & (passes["what"] == ROLES.index(role))]
             ends = mine["kv_tokens"].astype(int) + mine["new_tokens"]
@@ -183,7 +183,7 @@ def test_cloud_call_pct_is_cloud_passes_per_token(tiny_pair: Pair) -> None:
 
 def test_ciar_sends_pending_tokens_with_a_feature_each_and_never_the_tail(tiny_pair: Pair) -> None:
     scores = record(tiny_pair, spec(tiny_pair, "device-only", {}))[0].scores
-    threshold = float(np.quantile(scores[:, 0], 0.6))  # so that some tokens are accepted and some are not
+    threshold = float(np.quantile(scores[:, 0], 0.6))  # accepts some tokens and rejects others
     with_features, without = record(
         tiny_pair,
         spec(tiny_pair, "ciar", {"threshold": threshold}),
@@ -195,8 +195,8 @@ def test_ciar_sends_pending_tokens_with_a_feature_each_and_never_the_tail(tiny_p
         assert not local.all()
         uploads = recording.ops[(recording.ops["kind"] == SEND) & (recording.ops["call"] > 0)]
         last_cloud = int(np.flatnonzero(~local).max())
-        pending = int(local[:last_cloud].sum())  # accepted before the last token the cloud decided
-        assert uploads["ids"].sum() == pending + len(uploads)  # one candidate an upload
+        pending = int(local[:last_cloud].sum())  # accepted before the cloud's last token
+        assert uploads["ids"].sum() == pending + len(uploads)  # one candidate per upload
         assert uploads["feature_vectors"].sum() == (pending if features else 0)
         assert len(uploads) == (~local).sum() - prefix_length(0.06, len(local))
         assert recording.scores[local, 0].max() < threshold
@@ -205,7 +205,7 @@ def test_ciar_sends_pending_tokens_with_a_feature_each_and_never_the_tail(tiny_p
 
 
 def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair, recorded: Recorded) -> None:
-    """Every method alone; its other settings meet other batches in `test_the_seed_decides_the_tokens`."""
+    """Every method is recorded alone in one setting. `test_the_seed_decides_the_tokens` records all settings in other batches."""
     for name, settings in dict(reversed(METHODS_UNDER_TEST)).items():
         one, two = record(tiny_pair, sessions(tiny_pair, name, settings, {})[0])[0], recorded(name, settings, {})[0]
         assert np.array_equal(one.tokens, two.tokens)
@@ -213,7 +213,7 @@ def test_batch_size_changes_no_token_in_float64(tiny_pair: Pair, recorded: Recor
 
 
 def test_the_seed_decides_the_tokens(tiny_pair: Pair, recorded: Recorded) -> None:
-    """The same sessions again, in another order and in other batches."""
+    """The same sessions are recorded again in another order and in other batches."""
     cases = [(name, settings, DECODINGS[2]) for name, settings in METHODS_UNDER_TEST]
     specs = [one for case in reversed(cases) for one in sessions(tiny_pair, *case)]
     again = iter(record(tiny_pair, *specs, max_batch=48))

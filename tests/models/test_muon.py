@@ -1,4 +1,4 @@
-"""Muon: its update is near orthogonal, it trains, and the loop gives it the matrices inside layers and nothing else."""
+"""Muon: its update is nearly orthogonal, it trains, and the loop applies it only to the matrices inside layers."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Killed(BaseException):
 
 
 class Layers:
-    """A stage with matrices inside `layers`, and others; can be killed before a step."""
+    """A stage with parameters inside and outside of `layers`. It can be killed before a step."""
 
     def __init__(self, kill_at: int | None = None) -> None:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Passes with which several sessions begin are made once, and every session is what it is alone."""
+"""Forward passes at the start of several sessions are made once, and every session equals one recorded alone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,7 +36,7 @@ Counted = list[tuple[str, int]]
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    """Role and number of sessions of every pass that is made."""
+    """Return a list that records the role and number of sessions of every forward pass."""
     made: Counted = []
     forward = Backend.forward
 
@@ -73,7 +73,7 @@ def test_what_sessions_share_changes_no_byte_of_them(
     together = record(tiny_pair, *specs, max_batch=max_batch)
     for one, first, second in zip(specs, apart, together, strict=True):
         assert first.to_bytes() == second.to_bytes(), one
-    # Per prompt, base makes all tokens once; the others make those after their own beginning.
+    # For each prompt, base makes all tokens once. The others make only those after their shared prefix.
     tokens = tiny_pair.manifest.image_tokens
     shared = [prefix_length(s.get("prefix_rate", 1.0 if name == "base" else 0.0), tokens) for name, s in SETTINGS]
     assert without - cloud_passes(counted) == len(PROMPTS) * (sum(shared) - tokens)
@@ -97,7 +97,7 @@ def test_other_seeds_prompts_and_decodings_share_nothing(tiny_pair: Pair) -> Non
 
 
 def test_a_session_that_gives_the_prefix_up_shares_it(tiny_pair: Pair) -> None:
-    """Its device goes on alone; its cloud makes the prefix, for which others wait, or that others have made."""
+    """Its device continues alone. Its cloud makes the prefix that others wait for, or others have made it."""
     ciar = spec(tiny_pair, "ciar", {"threshold": 0.3, "prefix_rate": 0.25}, text_encoder="device")
     specs = [ciar, replace(ciar, missed_calls=(0,))]
     for order in (specs, specs[::-1]):
@@ -125,12 +125,12 @@ def test_what_is_shared_is_kept_for_as_few_prompts_as_are_recorded_at_once(
     monkeypatch.setattr(Opening, "finish", noting)
     record(tiny_pair, *specs, max_batch=2)
     assert [opening.length for opening in finished] == [8] * len(seeds)
-    assert max(kept) <= 2 * 2  # of the prompts under way, and of those that begin while their last sessions run
+    assert max(kept) <= 2 * 2  # current prompts, and those that start while their last sessions run
     assert not [opening for opening in finished if opening.rows is not None or opening.steps]
 
 
 class Peculiar(Gated):
-    """A method of another package: it has a prefix as others have, and another way to make it."""
+    """A method of another package that computes its prefix in another way."""
 
     def cloud(self, s: CloudState, message: Message) -> CloudProgram:
         if not isinstance(message, Start):
@@ -153,6 +153,6 @@ def test_a_method_that_makes_its_prefix_in_another_way_shares_nothing(
     own = spec(tiny_pair, "entropy-lens", {"prefix_rate": 0.5})
     others = [spec(tiny_pair, "code", {"prefix_rate": rate}) for rate in (0.25, 0.5)]
     alone = {one.key(): record(tiny_pair, one)[0].to_bytes() for one in (own, *others)}
-    for order in ([own, *others], [*others, own]):  # it leads, or it is to take over
+    for order in ([own, *others], [*others, own]):  # it comes first, or last
         for one, recording in zip(order, record(tiny_pair, *order), strict=True):
             assert recording.to_bytes() == alone[one.key()]

@@ -1,4 +1,4 @@
-"""A pair on disk: what it holds, how it is found, and what is said when it is damaged."""
+"""A pair on disk: its content, how it is found, and errors about damage."""
 
 import dataclasses
 import errno
@@ -40,7 +40,7 @@ def of_seed_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path, of_seed_3: Path) -> Path:
-    """A copy for the test alone."""
+    """Return a copy that the test may change."""
     return Path(shutil.copytree(of_seed_3, tmp_path / "tiny"))
 
 
@@ -68,7 +68,7 @@ def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
 
 def test_the_hash_is_of_what_decides_images_and_of_nothing_else(tiny: Path) -> None:
     before = load_pair(tiny).manifest
-    # Facts beside the weights may be written anew at any time.
+    # Other files in the folder may change at any time.
     (tiny / "metrics.json").write_text('{"cloud": {"loss": 1.0}}')
     assert pairs.list_files(tiny) == before.files
     assert load_pair(tiny).manifest.weights_hash == before.weights_hash
@@ -80,7 +80,7 @@ def test_the_hash_is_of_what_decides_images_and_of_nothing_else(tiny: Path) -> N
     first, *rest = before.files
     for other in (
         replace(before, files=(replace(first, sha256="0" * 64), *rest)),
-        replace(before, bounds=before.bounds[::-1]),  # the first one is what decodes
+        replace(before, bounds=before.bounds[::-1]),  # decoding uses the first
         replace(before, cloud=dataclasses.replace(before.cloud, rope_base=500.0)),
     ):
         assert other.weights_hash != before.weights_hash
@@ -116,7 +116,7 @@ def test_a_shipped_pair_goes_by_its_name(tiny: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_name_is_a_shipped_pair_or_a_folder_never_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a folder beside the scenario, or for --pair in the current folder, has a shipped pair's name, the reader says which."""
+    """A folder next to the scenario, or in the current folder for --pair, may have the name of a shipped pair: the user must choose."""
     make_tiny_pair(tmp_path / "photos", seed=3)
     monkeypatch.chdir(tmp_path)
     assert pairs.pair_folder("photos") == pairs.SHIPPED / "photos"
@@ -132,7 +132,7 @@ def test_a_name_is_a_shipped_pair_or_a_folder_never_either(tmp_path: Path, monke
             ask()
     scenario = load_scenario({"name": "t", "pair": "./photos", "prompts": {"list": ["a cat"]}, "methods": ["base"]})
     assert scenario.pair == str((tmp_path / "photos").resolve())
-    monkeypatch.chdir(pairs.SHIPPED)  # where the folder is the shipped pair
+    monkeypatch.chdir(pairs.SHIPPED)  # here the folder is the shipped pair
     assert pair_of("photos") == "photos"
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_named(tiny: Path, damage: Callable[[Path], object], m
 
 
 def relist(folder: Path, **changes: object) -> None:
-    """Rewrite the manifest so that it matches the files as they are, with some values changed."""
+    """Rewrite the manifest to match the current files, with some values changed."""
     manifest = json.loads((folder / "pair.json").read_text()) | changes
     manifest["files"] = [
         {"name": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
@@ -178,7 +178,7 @@ def relist(folder: Path, **changes: object) -> None:
 def test_a_file_that_may_not_be_read_is_named(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str, read: Callable[[Path], object]
 ) -> None:
-    """Not by its mode: tests may run as root, who may read everything."""
+    """`os.open` is patched instead of the file's mode, since root may read everything."""
     refused, system = tiny / name, os.open
     if not refused.exists():
         refused.write_text('{"text": "a"}\n')
@@ -235,7 +235,7 @@ def test_a_file_name_cannot_leave_the_folder(tiny: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cloud-00001-of-00001", "device", "phi", "text", "tokenizer"])
 def test_weights_that_no_hash_covers_are_refused(tiny: Path, name: str) -> None:
-    """Recordings are known by the listed hashes: those of other weights would be taken for these."""
+    """The listed hashes identify recordings, so recordings of other weights would pass for these."""
     manifest = json.loads((tiny / "pair.json").read_text())
     whole = manifest["files"]
     listed = [file for file in whole if file["name"] != f"{name}.safetensors"]

@@ -1,4 +1,4 @@
-"""Photographs in tars with a table: how they are prepared and captioned, what is refused, what is kept, and training on them."""
+"""Photographs in tars with a table: preparation, captions, refusals, the cache, and training."""
 
 import io
 import tarfile
@@ -45,7 +45,7 @@ def jpeg(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (60, 8
 
 
 def write(root: Path, rows: Table, files: dict[str, bytes] | None = None) -> Path:
-    """A folder with the rows' table and two tars, which hold an image of every row unless `files` says what they hold."""
+    """Write the table and two tars, and return the folder. The tars hold `files`, or an image for every row by default."""
     root.mkdir(exist_ok=True)
     (root / "captions.csv").write_text("".join(",".join(row) + "\n" for row in [list(COLUMNS), *rows]))
     found = {f"{row[0]}.jpg": jpeg(COLOURS[row[5]], int(row[0])) for row in rows} if files is None else files
@@ -72,7 +72,7 @@ def test_images_stand_in_the_middle_of_white(tmp_path: Path) -> None:
     assert images.shape == (2, 3, 16, 16)
     assert images.dtype == torch.float32
     shown = (images.permute(0, 2, 3, 1) + 1) * 127.5  # [2, 16, 16, 3]
-    assert float(shown[:, :, [0, 15]].min()) > 245  # 60 x 80 in 80 x 80: a tenth and more of white on either side
+    assert float(shown[:, :, [0, 15]].min()) > 245  # 60 x 80 in 80 x 80: an eighth of white on either side
     assert (shown[:, 2:14, 4:12].mean((0, 1, 2)) - torch.tensor(COLOURS["Navy Blue"])).abs().max() < 6
     assert not len(data.held_out_images(2, 16))
 
@@ -183,7 +183,7 @@ def training() -> dict[str, Any]:
         "patch": 4,
     }
     stages = toy.stages({"model": vq}, caption_slots=CAPTION_WORDS)
-    del stages["drafter"]  # the pair has none
+    del stages["drafter"]  # the pair has no drafter
     return {"data": {"photos": "photos", "image_size": 16}, **stages}
 
 

@@ -1,4 +1,4 @@
-"""What a token changes in the pixels around it, and evaluations of a pair of photographs."""
+"""The change of pixels around a token, and the evaluation of a pair of photographs."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def test_a_change_is_measured_around_the_token_alone() -> None:
-    """A decoder without anything but the codes' own patches: 4 pixels a token, in a window of 8."""
+    """The decoder is reduced to the codes' patches of 4 x 4 pixels. The window has 8 x 8 pixels."""
     torch.manual_seed(0)
     shape = VQConfig(
         codebook_size=8, codebook_dim=50, ch=32, encoder_ch_mult=(), decoder_ch_mult=(1,), z_channels=32, patch=4
@@ -36,7 +36,7 @@ def test_a_change_is_measured_around_the_token_alone() -> None:
     corner = patches[:, :4, :4]  # [8, 4, 4, 3]
     for index, (a, b, pixels) in enumerate(
         ((1, 4, 64), (2, 2, 64), (3, 5, 36))
-    ):  # the window is cut at the image's edge
+    ):  # the image's edge cuts the last window
         squared = np.square(corner[a] - corner[b]).mean(-1).sum()
         assert found[index] == pytest.approx(np.sqrt(squared / pixels))
     assert found[1] == 0 < found[0]
@@ -69,7 +69,7 @@ def test_shares_of_small_changes_by_region() -> None:
 
 def test_scores_of_a_pair_of_photographs_with_regions_of_its_own_images(tmp_path: Path) -> None:
     pair = train(tmp_path)
-    assert pair_manifest(pair).guidance == 1.0  # as its device was trained
+    assert pair_manifest(pair).guidance == 1.0  # its device was trained with 1
     command = ["evaluate", "uncertainty", "--pair", str(pair), "--prompts", "3", "--sampled-tokens", "4", "--no-timing"]
     result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output

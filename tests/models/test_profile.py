@@ -1,4 +1,4 @@
-"""Measured profiles: every cell is there, and the simulator prices with them."""
+"""Measured profiles: they are complete, and the simulator prices with them."""
 
 import math
 from pathlib import Path
@@ -51,7 +51,7 @@ def pair(folder: Path) -> Pair:
 
 @pytest.fixture(scope="module")
 def profile(pair: Pair) -> Profile:
-    return measure_profile(pair, budget_s=0.0)  # each pass once
+    return measure_profile(pair, budget_s=0.0)  # times each pass once
 
 
 def test_a_profile_covers_both_models_and_all_other_work(pair: Pair, profile: Profile) -> None:
@@ -122,7 +122,7 @@ def test_the_pair_is_priced_by_its_profile_or_by_a_roofline(folder: Path, pair: 
     assert device.provenance["origin"] == "measured"
     assert cloud.provenance["origin"] == "roofline"
     assert pricing.caption_slots == pair.manifest.caption_slots
-    # A drafter is priced where it runs, and measured passes are its own, not those of the device's model.
+    # A drafter is priced on the hardware where it runs. Measured passes are its own, not those of the device's model.
     assert isinstance(pricing.drafter, RooflineCosts)
     assert isinstance(pricing.device_drafter, MeasuredCosts)
     assert pricing.device_drafter.table == profile.passes["drafter"] != profile.passes["device"]

@@ -1,4 +1,4 @@
-"""Other people's metrics, on tiny networks of the same call signatures as their own."""
+"""Third-party metrics on tiny networks with the original call signatures."""
 
 import json
 import shutil
@@ -21,12 +21,12 @@ from models.quality.statistics import Gaussian, frechet_distance, precision_reca
 from simulator.core.errors import WeightsError
 from simulator.core.rng import stream
 
-# How the files are made that these tests load.
+# The tests create TorchScript files, which is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 class Colours(nn.Module):
-    """Mean and contrast of each colour: features [B, 6] of uint8 [B, 3, H, W]."""
+    """A network that returns mean and contrast of each colour: features [B, 6] of uint8 [B, 3, H, W]."""
 
     def forward(self, img: Tensor, return_features: bool = False) -> Tensor:
         x = img.float()
@@ -85,7 +85,7 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
 
 
 class TinyClip:
-    """Images by their mean colour, texts by whether they say red, green or blue."""
+    """A CLIP model that embeds images as their mean colour and texts by the words red, green and blue."""
 
     size = 8
 
@@ -140,7 +140,7 @@ def test_a_damaged_clip_is_refused_with_its_reason(clip_folder: Path, tmp_path: 
             "model.safetensors: not readable as weights: a pointer of Git LFS",
         ),
         (b"half of it", "model.safetensors: not readable as weights"),
-        # Without them transformers makes a tokenizer that knows no word, or none, by its version.
+        # Without the files, transformers makes a tokenizer without words, or none, depending on its version.
         (("vocab.json", "merges.txt"), "not CLIP in transformers' format: its tokenizer"),
     ):
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,7 +167,7 @@ def test_without_transformers_the_error_names_the_extra(tmp_path: Path, monkeypa
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP of the smallest size in transformers' format, with a tokenizer of letters."""
+    """Return the folder of a tiny CLIP in the format of transformers, with a tokenizer of letters."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("clip")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -233,7 +233,7 @@ def test_images_of_a_scenario_are_scored_once_per_method(
     result = CliRunner().invoke(main, [*common, *given])
     assert result.exit_code == 0, result.output
     table = pd.read_csv(out / "pictures.csv")
-    assert table["method"].tolist() == ["base", "device-only"]  # the sweep over networks changes no image
+    assert table["method"].tolist() == ["base", "device-only"]  # the network sweep changes no image
     assert table["images"].tolist() == [12, 12]
     assert (table["fid_lo"] <= table["fid"]).all()
     assert (table["clip"] == table["hpsv2"]).all()  # the same network and no prefix

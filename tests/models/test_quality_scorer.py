@@ -1,4 +1,4 @@
-"""The judge: what it says of images, what it keeps, and when it says nothing. An untrained network does: no value of it is tested."""
+"""The scorer: its metrics, its cache, and when it returns NaN. The network is untrained, since no test depends on its accuracy."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def recording(image: np.ndarray) -> Recording:
 
 
 def of(cache: Path, network: Path) -> Scorer:
-    """A scorer that compares sets of eight images, and with ten renders."""
+    """Return a scorer that compares sets of eight images or more with ten renders."""
     scorer = Scorer(cache, SceneJudge(network, 10))
     scorer.fewest = 8
     return scorer
@@ -56,7 +56,7 @@ def test_alignment_is_the_share_of_claims_that_the_network_reads(
         claims = claims_of(caption)
         assert claims is not None
         assert found == agreement(claims, read_images(model, recorded.image[None])[0]).mean()
-    assert math.isnan(columns["align_scenes"][-1])  # a caption of another form
+    assert math.isnan(columns["align_scenes"][-1])  # a caption without a known form
 
 
 def test_sets_have_values_with_intervals_from_enough_different_images_on(
@@ -65,13 +65,13 @@ def test_sets_have_values_with_intervals_from_enough_different_images_on(
     recordings, captions = images
     twice = [*recordings[:7], *recordings[:7]]
     _, of_set = scorer(twice, captions[:7] * 2)
-    assert np.isnan(list(of_set(np.arange(14)).values())).all()  # seven different ones
+    assert np.isnan(list(of_set(np.arange(14)).values())).all()  # only seven differ
     _, of_set = scorer(recordings, captions)
     found = of_set(np.arange(9))
     value, low, high = found["fd_scenes"]
     assert 0 <= low < value < high
     assert 0 <= found["f1_scenes"][1] <= found["f1_scenes"][0] <= found["f1_scenes"][2] <= 1
-    assert scorer(recordings[::-1], captions[::-1])[1](np.arange(9)) == found  # a set has no order
+    assert scorer(recordings[::-1], captions[::-1])[1](np.arange(9)) == found  # the order does not matter
     assert set(of_set(np.arange(0))) == set(found)
 
 
@@ -99,7 +99,7 @@ def test_what_was_read_is_kept_and_a_damaged_file_is_read_again(
     assert len(kept) == 9
     kept[0].write_bytes(b"\x93NUMPY")
     kept[1].write_bytes(b"")
-    kept[2].write_bytes(b"PK\x05\x06" + bytes(18))  # an archive of arrays, with none
+    kept[2].write_bytes(b"PK\x05\x06" + bytes(18))  # an empty npz
     assert of(tmp_path, network)(recordings, captions)[1](np.arange(9)) == found
     assert all(path.stat().st_size > 100 for path in kept)
 

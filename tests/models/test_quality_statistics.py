@@ -1,4 +1,4 @@
-"""Distances between sets of images against closed forms, and their intervals against the distribution they estimate."""
+"""Distances between sets of images against closed forms, and their intervals against the sampling distribution."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from simulator.core.rng import stream
 
 
 def with_moments(rng: np.random.Generator, count: int, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Features [count, F] whose sample mean and covariance are exactly these."""
+    """Return features [count, F] with exactly this sample mean and covariance."""
     x = rng.standard_normal((count, len(mean)))
     x -= x.mean(0)
     x = np.linalg.solve(np.linalg.cholesky(np.cov(x, rowvar=False)), x.T).T
@@ -31,7 +31,7 @@ def test_frechet_distance_of_commuting_and_of_turned_covariances() -> None:
 
 
 def test_frechet_distance_without_commuting() -> None:
-    """In two dimensions tr (A B)^(1/2) = sqrt(tr AB + 2 sqrt(det AB)), by Cayley and Hamilton."""
+    """In two dimensions tr (A B)^(1/2) = sqrt(tr AB + 2 sqrt(det AB)), by the Cayley-Hamilton theorem."""
     rng = stream(0, "test.frechet.two")
     a, b = np.array([[2.0, 0.7], [0.7, 1.0]]), np.array([[1.0, -0.4], [-0.4, 3.0]])
     wanted = np.trace(a) + np.trace(b) - 2 * np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
@@ -46,14 +46,14 @@ def test_a_set_is_at_no_distance_from_itself_even_without_full_rank(seed: int, c
 
 
 def test_precision_and_recall_by_counting() -> None:
-    """On a line, k = 1. Real 0, 1, 3, 10: radii 1, 1, 2, 7. Generated 0.5, 4, 20: radii 3.5, 3.5, 16."""
+    """Features on a line, k = 1. Real 0, 1, 3, 10 have radii 1, 1, 2, 7; generated 0.5, 4, 20 have radii 3.5, 3.5, 16."""
     real, generated = np.array([[0.0], [1.0], [3.0], [10.0]]), np.array([[0.5], [4.0], [20.0]])
     precision, recall, f1 = s.precision_recall_f1(real, generated, k=1)
-    assert precision == pytest.approx(2 / 3)  # 20 is 10 from the nearest
+    assert precision == pytest.approx(2 / 3)  # 20 is 10 from 10, whose radius is 7
     assert recall == 1.0
     assert f1 == pytest.approx(0.8)
     on_the_edge = s.precision_recall_f1(np.array([[0.0], [2.0]]), np.array([[-2.0], [4.0]]), k=1)
-    assert on_the_edge == (0.0, 1.0, 0.0)  # as near as the radius is not nearer
+    assert on_the_edge == (0.0, 1.0, 0.0)  # a distance equal to the radius is outside
 
 
 @given(st.integers(0, 2**31), st.integers(5, 20))
@@ -74,9 +74,9 @@ def test_too_few_images_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [None, 20, 150])
 def test_the_interval_of_a_mean_is_the_classic_one_whatever_the_size(size: int | None) -> None:
-    """Of a mean the distribution is known: 1.96 sigma / sqrt(n) to either side, by every size of subset.
+    """The interval of a mean is 1.96 sigma / sqrt(n) to either side for every subset size.
 
-    4,000 draws: 4 sigma of the quantiles.
+    The tolerance is 4 sigma of the quantiles of 4,000 draws.
     """
     x = stream(0, "test.mean").standard_normal(200)
     value, low, high = s.subsampled_interval(
@@ -88,9 +88,12 @@ def test_the_interval_of_a_mean_is_the_classic_one_whatever_the_size(size: int |
 
 
 def test_a_bootstrap_of_the_frechet_distance_lies_beside_it_and_subsampling_does_not() -> None:
-    """Images counted twice look like fewer images: of 12 sets from one distribution, the bootstrap's interval holds the very distance that
-    it is an interval of in none, and the mean distance of fresh sets of that size in at most 2; subsampling's in at least 9 (a false
-    alarm at a coverage of 95 % has a chance of 0.3 %)."""
+    """A bootstrap repeats images, which acts like fewer images. 12 sets are drawn from one distribution.
+
+    The bootstrap interval never contains the distance of its own set, and contains the mean distance of fresh sets of that size at
+    most twice. The interval by subsampling contains that mean at least 9 times: at a coverage of 95 % this fails with a probability
+    of 0.2 %.
+    """
     real = s.Gaussian(stream(0, "test.real").standard_normal((4000, 16)))
     n, sets = 200, 12
 
@@ -115,7 +118,7 @@ def test_a_bootstrap_of_the_frechet_distance_lies_beside_it_and_subsampling_does
 
 
 def test_the_interval_of_f1_has_the_spread_of_fresh_sets() -> None:
-    """The mean half-width over 1.96 is within a factor of 1.5 of the standard deviation over 60 fresh sets, itself known to 9 %."""
+    """The mean half-width / 1.96 is within a factor of 1.5 of the standard deviation over 60 fresh sets, whose standard error is 9 %."""
     real = stream(0, "test.f1.real").standard_normal((120, 4))
     fresh, widths = [], []
     for i in range(60):

@@ -1,4 +1,4 @@
-"""AUROC, risk and coverage, calibration: against closed forms and against counting."""
+"""AUROC, risk-coverage and calibration against closed forms and counting."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from simulator.core.rng import stream
 
 
 def auroc(score: np.ndarray, event: np.ndarray) -> float:
-    """Counted over prompts, and checked against the one without any."""
+    """Return the AUROC counted by prompts. It must equal the one without prompts."""
     prompt = np.arange(len(score)) % 3
     found = float(ranking.count_pairs(score, event, prompt, 3).auroc(np.ones(3)))
     assert ranking.auroc(score, event) == pytest.approx(found, nan_ok=True)
@@ -26,7 +26,7 @@ def test_auroc_is_the_share_of_pairs_in_order(seed: int, levels: int) -> None:
     pairs = [(a > b) + 0.5 * (a == b) for a in score[event] for b in score[~event]]
     assert auroc(score, event) == pytest.approx(np.mean(pairs))
     assert auroc(-score, event) == pytest.approx(1 - np.mean(pairs))
-    assert auroc(np.exp(score), event) == auroc(score, event)  # only the order counts
+    assert auroc(np.exp(score), event) == auroc(score, event)  # only the order matters
 
 
 def test_auroc_of_perfect_useless_and_impossible() -> None:
@@ -38,7 +38,7 @@ def test_auroc_of_perfect_useless_and_impossible() -> None:
 
 
 def test_auroc_of_two_exponential_laws() -> None:
-    """Scores of rate 1 against rate 3: P(event's is higher) = 3 / 4; 4 standard errors of 1 / sqrt(12 n) each way."""
+    """Scores have rate 1 with the event and 3 without: AUROC = 3 / 4. The tolerance is 4 standard errors of sqrt(2 / (12 n))."""
     rng = stream(0, "test.exponential")
     score, event = rng.exponential(1, 4000), np.arange(4000) % 2 == 0
     score[~event] /= 3
@@ -63,7 +63,7 @@ def test_the_bootstrap_repeats_and_draws_as_many_prompts_as_there_are() -> None:
 
 
 def test_the_interval_grows_with_what_tokens_of_a_prompt_share() -> None:
-    """Ten tokens that repeat one another tell no more than one: the interval over prompts must not shrink by repetition."""
+    """Ten equal tokens of a prompt carry as much information as one, so repetition must not shrink the interval over prompts."""
     rng = stream(2, "test.clusters")
     score, event = rng.random(60), rng.random(60) < 0.5
     weights = ranking.bootstrap_weights(rng, 60, 400)
@@ -79,7 +79,7 @@ def test_risk_of_a_perfect_score_is_zero_until_only_events_are_left() -> None:
     assert curve[-1] == pytest.approx(0.3)
     assert curve[849] == pytest.approx(150 / 850)
     area = ranking.area_under_risk(np.arange(1000.0), event)
-    # The sum against the integral: at most one term off.
+    # The sum differs from the integral by at most one term.
     assert area == pytest.approx(0.3 + 0.7 * np.log(0.7), abs=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Batching in the recorder: memory is bounded, slots are reused, and in float32 a token only ever flips on a knife's edge."""
+"""Batching in the recorder: slots are reused, and in float32 tokens differ only at near ties."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def test_slots_are_reused_and_results_come_as_sessions_finish(tiny_pair: Pair) -
 
 
 def test_quality_is_the_cloud_s_own_view(tiny_pair: Pair) -> None:
-    """nll and argmax of base's sampled tokens are those of the distributions it drew from."""
+    """nll and argmax of base's sampled tokens are those of the distributions from which they were drawn."""
     one = spec(tiny_pair, "base", {}, PROMPTS[1], seed=3)
     recording = record(tiny_pair, one)[0]
     log_p = guided(tiny_pair, one, recording.tokens).log_softmax(-1)
@@ -78,7 +78,7 @@ def test_a_image_that_the_cloud_made_alone_needs_no_pass_to_be_scored(
 
 
 def guided(pair: Pair, one: SessionSpec, tokens: np.ndarray, role: str = "cloud") -> torch.Tensor:
-    """Guided logits [T, V] of a role's model along a finished image, teacher-forced."""
+    """Return the guided teacher-forced logits [T, V] of a role's model for a finished image."""
     model = pair.cloud if role == "cloud" else pair.device.transformer
     rows, mask = left_pad(pair.text.encode(one.prompt), pair.manifest.caption_slots)
     ids = torch.tensor(tokens.astype(np.int64))[None, :-1]
@@ -89,11 +89,11 @@ def guided(pair: Pair, one: SessionSpec, tokens: np.ndarray, role: str = "cloud"
 
 
 def margin(exact: Pair, one: SessionSpec, first: Recording, second: Recording, t: int) -> float:
-    """How near to a tie position t was, where two recordings of a session part: between tokens, or to the threshold."""
+    """Return the distance from a tie, between tokens or to the threshold, at position t, where two recordings of a session differ."""
     if one.method == "ciar" and first.decided_by[t] != second.decided_by[t]:
         return abs(float(first.scores[t, 0]) - one.settings["threshold"])
     if one.settings.get("features", "off") != "off" and first.decided_by[t] == FROM_CLOUD:
-        # What the cloud read there includes features that a recording does not keep: the device's scores up to here stand in.
+        # The cloud also read features, which recordings do not keep. The difference of the device's scores so far replaces them.
         return float(np.nanmax(np.abs(first.scores[: t + 1] - second.scores[: t + 1]), initial=0.0))
     local = one.method == "device-only" or (one.method == "ciar" and first.decided_by[t] == FROM_DEVICE)
     p = guided(exact, one, first.tokens, "device" if local else "cloud")[t].softmax(-1).numpy()
@@ -101,11 +101,11 @@ def margin(exact: Pair, one: SessionSpec, first: Recording, second: Recording, t
     if local:
         return float(abs(p[a] - p[b]))
     u = draws(one.seed, exact.manifest.image_tokens + 1, "token", "cloud", one.prompt)[t]
-    return float(np.abs(p.cumsum() - u)[min(a, b) : max(a, b)].max())  # every edge between the two tokens is near u
+    return float(np.abs(p.cumsum() - u)[min(a, b) : max(a, b)].max())  # edges between the two tokens
 
 
 def check(pair: Pair, exact: Pair, specs: Sequence[SessionSpec]) -> int:
-    """Record one by one and 32 together; every first divergence must sit at a margin below MARGIN. Returns how many differ."""
+    """Record sessions alone and in batches of 32, and return how many differ. The first difference must be at a margin below MARGIN."""
     different = 0
     alone, together = record(pair, *specs, max_batch=1), record(pair, *specs, max_batch=32)
     for one, first, second in zip(specs, alone, together, strict=True):
@@ -140,7 +140,7 @@ def test_float32_diverges_only_on_a_knife_s_edge_with_the_shipped_pair() -> None
 
 
 def test_margins_see_a_real_difference(tiny_pair: Pair) -> None:
-    """The check can fail: sessions that differ for a reason other than rounding are far from any edge."""
+    """Sessions that differ for another reason than rounding are far from a tie, so the check can fail."""
     one = spec(tiny_pair, "base", {}, PROMPTS[0])
     first, second = record(tiny_pair, one)[0], record(tiny_pair, spec(tiny_pair, "base", {}, PROMPTS[0], seed=1))[0]
     t = int(np.flatnonzero(first.tokens != second.tokens)[0])

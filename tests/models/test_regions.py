@@ -1,4 +1,4 @@
-"""Agreement, entropy and calls by region of photographs on white ground."""
+"""Agreement, entropy and calls by region of photographs on a white background."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ CAPTION = "a large red cube on the left on a plain blue background"
 
 def test_border_is_where_an_object_meets_the_ground_or_the_image_s_edge() -> None:
     grid = np.full((7, 7), 9)
-    grid[2:7, 1:6] = 3  # an object that the lower edge cuts
+    grid[2:7, 1:6] = 3  # an object cut by the lower edge
     grid[4, 3] = 8  # another white code inside it
     found = regions.regions_of(grid.reshape(1, -1), np.array([8, 9])).reshape(7, 7)
     assert np.array_equal(found == 0, grid > 3)
     assert regions.REGIONS[found[6, 3]] == "border"
-    assert regions.REGIONS[found[5, 4]] == "border"  # beside the hole
+    assert regions.REGIONS[found[5, 4]] == "border"  # next to the hole
     assert (found[2:7, 1:6] == 1).sum() == 0
     grid[4, 3] = 3
     found = regions.regions_of(grid.reshape(1, -1), np.array([8, 9])).reshape(7, 7)
@@ -65,4 +65,4 @@ def test_both_events_are_those_of_the_distributions(tmp_path: Path) -> None:
     tv = 0.5 * (p.softmax(-1) - q.softmax(-1)).abs().sum(-1)
     assert found["tv"] == pytest.approx(tv.numpy(), abs=1e-5)
     rejected, expected = found["rejected"].mean(), float(tv.mean())
-    assert abs(rejected - expected) < 4 * (0.25 / tokens.numel()) ** 0.5  # four standard errors at most
+    assert abs(rejected - expected) < 4 * (0.25 / tokens.numel()) ** 0.5  # at most four standard errors

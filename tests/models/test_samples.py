@@ -15,7 +15,7 @@ def test_the_grid_holds_every_image_in_reading_order() -> None:
     page = grid(images)
     assert page.shape == (4 + 2 + 4, 8 * 8 - 2, 3)
     assert [int(page[0, 8 * column, 0]) for column in range(8)] == list(range(8))
-    assert [int(page[6, 8 * column, 0]) for column in range(3)] == [8, 9, 255]  # white where there is none
+    assert [int(page[6, 8 * column, 0]) for column in range(3)] == [8, 9, 255]  # no image: white
 
 
 def test_the_command_writes_a_grid_and_says_nothing_of_claims_it_cannot_read(

@@ -1,4 +1,4 @@
-"""The sampling chains and the keyed draw; both chains against the references' in tests/parity/."""
+"""The sampling chains and the keyed draw. tests/parity/ compares both chains with the references."""
 
 import pytest
 import torch
@@ -57,8 +57,7 @@ def test_an_impossible_token_is_never_drawn(seed: int, u: float, kept: int) -> N
 
 
 def test_frequencies_pass_a_chi_square_test() -> None:
-    """20 000 draws, 9 degrees of freedom; the 99.99 % point is 33.7, so a correct sampler fails once in 10 000
-    seeds."""
+    """33.7 is the 99.99 % point of 9 degrees of freedom, so a correct sampler fails at one of 10,000 seeds."""
     generator = torch.Generator().manual_seed(5)
     probs = torch.softmax(torch.randn(1, 10, generator=generator), -1)
     u = torch.rand(20_000, generator=generator, dtype=torch.float64)

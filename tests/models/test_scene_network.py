@@ -1,4 +1,4 @@
-"""The scene network: what captions claim, how an image is read, and that the shipped one reads real renders."""
+"""The scene network: claims of captions, readings of images, and the accuracy of the shipped network on real renders."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from simulator.core.errors import WeightsError
 
 
 def perfect(seed: int, index: int) -> np.ndarray:
-    """The reading of a scene as it was drawn."""
+    """Return the correct reading of a scene."""
     reading = np.zeros(1, READING_DTYPE)[0]
     label = scene_network.labels_of(seed, index + 1)[index]
     for row, name in enumerate(("shape", "color", "size")):
@@ -46,7 +46,7 @@ def test_a_missing_object_takes_its_four_claims_with_it_and_a_wrong_colour_one()
     claims = claims_of(caption)
     assert claims is not None
     reading = np.zeros(1, READING_DTYPE)[0]
-    reading["texture"], reading["background_color"] = scenes.TEXTURES.index("striped"), 0  # gray is the first
+    reading["texture"], reading["background_color"] = scenes.TEXTURES.index("striped"), 0  # 0: gray
     reading["shape"][0], reading["color"][0], reading["size"][0] = (
         SHAPES.index("sphere"),
         COLORS.index("green"),
@@ -63,7 +63,7 @@ def test_captions_of_another_form_claim_nothing(caption: str) -> None:
 
 
 def test_the_windows_stand_where_the_places_are() -> None:
-    """The pixels that decide what is read at a place, weighted by how much they do, have their middle within 8 pixels of it."""
+    """The gradient-weighted centre of the pixels that determine a place's reading is within 8 pixels of the place."""
     torch.manual_seed(0)
     model = SceneNetwork().eval()
     images = torch.rand(2, 3, 128, 128).mul(2).sub(1).requires_grad_()
@@ -114,7 +114,7 @@ def test_augmenting_keeps_the_image_and_changes_it() -> None:
 
 
 def test_training_learns_the_background_first(tmp_path: Path) -> None:
-    """A few steps of the whole stage: losses fall, the file loads, the metrics say how well it reads."""
+    """A few steps of the whole stage: the loss falls, the file loads, and the metrics include the accuracy."""
     training = {"steps": 30, "learning_rate": 3e-3, "warmup_steps": 3, "ema_decay": 0.8}
     model = {"widths": [8, 12, 16], "place_features": 40, "background_features": 24}
     config = {"scenes": {"train": 32, "held_out": 8}, "batch_images": 8, "model": model, "training": training}
@@ -128,7 +128,7 @@ def test_training_learns_the_background_first(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the scene network is not shipped here")
 def test_the_shipped_network_reads_real_renders() -> None:
-    """On 96 renders of a seed it was neither trained nor measured on: about 1,000 claims."""
+    """The 96 renders, about 1,000 claims, are of a seed used neither for training nor for its metrics."""
     assert WEIGHTS.stat().st_size < 2 * 2**20
     captions = scenes.captions(11, 96)
     found = scene_network.accuracy(

@@ -1,4 +1,4 @@
-"""Scenes and their captions: seeded, bounded, and drawn as the words say."""
+"""Scenes and captions: they are seeded and bounded, and the drawing matches the words."""
 
 import dataclasses
 

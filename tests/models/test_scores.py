@@ -1,4 +1,4 @@
-"""What the gated methods take for doubt, on distributions whose scores can be worked out by hand."""
+"""The uncertainty scores of the gated methods on distributions with known scores."""
 
 import math
 from collections.abc import Generator
@@ -37,7 +37,7 @@ def state(seed: int = 0) -> DeviceState:
 
 
 def value(ops: Generator[Op, Any, float]) -> float:
-    """Run a score to its end, doing its computations as the backend does them."""
+    """Run a score to its end, with computations as in the backend, and return its value."""
     answer = None
     while True:
         try:
@@ -88,7 +88,7 @@ def test_softmax_corr_is_the_cosine_with_the_uniform_diagonal() -> None:
     p = torch.randn(5, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(-1)
     c, r = p.T @ p / 5, torch.eye(9, dtype=torch.float64) / 9
     assert softmax_corr(p) == pytest.approx(float((c * r).sum() / (c.norm() * r.norm())))
-    assert softmax_corr(torch.eye(9)) == pytest.approx(1.0)  # certain of every class equally often
+    assert softmax_corr(torch.eye(9)) == pytest.approx(1.0)  # every class is certain equally often
 
 
 def test_the_window_holds_the_last_sixteen() -> None:
@@ -108,20 +108,20 @@ def test_draws_belong_to_seed_purpose_and_position() -> None:
     assert value(Draw(state(), "random").of(nothing, 7)) == values[7]
     assert value(two.of(nothing, 7)) != values[7]
     assert value(Draw(state(1), "random").of(nothing, 7)) != values[7]
-    # 4000 tokens at rate 0.324: 3.3 standard deviations, a false alarm once in 1000 seeds.
+    # 4000 tokens at a rate of 0.324: 3.3 standard deviations, a false alarm at one of 1000 seeds.
     assert abs(np.mean(np.array(values) >= 1 - 0.324) - 0.324) < 0.0245
 
 
 def test_sampled_bounds_lie_in_the_box_and_widen_with_k() -> None:
     found = step((2 * torch.randn(256, generator=torch.Generator().manual_seed(3))).tolist(), radius=0.7)
     few, many = (value(SampledIntervals(state(), k).of(found, 5)) for k in (100, 300))
-    assert 0 < few < many  # the 300 hold the 100
+    assert 0 < few < many  # the 300 samples include the 100
     assert value(SampledIntervals(state(), 100).of(found, 5)) == few
     assert value(SampledIntervals(state(), 100).of(found, 6)) != few
     assert found.radius is not None
     lower, upper = sampled_bounds(found.logits, found.radius, torch.tensor([[1.0], [-1.0], [0.0]]).expand(3, 256))
     mid = found.logits.softmax(-1)
-    # A shift of all logits changes nothing.
+    # A shift of all logits does not change the probabilities.
     torch.testing.assert_close(torch.stack([lower, upper]), torch.stack([mid, mid]))
     certain = step([1.0, 2.0, 3.0], radius=0.0)
     assert value(SampledIntervals(state(), INTERVAL_SAMPLES).of(certain, 0)) == pytest.approx(0.0, abs=1e-12)

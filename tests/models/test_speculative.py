@@ -1,4 +1,4 @@
-"""Speculative decoding: its rule, its output distribution, and what it puts on the wire."""
+"""Speculative decoding: its rule, its output distribution and its messages."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.models.caches import assert_cache_is_that_of_its_tokens, last_backend
 from tests.models.law import chi_square_p_value
 from tests.models.test_methods import PROMPTS, record, spec
 
-FALSE_ALARMS = 1e-6  # of each chi-square test below, were its draws not fixed by the seed
+FALSE_ALARMS = 1e-6  # rate of each chi-square test below over random seeds
 
 Floats = NDArray[np.float64]
 
@@ -30,10 +30,10 @@ def test_acceptance_never_always_sometimes() -> None:
     half = np.array([0.5])
     assert speculative.accept(np.array([0.0]), half, np.array([0.3])) == 0
     assert speculative.accept(half, half, np.array([0.999])) == 1
-    # the ratio is 1/2, and the rule r < ratio
+    # The ratio is 1/2, and the rule is r < ratio.
     assert speculative.accept(half / 2, half, np.array([[0.49999], [0.5]])).tolist() == [1, 0]
     two = np.array([0.1, 1.0])
-    assert speculative.accept(two, np.ones(2), np.array([0.2, 0.0])) == 0  # nothing counts after a rejection
+    assert speculative.accept(two, np.ones(2), np.array([0.2, 0.0])) == 0  # stops at the first rejection
     assert speculative.accept(np.zeros(0), np.zeros(0), np.zeros(0)) == 0
 
 
@@ -54,21 +54,21 @@ V, TOKENS, GAMMA = 3, 4, 2
 
 
 def chains(seed: int) -> tuple[Floats, Floats]:
-    """Target and drafter far apart, each a Markov chain: [T, V, V] conditional distributions by position and previous token."""
+    """Return target and drafter, two very different Markov chains: conditional laws [T, V, V] by position and previous token."""
     rng = np.random.default_rng(seed)
     p, q = (rng.dirichlet(np.full(V, 0.5), size=(TOKENS + 1, V)) for _ in range(2))
     return 0.98 * p + 0.02 / V, 0.98 * q + 0.02 / V
 
 
 def pick(law: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
-    """One id of each row's weights [runs, V]."""
+    """Draw an id from each row of weights [runs, V]."""
     cumulative = law.cumsum(-1)
     found: NDArray[np.int64] = (rng.random(len(law))[:, None] * cumulative[:, -1:] >= cumulative).sum(-1)
     return found
 
 
 def decode(p: Floats, q: Floats, runs: int, rng: np.random.Generator, residual: Any) -> NDArray[np.int64]:
-    """Token sequences [runs, T] of speculative decoding, all runs at once; the rule is the method's own."""
+    """Return token sequences [runs, T] of speculative decoding, vectorised over the runs, with the method's own rule."""
     tokens = np.zeros((runs, TOKENS + 1), np.int64)
     done = np.zeros(runs, np.int64)
     weights = wire_weights(q)
@@ -97,7 +97,7 @@ def decode(p: Floats, q: Floats, runs: int, rng: np.random.Generator, residual: 
 
 
 def law_of_sequences(p: Floats) -> Floats:
-    """Probability of every sequence of four tokens, [V ** 4], the first token leading."""
+    """Return the probability [V ** 4] of every sequence of four tokens. The first token is the most significant digit."""
     joint = p[0, 0]
     for t in range(1, TOKENS):
         joint = joint[..., None] * p[t][(None,) * (t - 1)]
@@ -116,7 +116,7 @@ def test_the_law_of_the_first_four_tokens_is_the_targets() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda p, q: p,  # draws the target again after a rejection
+        lambda p, q: p,  # draws from the target after a rejection
         lambda p, q: np.abs(p - q) / np.abs(p - q).sum(-1, keepdims=True),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_wrong_residual_is_found_out(wrong: Any) -> None:
 
 
 def test_rounding_after_drawing_would_be_a_wrong_rule_too() -> None:
-    """The weights sum to a little more than one: a residual that forgets it is off by a known, small amount."""
+    """The weights sum to slightly more than one. A residual that ignores this is off by a small amount."""
     p, q = chains(0)
     weights = wire_weights(q)
     s = weights.sum(-1, keepdims=True)
@@ -166,14 +166,14 @@ def test_what_the_residual_ships_changes_the_bytes_and_not_the_image(tiny_pair: 
         assert other.cloud_passes() == whole.cloud_passes()
     sent = [recording.ops[(recording.ops["kind"] == SEND) & (recording.ops["call"] > 0)] for recording in recordings]
     drafts = sent[0]["vocabulary_rows"]
-    rejections = int((whole.decided_by == FROM_CLOUD).sum())  # every round ends with one token of the cloud
+    rejections = int((whole.decided_by == FROM_CLOUD).sum())  # rounds end with a token of the cloud
     assert np.array_equal(sent[0]["ids"], drafts)
     assert np.array_equal(sent[0]["scalars"], drafts)
     assert 0 < sent[1]["vocabulary_rows"].sum() <= rejections
     assert set(sent[1]["vocabulary_rows"]) <= {0, 1}
     assert phases.calls() == whole.calls() + sent[1]["vocabulary_rows"].sum()
     assert not sent[2]["vocabulary_rows"].any()
-    # Drafts, sizes, and nine entries of each distribution.
+    # Drafts, sizes and nine entries of each distribution.
     assert np.array_equal(sent[2]["ids"], drafts + drafts + 9 * drafts)
     assert np.array_equal(sent[2]["scalars"], drafts + 9 * drafts)
     replies = whole.ops[(whole.ops["kind"] == REPLY) & (whole.ops["call"] > 0)]
@@ -189,7 +189,7 @@ def test_a_round_is_one_cloud_pass_over_the_drafts_and_a_pass_each_on_the_device
     assert len(cloud) == rounds
     assert (cloud["new_tokens"][1:] <= 4).all()
     assert cloud["new_tokens"][0] == 3  # after the caption
-    # Two positions at once only where the round before accepted all: the cache lacks the last draft.
+    # Two positions at once only if the previous round accepted all drafts: the cache lacks the last one.
     assert set(device["new_tokens"][1:]) <= {1, 2}
     assert (recording.decided_by == FROM_DEVICE).sum() == count - rounds
     sampled = ~np.isnan(recording.scores[:, 0])

@@ -1,4 +1,4 @@
-"""Weight files of every kind: what is not finite, not a size, or of another shape is refused in one line."""
+"""Weight files of every kind: non-finite values, impossible sizes and other shapes are refused in one line."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ VQ = VQConfig(64, 8, 32, (1, 1), (1, 1), 32, 1)
 
 
 def spoil(path: Path, key: str, value: float) -> None:
-    """Put one value into a tensor of a weight file."""
+    """Overwrite the first value of a tensor in a weight file."""
     if path.suffix != ".safetensors":
         state = torch.load(path, weights_only=True)
         state[key].view(-1)[0] = value
@@ -50,7 +50,7 @@ def spoil(path: Path, key: str, value: float) -> None:
 
 
 def relist(folder: Path) -> None:
-    """Rewrite the manifest so that it lists the files as they are."""
+    """Rewrite the manifest to match the current files."""
     manifest = json.loads((folder / "pair.json").read_text())
     for file in manifest["files"]:
         path = folder / file["name"]
@@ -165,7 +165,7 @@ class Weighted(nn.Module):
 def test_a_network_of_other_people_is_refused_likewise(tmp_path: Path) -> None:
     network, path = Weighted(), tmp_path / "net.pt"
     torch.jit.script(network).save(str(path))
-    assert foreign.FeatureNet(path).torch_device == "cpu"  # an infinite mask is no fault
+    assert foreign.FeatureNet(path).torch_device == "cpu"  # an infinite mask is allowed
     with torch.no_grad():
         network.gain[1] = math.nan
     torch.jit.script(network).save(str(path))

@@ -1,4 +1,4 @@
-"""Statistical sessions: recorded sessions rebuilt from their own statistics, published rates kept, and never taken for real ones."""
+"""Statistical sessions: recorded sessions rebuilt from their statistics, published rates, and their labelling as statistical."""
 
 import json
 import math
@@ -45,7 +45,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 def outline_of(recording: Recording) -> Outline:
-    """What a recorded session did, as a statistical one would be told."""
+    """Return the outline of a recorded session, from which a statistical session can be built."""
     settings = METHODS[recording.meta["spec"]["method"]].settings.model_validate(recording.meta["spec"]["settings"])
     count = len(recording.tokens)
     uploads: list[int] = []
@@ -55,10 +55,10 @@ def outline_of(recording: Recording) -> Outline:
     replies = recording.ops[recording.ops["kind"] == REPLY]
     emits = recording.ops[(recording.ops["side"] != DEVICE) & (recording.ops["ids"] > 0)]
     if getattr(settings, "drafter", "") == "cloud":
-        tokens = emits["ids"][1:]  # the first part is the first token alone
+        tokens = emits["ids"][1:]  # the first part is only the first token
         accepted = [int(made) - 1 for made in tokens]
     else:
-        rounds = replies[1:]  # the first reply holds the first token
+        rounds = replies[1:]  # the first reply is the first token
         tree = "total_tokens" in type(settings).model_fields
         made = [int(n) for n in np.diff([0, *np.flatnonzero(recording.decided_by == FROM_CLOUD)])] if tree else []
         accepted = [n - 1 for n in made[1:]] if len(made) > 1 else []
@@ -90,7 +90,7 @@ def rebuilt(tiny_pair: Pair, asked: SessionSpec) -> None:
         full, Decoding.model_validate(asked.decoding), outline, asked.prompt, asked.seed, len(real.tokens), real.widths
     )
     for column in real.ops.dtype.names or ():
-        if column == "hidden":  # a real tree is no comb
+        if column == "hidden":  # depends on the shape of the tree
             assert ((made[column] > 0) <= (made["logits_all"] > 0)).all()
             continue
         assert made[column].tolist() == real.ops[column].tolist(), column
@@ -111,7 +111,7 @@ def published(name: str, prompt: str = "a cat", missed: tuple[int, ...] = (), **
 
 @pytest.mark.parametrize("name", ["ciar", "entropy-lens", "eagle2", "lantern"])
 def test_sessions_keep_the_published_rate_of_cloud_calls(name: str) -> None:
-    """Each is the rate rounded up or down to whole passes; which of the two is drawn, so that the mean over sessions is exact."""
+    """Each session has the rate rounded up or down to whole passes at random, so that the mean over sessions is exact."""
     manifest = pair_manifest(PAPER)
     assert manifest.statistics is not None
     rate = manifest.statistics.cloud_call_pct[name]
@@ -188,7 +188,7 @@ def test_shipped_statistics_are_those_of_catalogue_models() -> None:
 
 
 def test_a_model_of_scales_makes_one_in_a_pass_and_hands_over_once() -> None:
-    """CoDe as its authors have it: 255 ids after eight of ten scales; every position is fed once, the first at the caption's."""
+    """CoDe as published: 255 ids after eight of ten scales. Every position is fed once, the first with the caption."""
     manifest = pair_manifest("paper-code")
     assert manifest.statistics is not None
     sizes = [side * side for side in manifest.statistics.scales]
@@ -209,7 +209,7 @@ def test_a_model_of_scales_makes_one_in_a_pass_and_hands_over_once() -> None:
     assert code.ops["ids"][code.ops["kind"] == REPLY].tolist() == [255]
     assert (code.decided_by == FROM_CLOUD).sum() == 255
     assert passes(record_statistical(published("device-only"), manifest), DEVICE) == [0, *sizes[1:]]
-    # A share between two scales ends with the smaller one.
+    # A share between two scales is rounded down.
     less = record_statistical(published("code", prefix_rate=0.374), manifest)
     assert (less.decided_by == FROM_CLOUD).sum() == 155
     for name in ("ciar", "eagle2", "speculative"):
@@ -236,7 +236,7 @@ def test_damaged_statistics_are_refused(tmp_path: Path, change: dict[str, Any], 
         pair_manifest(tmp_path)
 
 
-# --- a run says so
+# --- runs
 
 SCENARIO: dict[str, Any] = {
     "name": "statistical",

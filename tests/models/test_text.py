@@ -1,4 +1,4 @@
-"""The caption encoder: rows, padding, and what it refuses."""
+"""The caption encoder: rows, padding and refusals."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The cloud stage: how it starts, and which tokens it weighs."""
+"""The cloud stage: initialisation, loss weights, and pasted images."""
 
 from dataclasses import replace
 from typing import Any
@@ -61,7 +61,7 @@ def test_another_caption_is_that_of_another_image(images: list[int], kept: list[
 
 
 def test_layout_at_named_places() -> None:
-    # 4 x 4 cells of 32 pixels, centres at 16, 48, 80, 112; (31, 31) is 21.2 px from the nearest four, (64, 97) 22.7 from its four
+    # Centres of the 4 x 4 cells are at 16, 48, 80 and 112 px. (31, 31) is 21.2 px from its nearest four, (64, 97) 22.7 px.
     top_left, bottom = (layout_of(caption, 4) for caption in CAPTIONS)
     assert top_left[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert bottom[0].nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
@@ -80,7 +80,7 @@ def test_between_two_places_the_nearer_object_counts() -> None:
         both,
         "a large blue ring in the center and a small red cube at the left on a plain gray background",
     ):
-        shape = layout_of(phrases, 16)[0, 8]  # cells of 8 pixels, centres at 68 rows; places at columns 31 and 64
+        shape = layout_of(phrases, 16)[0, 8]  # cells of 8 px, centres in row 68; places in columns 31 and 64
         assert [scenes.SHAPES[number - 1] for number in shape[[1, 3, 5, 6, 8, 10]].tolist()] == ["cube"] * 3 + [
             "ring"
         ] * 3
@@ -94,8 +94,8 @@ def test_an_object_s_onset_is_its_first_two_rows() -> None:
     assert onset[:, 8].nonzero().flatten().tolist() == [
         1,
         2,
-    ]  # centres at 12 to 52 px: the twin below it cannot be distinguished
-    assert onset[:, 3].nonzero().flatten().tolist() == [5, 6]  # at 64 px, from 44 px on
+    ]  # centres from 12 px; the equal object below has no onset of its own
+    assert onset[:, 3].nonzero().flatten().tolist() == [5, 6]  # the place is at 64 px, its cells from 44 px
     assert not (onset & (layout[0] == 0)).any()
 
 
@@ -104,7 +104,7 @@ def test_every_object_lies_in_its_named_cells() -> None:
         scene = scenes.scene(7, index)
         cells = np.kron(layout_of(scene.caption, 16)[0].numpy() > 0, np.ones((8, 8), bool))
         objects = scenes.region_map(scene) == scenes.OBJECT
-        assert (objects & cells).sum() > 0.95 * objects.sum()  # corners of cells whose centre is just too far
+        assert (objects & cells).sum() > 0.95 * objects.sum()  # the rest: cells whose centre is too far
 
 
 def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +113,12 @@ def test_the_loss_weighs_named_places_unless_the_caption_is_hidden(monkeypatch: 
     )
     stage = CloudStage(config, data=None)  # type: ignore[arg-type]
     assert isinstance(stage.model, Transformer)
-    torch.nn.init.normal_(stage.model.output.weight)  # it starts at zero, where every token costs log V
+    torch.nn.init.normal_(stage.model.output.weight)  # initialised at zero, where every token costs log V
     batch = some_batch()
     logits, _ = stage.model(batch.tokens[:, :-1], batch.caption, batch.mask)
     each = -logits.log_softmax(-1).gather(-1, batch.tokens.unsqueeze(-1)).squeeze(-1)  # [B, T]
     weight = torch.where(batch.layout[:, 0] > 0, 3.0, 1.0)
-    weight[0, [0, 1]] = weight[1, [9, 10]] = 6.0  # of 4 x 4 cells, the first row of each object
+    weight[0, [0, 1]] = weight[1, [9, 10]] = 6.0  # the first row of cells of each object
     shown, _ = stage.loss(batch, 0)
     torch.testing.assert_close(shown, (each * weight).sum() / weight.sum())
     hidden = replace(batch, null=torch.ones(2, dtype=torch.bool))
@@ -140,22 +140,22 @@ def test_the_layout_is_asked_for_after_its_layer_where_captions_are_shown() -> N
     loss, values = stage.loss(batch, 0)
     kept: list[torch.Tensor] = []
     stage.model.hidden(batch.tokens[:, :-1], batch.caption, batch.mask, states=kept)
-    state = kept[0][1, config.model.caption_slots - 1 :]  # [T, D]; the second caption is shown
+    state = kept[0][1, config.model.caption_slots - 1 :]  # [T, D]; only the second caption is shown
     normed = state / state.square().mean(-1, keepdim=True).add(torch.finfo(torch.float32).eps).sqrt()
-    scores = (normed @ stage.layout.rows.T).split((7, 9, 3), -1)  # nothing or a shape, a color, a size
+    scores = (normed @ stage.layout.rows.T).split((7, 9, 3), -1)  # none and shapes, colors, sizes
     missed = (
         torch.stack([-x.log_softmax(-1).gather(1, batch.layout[1, i, :, None]) for i, x in enumerate(scores)])
         .sum(0)
         .flatten()
     )  # [T]
-    # Mean over both images.
+    # The mean is over both images.
     torch.testing.assert_close(values["layout"], (missed.sum() + missed[[9, 10]].sum()) / (2 * 16 + 2))
     torch.testing.assert_close(loss, values["nats"] + 0.5 * values["layout"])
     loss.backward()  # type: ignore[no-untyped-call]
     grads = [
         sum(float(p.grad.abs().sum()) for p in layer.parameters() if p.grad is not None) for layer in stage.model.layers
     ]
-    assert grads[0] > 0  # logits start at zero, so only the layout's loss has a gradient yet
+    assert grads[0] > 0  # logits start at zero, so only the layout loss has a gradient
     assert grads[1] == 0
 
 
@@ -169,10 +169,10 @@ def test_states_that_hold_the_layout_lose_nothing() -> None:
 
 
 def test_codes_that_stand_beside_the_same_codes_are_of_one_class() -> None:
-    # Three kinds of image, each all of one kind's codes: v, v + 3, v + 6 ... are near synonyms.
+    # Each image consists of codes of one of three kinds, so v, v + 3, v + 6, ... are near synonyms.
     rng = np.random.default_rng(0)
     codes = np.stack([image % 3 + 3 * rng.integers(0, 20, 64) for image in range(600)])
-    classes = code_classes(codes, 61, 4, np.random.default_rng(1))  # the last code is never used: a class of its own
+    classes = code_classes(codes, 61, 4, np.random.default_rng(1))  # the last code is unused: its own class
     assert classes.dtype == torch.int64
     found = [set(classes[kind:60:3].tolist()) for kind in range(3)]
     assert all(len(one) == 1 for one in found)
@@ -210,7 +210,7 @@ def test_the_class_loss_counts_every_position_alike() -> None:
 
 
 def test_pasted_images_hold_rectangles_of_the_next_one_and_are_asked_for_their_own() -> None:
-    tokens = torch.arange(4).repeat_interleave(64).view(4, 64)  # each image all of its own number
+    tokens = torch.arange(4).repeat_interleave(64).view(4, 64)  # each image consists of its number
     torch.manual_seed(0)
     shares = []
     for _ in range(50):
@@ -223,7 +223,7 @@ def test_pasted_images_hold_rectangles_of_the_next_one_and_are_asked_for_their_o
             assert 3 <= int(cells.any(0).sum()) <= 8
             assert 3 <= int(cells.any(1).sum()) <= 8
             shares.append(float(cells.float().mean()))
-    assert 0.2 < np.mean(shares) < 0.45  # two rectangles of 3 or 4 cells a side: up to 32 of 64
+    assert 0.2 < np.mean(shares) < 0.45  # two rectangles of 3 or 4 cells a side: at most 32 of 64
     assert max(shares) <= 0.5
 
 
@@ -248,7 +248,7 @@ def test_a_model_is_fed_pasted_images_only_where_their_caption_is_shown(monkeypa
 
 
 def colour_at_a_place_read_off_the_mean(projected: Any) -> float:
-    """Share of images where ridge regression on the mean of the caption's rows tells red from blue at the left."""
+    """Return the accuracy of a ridge regression from the mean of the caption's rows to the colour at the left, red or blue."""
     rng = np.random.default_rng(0)
     rows, labels = [], []
     for _ in range(400):
@@ -298,7 +298,7 @@ def test_the_first_layer_starts_counting_rows_and_columns_and_reading_the_captio
         for image in range(2):
             share = found[image, : len(own), head, 0] / 16.0
             expected = seen / (seen + batch.mask[image].sum())
-            assert (share - expected).abs().max() < 0.1  # norms of embeddings differ, and with them the scores
+            assert (share - expected).abs().max() < 0.1  # scores vary with the norms of embeddings
     rows = values[0].unflatten(-1, (3, heads, -1))[:, : config.caption_slots, 2]  # [B, slots, H, hd]
     for head in (2, 3):
         for image in range(2):

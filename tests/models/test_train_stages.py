@@ -1,4 +1,4 @@
-"""The sequence stages at toy size: they learn, resume, report, and what they leave becomes a pair."""
+"""The sequence stages at toy size: learning, resuming, metrics, and the export of a pair."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ CONFIG = {
 
 
 def colour_tokens(tokenizer: Path, seed: int, count: int, cache: Path) -> SceneTokens:
-    """Stand-in tokens that a caption predicts: they walk up from the number of its first colour."""
+    """Return tokens that a caption predicts: they count up from the number of its first colour."""
     captions = [scenes.scene(seed, i).caption for i in range(count)]
     colours = [next(n for n, word in enumerate(scenes.COLORS) if word in caption.split()) for caption in captions]
     noise = stream(seed, "test.noise").integers(0, 2, size=(count, 16))
@@ -111,11 +111,11 @@ def test_a_further_round_starts_from_the_averaged_weights_of_the_one_before(
     first, second = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (out / "round-1", out))
     once = torch.load(trained / "cloud" / "checkpoint.pt", weights_only=True)
     for key, tensor in once["averaged"].items():
-        assert torch.equal(first["averaged"][key], tensor)  # the first round is the plain training
+        assert torch.equal(first["averaged"][key], tensor)  # the first round is plain training
         torch.testing.assert_close(second["model"][key], tensor)
     assert json.loads((out / "metrics.json").read_text())["steps"] == 62
     assert (out / "cloud.safetensors").exists()
-    # One more: the others are there already, and none is trained again.
+    # A third round: the others are finished and not trained again.
     monkeypatch.setattr(cloud.CloudStage, "begin", refuse_to_begin_afresh)
     more = {"then": [*still["then"], {"training": {"steps": 3}}]}
     cloud.run(cloud.CloudConfig.model_validate({**CONFIG["cloud"], **more}), None, out)
@@ -150,7 +150,7 @@ def test_the_device_s_own_layer_starts_from_the_stage_s_seed() -> None:
     cloud_model = Transformer(TransformerConfig(**SHAPE))
 
     def starting(seed: int) -> torch.Tensor:
-        torch.rand(seed + 1)  # whatever was drawn before
+        torch.rand(seed + 1)  # earlier draws must not matter
         settings = device.DeviceConfig(training=LoopSettings(steps=1, learning_rate=1.0, seed=seed))
         stage = device.DeviceStage(settings, cloud_model, data=None)  # type: ignore[arg-type]
         return stage.model.state_dict()["transformer.layers.0.attention.wqkv.weight"]
@@ -279,7 +279,7 @@ def test_the_last_round_distils_on_sequences_that_both_models_decode(
     first = torch.load(out / "round-1" / "checkpoint.pt", weights_only=True)
     plain = torch.load(trained / "device" / "checkpoint.pt", weights_only=True)
     for key, tensor in plain["averaged"].items():
-        assert torch.equal(first["averaged"][key], tensor)  # the first round is the stage without the last one
+        assert torch.equal(first["averaged"][key], tensor)  # the first round is the plain stage
     (part,) = out.glob("rollouts/*/part-00000.npy")
     tokens = np.load(part)
     assert tokens.shape == (64, 16)
@@ -290,7 +290,7 @@ def test_the_last_round_distils_on_sequences_that_both_models_decode(
     for local in ("sampled", "greedy"):
         assert found["gated"][local]["calls_pct"] == pytest.approx(30, abs=3)
     content = (out / "device.safetensors").read_bytes()
-    monkeypatch.setattr(rollouts, "decode", None)  # kept: nothing is decoded for training again
+    monkeypatch.setattr(rollouts, "decode", None)  # the cache is used: nothing is decoded again
     device.run(on_policy, None, out)
     assert (out / "device.safetensors").read_bytes() == content
     assert on_policy.on_policy is not None
@@ -304,7 +304,7 @@ def test_the_last_round_distils_on_sequences_that_both_models_decode(
 def test_gated_decoding_is_what_the_models_say_of_each_prefix(
     trained: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool, guidance: float
 ) -> None:
-    """Every token of the device is the one that its distribution, without a cache, gives; every other one the cloud's."""
+    """Every token of the device follows from its distribution computed without a cache, and every other one from the cloud's."""
     monkeypatch.setattr(sequences, "scene_tokens", colour_tokens)
     data = sequences.Sequences(trained, sequences.Scenes(train=32, held_out=3), None, seed=1)
     batch = data.batch("x", 0, 32, 0.0)
@@ -326,7 +326,7 @@ def test_gated_decoding_is_what_the_models_say_of_each_prefix(
         float((~rollouts.decode(near, far, batch, share, sampled, u, guidance).local).double().mean())
         for share in (0, 1)
     ]
-    assert calls_at == [0, 1]  # 0.06 of 16 tokens is no prefix
+    assert calls_at == [0, 1]  # 0.06 of 16 tokens rounds to no prefix
 
 
 def test_an_interrupted_decoding_goes_on_where_it_was(
@@ -356,7 +356,7 @@ def test_an_interrupted_decoding_goes_on_where_it_was(
 def test_the_drafter_learns_what_the_cloud_says_next(trained: Path) -> None:
     found = metrics(trained, "drafter")
     assert found["cross_entropy_nats"] < np.log(64)
-    assert found["agreement"] > 0.4  # 1 in 64 by guessing
+    assert found["agreement"] > 0.4  # chance: 1 / 64
 
 
 def test_the_drafter_reads_each_token_beside_the_feature_before_it() -> None:
@@ -386,7 +386,7 @@ def test_what_training_leaves_becomes_a_pair(trained: Path, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["pair"]
     own = tmp_path / "pair" / "notes.txt"
     own.write_text("a user's own")
-    for folder in (own, own.parent, tmp_path):  # nothing but a pair is ever replaced
+    for folder in (own, own.parent, tmp_path):  # only a pair may be replaced
         with pytest.raises(WeightsError, match=r"cannot write the pair \S+: .*(notes\.txt|pair)"):
             export_pair(trained, folder, name="toy")
     assert own.read_text() == "a user's own"
@@ -422,7 +422,7 @@ def test_a_null_caption_hides_everything_but_its_length(monkeypatch: pytest.Monk
     batch = data.batch("x", 0, 8, 1.0)
     assert isinstance(stage.model, Transformer)
     assert torch.equal(batch.caption_for(stage.model)[3], stage.model.null_caption(1)[0])
-    stage.model.output.weight.data.normal_()  # it starts at zero, which stops every gradient
+    stage.model.output.weight.data.normal_()  # initialised at zero, which stops every gradient
     (gradient,) = torch.autograd.grad(stage.loss(batch, 0)[0], [stage.model.cls_embedding.uncond_embedding])
     assert gradient.abs().sum() > 0
 

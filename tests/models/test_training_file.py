@@ -1,4 +1,4 @@
-"""A training file is checked whole before anything is trained: one line that names file, line, what was found and what is allowed."""
+"""A training file is checked completely before training. An error is one line with file, line, the value and what is allowed."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ cloud:
 
 
 def refused(tmp_path: Path, text: str, *options: str) -> str:
-    """What `ciar-sim train` says of the file; it must not have begun."""
+    """Return the error of `ciar-sim train` about the file. Training must not have begun."""
     config = tmp_path / "own.yaml"
     config.write_text(text)
     result = CliRunner().invoke(main, ["train", str(config), "--out", str(tmp_path / "run"), *options])
@@ -54,7 +54,7 @@ def refused(tmp_path: Path, text: str, *options: str) -> str:
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
-    """Neither a training folder nor a pair's is found out to be unusable after hours."""
+    """A training or pair folder that cannot be written is refused at once, not after hours."""
     (tmp_path / "file").write_text("a user's own")
     taken = tmp_path / "file" / "x"
     for options in (
@@ -256,7 +256,7 @@ def test_a_stage_without_those_before_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_size_that_only_the_trained_tokenizer_tells_is_refused(tmp_path: Path) -> None:
-    """Without its tokenizer in the file, the cloud's mapping can be held against the trained one only; no token is made before that."""
+    """A file without the tokenizer stage can be checked only against the trained tokenizer. This happens before tokens are computed."""
     shape = VQConfig(
         codebook_size=32,
         ch=32,

@@ -1,4 +1,4 @@
-"""The decoder's two ways of running against each other; against LlamaGen's reference outputs in tests/parity/."""
+"""The decoder's cached and teacher-forced passes against each other. Reference outputs of LlamaGen are in tests/parity/."""
 
 import pytest
 import torch
@@ -38,15 +38,14 @@ def small_inputs(batch: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.inference_mode()
 def test_ragged_steps_equal_teacher_forcing() -> None:
-    """Rows of different lengths, taken in different strides, in passes that hold only some of the rows, in any
-    order."""
+    """Rows advance with different strides, in passes over random subsets of the rows in random order."""
     model = small_model()
     tokens, caption, mask = small_inputs(4)
     features = torch.randn(4, SMALL.tokens, SMALL.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     expected = model.hidden(tokens, caption, mask, features)  # [B, S, D]
     inputs = torch.cat([model.embed_caption(caption), model.embed_tokens(tokens) + features], dim=1)  # [B, S, D]
     cache = KVCache(SMALL, 6, dtype=torch.float64)
-    placed = torch.tensor([4, 1, 5, 0])  # sequence b lives in cache row placed[b]
+    placed = torch.tensor([4, 1, 5, 0])  # sequence b is in cache row placed[b]
     cache.caption_mask[placed] = mask
     done = torch.zeros(4, dtype=torch.long)
     generator = torch.Generator().manual_seed(3)
@@ -78,7 +77,7 @@ def test_rolling_back_is_a_smaller_start() -> None:
     cache.caption_mask[:] = mask
     rows, zero, slots = torch.arange(2), torch.zeros(2, dtype=torch.long), SMALL.caption_slots
     wrong = inputs.clone()
-    wrong[:, slots + 3 :] = 7.0  # drafted tokens that will be thrown away
+    wrong[:, slots + 3 :] = 7.0  # drafted tokens that are rolled back
     model.step(cache, rows, zero, wrong[:, : slots + 9], torch.full((2,), slots + 9))
     start = torch.tensor([slots + 3, slots + 1])
     n_new = torch.tensor([4, 6])

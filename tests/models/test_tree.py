@@ -1,4 +1,4 @@
-"""Draft trees and the feature-level drafter; their reference outputs are checked in tests/parity/."""
+"""Draft trees and the feature-level drafter. Their reference outputs are in tests/parity/."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_ties_go_to_the_lower_index_and_keep_the_tree_closed() -> None:
     assert top(torch.tensor([1.0, 3.0, 3.0, 2.0, 3.0]), 2).tolist() == [1, 2]
     assert top(torch.tensor([1.0, 3.0, 2.0, 3.0]), 3).tolist() == [1, 3, 2]
     assert top(torch.full((5,), -torch.inf), 3).tolist() == [0, 1, 2]
-    certain = torch.full((4, 9), -torch.inf)  # every child has the score of its parent, or none at all
+    certain = torch.full((4, 9), -torch.inf)  # a child has its parent's score, or -inf
     certain[:, 5] = 0.0
     growth = Growth(4)
     growth.begin(certain[0])

@@ -1,4 +1,4 @@
-"""`ciar-sim evaluate uncertainty` on the tiny pair: its tables, its images, and that it scores as the methods do."""
+"""`ciar-sim evaluate uncertainty` on the tiny pair: its tables, its plots, and scores equal to those of the methods."""
 
 from pathlib import Path
 
@@ -58,10 +58,10 @@ def test_every_measure_is_ranked_for_every_event(found: Evaluation, tiny_pair: P
     assert len(found.tokens) == 5 * tiny_pair.manifest.image_tokens
     assert found.tokens["discrete-300"].notna().sum() == 5 * 3
     rows = found.summary.set_index(["measure", "event"])
-    assert rows.loc[("u", "tv"), "auroc"] == rows.loc[("u-raw", "tv"), "auroc"]  # one is the other times sqrt V
+    assert rows.loc[("u", "tv"), "auroc"] == rows.loc[("u-raw", "tv"), "auroc"]  # they differ by the factor sqrt V
     assert (
         rows.xs("tv", level="event")["event_pct"][["u", "entropy"]] == 50
-    ).all()  # above the median: half of an even number
+    ).all()  # the event is a value above the median
     assert (
         (found.summary["auroc_low"] <= found.summary["auroc"]) & (found.summary["auroc"] <= found.summary["auroc_high"])
     ).mean() > 0.9
@@ -75,7 +75,7 @@ def test_it_repeats(found: Evaluation, tiny_pair: Pair) -> None:
 
 
 def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
-    """A device that decodes alone reads its own tokens; the evaluation, reading the same ones, must score them alike."""
+    """The evaluation must give the tokens of a device-only session the scores recorded in the session."""
     caption = scenes.scene(3, 0).caption
     settings = METHODS["device-only"].settings.model_validate({}).model_dump()
     spec = SessionSpec(
@@ -97,7 +97,7 @@ def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
         table = reading.token_table(
             tiny_pair, Settings(), reading.Prompts([caption], [0]), measures, "generated", None, lambda *_: None
         )
-    # The caption rows reach a session's device as fp16.
+    # A session's device gets the caption rows in fp16.
     for column, name in (
         ("u", "u"),
         ("u-raw", "u_raw"),
@@ -115,7 +115,7 @@ def test_scores_are_those_that_a_session_records(tiny_pair: Pair) -> None:
 def test_regions_are_those_of_the_scene() -> None:
     scene = scenes.scene(3, 0)
     pixels = scenes.region_map(scene)
-    assert np.array_equal(token_regions(scene, 128), pixels.reshape(-1))  # a token a pixel
+    assert np.array_equal(token_regions(scene, 128), pixels.reshape(-1))  # one token per pixel
     coarse = token_regions(scene, 16).reshape(16, 16)
     borders = (pixels.reshape(16, 8, 16, 8) == scenes.BORDER).any((1, 3))
     assert np.array_equal(coarse == scenes.BORDER, borders)
@@ -126,7 +126,7 @@ def test_regions_are_those_of_the_scene() -> None:
 def test_region_shares_add_up(found: Evaluation) -> None:
     regions = found.regions.set_index("region")
     assert regions.loc[["background", "object", "border"], "tokens"].sum() == regions.loc["all", "tokens"]
-    # Squares of 32 pixels: few without a border.
+    # A token covers 32 x 32 pixels, so few tokens are without a border.
     assert regions["cloud_entropy_nats"].dropna().between(0, np.log(64) + 1e-6).all()
     assert np.isfinite(regions.loc[["border", "all"], "cloud_entropy_nats"]).all()
 
@@ -143,7 +143,7 @@ def test_margin_by_hand() -> None:
 
 
 def test_the_ceiling_learns_what_can_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs that tell the first event and nothing of the others."""
+    """The inputs determine the first event and are independent of the others."""
     import torch
 
     from models.evaluate import ceiling

@@ -1,4 +1,4 @@
-"""VAR from its files: which part each one is, what is refused, passes, the quantiser, and sessions in which scales are shared out.
+"""VAR from its files: detection of each part, refusals, passes, the quantiser, and sessions that divide the scales.
 
 Longer than other files, since its tests share a pair and its files.
 """
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> VarPair:
-    """In float64, where equal passes give equal tokens whatever their batch."""
+    """Return the pair in float64, where the batch does not change tokens."""
     return load(find_pair(named(folder)), torch.device("cpu"), torch.float64)
 
 
@@ -101,7 +101,7 @@ def test_shapes_decide_the_pair(folder: Path) -> None:
 def test_every_form_of_the_files_gives_the_same_models(tmp_path: Path, form: str) -> None:
     var, vae = files.transformer(seed=0, **files.CLOUD), files.tokenizer()
     name = "m.safetensors" if form == "safetensors" else "m.pth"
-    if form == "training":  # as VAR's trainer leaves them
+    if form == "training":  # as written by VAR's trainer
         trainer = {"config": {}, "var_wo_ddp": var, "vae_local": vae, "var_opt": {"state": {}}}
         torch.save({"args": argparse.Namespace(depth=30), "trainer": trainer}, tmp_path / name)
     elif form == "safetensors":
@@ -249,13 +249,13 @@ def test_cached_steps_are_one_block_causal_pass(folder: Path) -> None:
     again = model.step(condition, maps)
     assert torch.equal(again[:, : ENDS[-2]], whole[:, : ENDS[-2]])
     assert (again[:, ENDS[-2] :] - whole[:, ENDS[-2] :]).abs().amin(dim=(0, 2)).max() > 0
-    maps[:, ENDS[-2] - 1] -= 1  # its first position: all of the scale see it
+    maps[:, ENDS[-2] - 1] -= 1  # its first position, which the whole scale attends to
     assert (model.step(condition, maps)[:, -1] - again[:, -1]).abs().max() > 0
 
 
 @torch.inference_mode()
 def test_layers_may_share_the_projection_of_the_class(folder: Path, tmp_path: Path) -> None:
-    """VAR-d36: what all layers share and each one's own vectors are a projection of each layer with other biases."""
+    """In VAR-d36 the shared projection plus a layer's own vectors equals a projection of the layer with other biases."""
     state = files.transformer(seed=0, **files.CLOUD, large=True)
     torch.save(state, tmp_path / "var_d36.pth")
     torch.save(files.tokenizer(), tmp_path / "v.pth")
@@ -274,7 +274,7 @@ def test_layers_may_share_the_projection_of_the_class(folder: Path, tmp_path: Pa
     same = load_var(tmp_path / "same.pth").double()
     maps = maps_of(pair, torch.from_numpy(base.tokens.astype(np.int64))[None])
     found, wanted = (model.step(model.condition(torch.tensor([3])), maps) for model in (pair.cloud, same))
-    assert torch.allclose(found, wanted, atol=1e-4)  # biases were added in float32
+    assert torch.allclose(found, wanted, atol=1e-4)  # biases are added in float32
     device = named_512.model_copy(update={"device": str(folder / "device")})
     assert "10 classes and 680 positions, the cloud model has 24 of width 6, 10 and 2240" in refused(device)
 
@@ -284,7 +284,7 @@ def test_guidance_grows_with_the_scale(pair: VarPair) -> None:
     assert [float(strength[end - 1]) for end in ENDS] == pytest.approx([1 + 4 * scale / 9 for scale in range(10)])
     assert [int(level) for level in pair.cloud.levels()[[0, 1, 4, 5, 423, 424, 679]]] == [0, 1, 1, 2, 8, 9, 9]
     base, unguided = recorded(pair, asked("base", cloud="greedy"), asked("base", cloud="greedy", guidance=1.0))
-    assert base.tokens[0] == unguided.tokens[0]  # of the first map there is none
+    assert base.tokens[0] == unguided.tokens[0]  # the first map has no guidance
     assert (base.tokens != unguided.tokens).any()
     assert set(base.ops["rows"][base.ops["new_tokens"] > 0]) == {2}
     assert set(unguided.ops["rows"][unguided.ops["new_tokens"] > 0]) == {1}
@@ -301,12 +301,12 @@ def test_maps_add_up_to_what_the_decoder_gets(pair: VarPair) -> None:
     assert torch.equal(tokenizer.decode_codes(codes), tokenizer.decode(latents[-1]))
     assert latents[-1].shape == (1, files.WIDTH, 16, 16)
     assert [tokenizer.inputs(latents[0], scale).shape[1] for scale in range(10)] == [side * side for side in SCALES]
-    # At the latent's own side nothing is resized, and the mean of the latent is that of its smallest map.
+    # At the latent's own size nothing is resized. The smallest map is the mean of the latent.
     assert torch.equal(tokenizer.inputs(latents[0], 9).transpose(1, 2).reshape(latents[0].shape), latents[0])
     assert torch.allclose(tokenizer.inputs(latents[4], 0)[0, 0], latents[4].mean(dim=(0, 2, 3)))
     rows = tokenizer.quantize.embedding(parts[9]).transpose(1, 2).reshape(latents[0].shape)
     assert torch.allclose(residuals[9], (rows + tokenizer.quantize.phis[3](rows)) / 2)
-    # Four convolutions for ten scales; the third and the eighth lie halfway between two.
+    # Four convolutions for ten scales: the third and the eighth scale lie halfway between two.
     assert [tokenizer.phi_of(scale) for scale in range(10)] == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
@@ -341,7 +341,7 @@ def test_a_device_equal_to_the_cloud_finishes_any_prefix_as_base(pair: VarPair) 
     for code in codes:
         assert code.tokens.tolist() == base.tokens.tolist()
         assert np.array_equal(code.image, base.image)
-        np.testing.assert_allclose(code.nll, base.nll, atol=1e-5)  # teacher-forced, and as the passes went
+        np.testing.assert_allclose(code.nll, base.nll, atol=1e-5)  # teacher-forced, and recorded in passes
         assert np.array_equal(code.argmax, base.argmax)
     assert np.array_equal(base.argmax, base.tokens)
 
@@ -378,7 +378,7 @@ def test_sessions_do_not_depend_on_their_batch(pair: VarPair) -> None:
 def test_ops_are_those_of_a_statistical_session(
     pair: VarPair, name: str, settings: dict[str, Any], decoding: dict[str, Any]
 ) -> None:
-    """The pair at VAR's costs alone has no figure that a real session does not have: both are priced alike."""
+    """A statistical session has the operations of a real one, so both are priced equally."""
     spec = asked(name, settings, **decoding)
     (real,) = recorded(pair, spec)
     priced = record_statistical(spec, pair_manifest("paper-code"))

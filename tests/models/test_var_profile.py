@@ -1,4 +1,4 @@
-"""Times of VAR's passes: those of every session lie inside the measured ones, and a model of scales is timed at its own shape."""
+"""Profiles of VAR: the measured table covers every pass of a session, and a catalogue model is timed at its own shape."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tests.models.test_var import asked, named, recorded
 
 
 def test_every_pass_of_a_session_lies_inside_the_measured_ones(tmp_path: Path) -> None:
-    """Of any share of scales, and the whole image at once; both models are timed, and the device's is the smaller one."""
+    """The table covers every share of scales and the whole image in one pass, for both models."""
     found = find_pair(named(files.write(tmp_path / "var")))
     pair = load(found, torch.device("cpu"), torch.float32)
     profile = profile_of(pair, budget_s=0.0)

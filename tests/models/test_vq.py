@@ -1,4 +1,4 @@
-"""The tokenizer, its files and its refusals; against reference outputs in tests/parity/."""
+"""The image tokenizer, its files and refusals. Reference outputs are in tests/parity/."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""VVS: which rounds are skipped, what is taken in them, and that the caches and messages stay whole."""
+"""VVS: which rounds are skipped, the tokens accepted in them, caches and messages."""
 
 import itertools
 from typing import Any
@@ -30,7 +30,7 @@ def test_similarity_of_paths_by_hand() -> None:
 
 
 def test_a_path_is_taken_as_long_as_paths_are_on_average() -> None:
-    tree = Tree([9, 1, 2, 3, 4, 5], [-1, 0, 0, 1, 3, 4])  # paths of 5 and 2 nodes: on average 3, the root left out 2
+    tree = Tree([9, 1, 2, 3, 4, 5], [-1, 0, 0, 1, 3, 4])  # paths of 5 and 2 nodes: mean 3, 2 without the root
     paths = tree.paths(ordered=True)
     assert [unverified_path(tree, paths, u) for u in (0.0, 0.49, 0.5, 0.999)] == [[1, 3], [1, 3], [2], [2]]
 
@@ -49,9 +49,9 @@ def test_without_a_skipped_round_it_is_lantern(tiny_pair: Pair, cloud: str, draf
 
 
 def rounds(recording: Recording) -> tuple[list[bool], int]:
-    """Of each round after the first, in order, whether the cloud verified it; and the tokens that pass over decided ones fed.
+    """Return for each round whether the cloud verified it, and the number of ids sent after the session's start.
 
-    With the drafter on the device a round begins with the drafter's pass over decided tokens, and is verified where a message follows.
+    With the drafter on the device, a round begins with the drafter's pass over decided tokens. It is verified if a message follows.
     """
     ops = recording.ops[recording.ops["side"] == DEVICE]
     begins = np.flatnonzero((ops["kind"] == FORWARD) & (ops["logits_all"] == 0))
@@ -88,7 +88,7 @@ def test_rounds_are_skipped_after_five_tokens_and_never_two_in_a_row(
         skipped += verified.count(False)
         assert recording.cloud_passes() == 1 + verified.count(True)
         trees = passes(recording, "cloud")[1:]
-        # What a pass feeds beyond its tree are the tokens taken since the last one; every other id sent is a draft.
+        # Beyond its tree a pass feeds the tokens accepted since the previous pass. Every other sent id is a draft.
         decided = int((trees["new_tokens"] - SMALL["total_tokens"]).sum())
         assert sent == decided + len(trees) * (SMALL["total_tokens"] - 1)
     assert skipped == len(at_tokens) >= len(specs)

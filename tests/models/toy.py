@@ -1,4 +1,4 @@
-"""The sizes that tests train: seconds for all stages."""
+"""Settings of training at toy size: all stages take seconds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import pytest
 
 from models.evaluate import ceiling
 
-# A transformer of images of 4 x 4 tokens.
+# A transformer for images of 4 x 4 tokens.
 SHAPE: dict[str, Any] = {
     "n_layer": 1,
     "n_head": 2,
@@ -22,11 +22,11 @@ SHAPE: dict[str, Any] = {
 
 
 def stages(tokenizer: dict[str, Any], **shape: Any) -> dict[str, dict[str, Any]]:
-    """Two steps of each stage of sequences and of the tokenizer.
+    """Return the settings of two steps of the tokenizer and of each sequence stage.
 
     Args:
-        tokenizer: its section.
-        shape: what the cloud's model has in place of `SHAPE`'s.
+        tokenizer: settings of the tokenizer.
+        shape: changes of `SHAPE` for the cloud's model.
     """
     training = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 1}
     common: dict[str, Any] = {"batch_images": 4, "training": training}
@@ -41,7 +41,7 @@ def stages(tokenizer: dict[str, Any], **shape: Any) -> dict[str, dict[str, Any]]
 
 @contextmanager
 def quick_evaluation() -> Iterator[None]:
-    """The ceiling of a device's scores, which its stage trains to compare with, takes 20 steps."""
+    """Reduce the training of the ceiling in the device stage's evaluation to 20 steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ceiling, "STEPS", 20)
         patch.setattr(ceiling, "CHECK_EVERY", 10)

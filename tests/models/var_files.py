@@ -1,4 +1,4 @@
-"""Random checkpoints of VAR's layout, as small as 680 positions allow: keys and shapes as in the released files, written out here."""
+"""Tiny random checkpoints of VAR with 680 positions. Keys and shapes follow the released files and are written out here."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PIXELS = 2 * SCALES[-1]  # the tiny image decoder has two levels
 def transformer(
     depth: int, dim: int, heads: int, seed: int, codes: int = CODES, large: bool = False
 ) -> dict[str, Tensor]:
-    """The state dict of `var_d16.pth` and the like, the tables that it carries included. large: `var_d36.pth`, of 512 pixels."""
+    """Return a state dict as in `var_d16.pth`, with its tables; if `large`, as in `var_d36.pth` for 512 pixels."""
     scales = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32) if large else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
     generator = torch.Generator().manual_seed(seed)
 
@@ -60,7 +60,7 @@ def transformer(
 
 
 def tokenizer(seed: int = 1, codes: int = CODES, phis: int = 4) -> dict[str, Tensor]:
-    """The state dict of `vae_ch160v4096z32.pth`, of its encoder the ends alone."""
+    """Return a state dict as in `vae_ch160v4096z32.pth`, with only the first and last layers of the encoder."""
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
 
@@ -110,7 +110,7 @@ DEVICE = {"depth": 1, "dim": 8, "heads": 1}
 
 
 def write(folder: Path) -> Path:
-    """The folder of VAR-d30's files, and below `device` VAR-d16's. Returns the folder."""
+    """Write the files of VAR-d30, and in `device` those of VAR-d16. Return the folder."""
     (folder / "device").mkdir(parents=True)
     torch.save(transformer(seed=0, **CLOUD), folder / "var_d30.pth")
     torch.save(transformer(seed=2, **DEVICE), folder / "device" / "var_d16.pth")
