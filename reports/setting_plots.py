@@ -72,7 +72,9 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
                     ax.text(i, j, text, ha="center", va="center", fontsize=size, color="white" if dark else INK)
             for _, best in cases[cases["label"].isin(front)].iterrows():
                 corner = xs.index(float(best[x])) - 0.5, ys.index(float(best[y])) - 0.5
-                ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec="#e4572e", lw=2.0 * form.marker, zorder=3))
+                ax.add_patch(
+                    Rectangle(corner, 1, 1, fill=False, ec="#e4572e", lw=2.0 * form.marker, zorder=3, clip_on=False)
+                )
             ax.set_xticks(range(len(xs)), [number(value) for value in map(shortened(xs).get, xs)])
             ax.set_yticks(range(len(ys)), [number(value) for value in map(shortened(ys).get, ys)])
             ax.grid(visible=False)
@@ -104,13 +106,13 @@ def setting_pair(run: Run) -> tuple[str, str] | None:
     keys = next((keys for keys in by_method.values() if len(keys) > 1), None)
     if keys is None:
         return None
-    first = next((key for key in keys if key.endswith(".threshold")), keys[0])
+    first = next((key for key in keys if key.endswith((".threshold", ".call_pct"))), keys[0])
     return first, next(key for key in keys if key != first)
 
 
 def _setting(key: str) -> str:
     own = own_setting(key)
-    return own[1].replace("_", " ") if own else axis_label(key)
+    return axis_label(key).removeprefix(f"{own[0]} ") if own else axis_label(key)
 
 
 def latency_cdf(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> Figure:

@@ -36,6 +36,11 @@ NAMES = {
     "workload.arrivals.poisson_per_s": "Poisson arrivals",
     "workload.arrivals.bursty_per_s": "bursty arrivals",
 }
+KEYS_OF_SETTINGS = {
+    "call_pct": "threshold",
+    "prompts": "threshold",
+    "top_p": "local",
+}  # of methods' settings that are mappings
 NAMED_KEYS = ("run", "network", "network.preset", "network.trace")  # their values are names that need no key
 
 
@@ -43,8 +48,13 @@ _NUMBER = r"\d+(?:\.\d+)?"
 
 
 def own_setting(key: str) -> tuple[str, str] | None:
-    """Return method (label or name) and setting of a swept key: "methods.ciar v1.2.threshold" -> ("ciar v1.2", "threshold")."""
+    """Return method (label or name) and setting of a swept key: "methods.ciar v1.2.threshold" -> ("ciar v1.2", "threshold").
+
+    Of a key of a setting, the last part: "methods.ciar.threshold.call_pct" -> ("ciar", "call_pct").
+    """
     front, _, setting = key.rpartition(".")
+    if setting in KEYS_OF_SETTINGS:
+        front = front.removesuffix(f".{KEYS_OF_SETTINGS[setting]}")
     return (front.removeprefix("methods."), setting) if front.startswith("methods.") else None
 
 
@@ -58,6 +68,8 @@ def split_unit(key: str) -> tuple[str, str]:
     if "_per_" in last and "_per_" not in suffix:
         name, _, unit = last.partition("_per_")
         unit = f"per {unit}"
+    if own and last == "call_pct":
+        name = "cloud calls"
     text = NAMES.get(key) or " ".join([*words[:-1], name]).replace("_", " ")
     return " ".join(SPELLED.get(word, word) for word in text.split()), unit
 

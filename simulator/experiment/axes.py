@@ -11,10 +11,11 @@ from simulator.core.problems import dotted, explain
 from simulator.core.yamlfile import Place, did_you_mean
 from simulator.experiment.points import sobol
 from simulator.experiment.scenario import FIXED, Scenario
-from simulator.experiment.schema.methods import settings_of
+from simulator.experiment.schema.methods import CallTarget, settings_of
 from simulator.experiment.schema.network import NEEDED, ExplicitNetwork, PresetNetwork
 from simulator.experiment.schema.sweep import Range, Sweep
 from simulator.experiment.source import ScenarioSource
+from simulator.protocol.methods import TopP
 
 Values = tuple[Any, ...]
 
@@ -190,7 +191,7 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
     if place[0] == "methods":
         place = method_place(scenario, path, fail)
         label = scenario.methods[int(place[1])].label
-        if f" {place[2]}=" in label:
+        if f" {place[-1]}=" in label:
             raise fail(
                 f"is part of the label {label}, which would no longer be true; give this method a label of its own"
             )
@@ -218,10 +219,17 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
 
 
 def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]) -> Place:
-    """Return the place of `methods.<label or unique name>.<setting>`. Raises the error of `fail` if there is none."""
+    """Return the place of `methods.<label or unique name>.<setting>`, or of a key of a setting that is a mapping, as `threshold.call_pct`.
+
+    Raises the error of `fail` if there is none.
+    """
     middle, _, setting = path.removeprefix("methods.").rpartition(".")
     labels = [entry.label for entry in scenario.methods]
     names = [entry.name for entry in scenario.methods]
+    key = ""
+    front, _, outer = middle.rpartition(".")
+    if middle not in labels and middle not in names and (front in labels or front in names):
+        middle, setting, key = front, outer, setting
     if not middle:
         raise fail(f"names no single setting; write methods.LABEL.SETTING with a label of {', '.join(labels)}")
     if middle in labels:
@@ -236,15 +244,27 @@ def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]
     if setting not in settings:
         takes = did_you_mean(setting, settings) if settings else "; it takes no settings"
         raise fail(f"names nothing: {names[index]} has no setting {setting}{takes}")
-    return ("methods", index, setting)
+    if not key:
+        return ("methods", index, setting)
+    entry = scenario.methods[index]
+    value = entry.target if setting == "threshold" else getattr(entry, setting)  # no threshold is a target, too
+    if not isinstance(value, BaseModel):
+        found = getattr(entry, setting)
+        forms: dict[str, type[BaseModel]] = {"threshold": CallTarget, "local": TopP}
+        form = forms.get(setting)
+        hint = f"; give the method {setting}: {{{key}: ...}}" if form and key in form.model_fields else ""
+        raise fail(f"names nothing: {setting} of {middle} is {found_text(found)}, which has no keys{hint}")
+    if key not in type(value).model_fields:
+        raise fail(f"names nothing: {setting} of {middle} has no {key}{did_you_mean(key, type(value).model_fields)}")
+    return ("methods", index, setting, key)
 
 
 def put(data: Any, place: Place, value: Any) -> Any:
-    """Return a copy of nested data with one value replaced. All other parts are shared with the original."""
+    """Return a copy of nested data with one value replaced. All other parts are shared with the original. None is an empty mapping."""
     if not place:
         return value
-    copy = list(data) if isinstance(data, list | tuple) else dict(data)
-    copy[place[0]] = put(data[place[0]], place[1:], value)  # type: ignore[index]
+    copy = list(data) if isinstance(data, list | tuple) else dict(data or {})
+    copy[place[0]] = put(copy[place[0]] if place[1:] else None, place[1:], value)  # type: ignore[index]
     return copy
 
 

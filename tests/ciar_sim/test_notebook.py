@@ -18,7 +18,8 @@ def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIAR_SIM_CACHE", str(tmp_path / "cache"))
     hardware = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
-    tiny: dict[str, Any] = {"pair": str(tiny_pair_folder), "prompts.count": 2, "methods.ciar.threshold": 0.35}
+    tiny: dict[str, Any] = {"pair": str(tiny_pair_folder), "prompts.source": "scenes", "prompts.count": 2}
+    tiny["methods.ciar.threshold"] = 0.35
     tiny |= {f"compute.{side}": {"model": "pair", "hardware": name} for side, name in hardware.items()}
 
     def smaller(name: str, **change: Any) -> None:
@@ -46,7 +47,7 @@ def test_the_notebook_runs(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: 
     for cell in cells:
         exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
     assert names["axes"].get_xlabel() == "latency (s)"
-    assert len(names["axes"].get_legend().get_texts()) == 4
+    assert len(names["axes"].get_legend().get_texts()) == 5
     assert len(names["capacity"].table) == 3
     assert set(names["comparison"].table["run"]) == {"runs/notebook-busy"}
     with pytest.raises(ciar_sim.CiarSimError, match="did you mean RTT 30 ms"):

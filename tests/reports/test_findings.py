@@ -88,6 +88,7 @@ def test_units_and_labels() -> None:
     own = {"method": "my ciar v1.2", "method_name": "ciar", "methods.my ciar v1.2.threshold": 0.3}
     assert label(own, ("methods.my ciar v1.2.threshold",)) == "my ciar v1.2 threshold=0.3"
     assert axis_label("methods.my ciar v1.2.threshold") == "my ciar v1.2 threshold"
+    assert axis_label("methods.my ciar v1.2.threshold.call_pct") == "my ciar v1.2 cloud calls (%)"
     assert condition(row, swept) == "lte, cloud replicas 4"
 
 

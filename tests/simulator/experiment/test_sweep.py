@@ -11,7 +11,7 @@ from simulator.experiment.images import CHANGE_IMAGES
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario, resolved_yaml
 from simulator.experiment.sweep import expand
-from simulator.protocol.methods import CiarSettings
+from simulator.protocol.methods import CiarSettings, TopP
 from tests.simulator.experiment.scenario_files import HEAD, QUICKSTART, load, refusal
 
 # --- the command line
@@ -46,6 +46,58 @@ def test_a_derived_label_can_be_addressed(tmp_path: Path) -> None:
     s = load(tmp_path, text, axes=("methods.ciar threshold=0.3.prefix_rate=0.1,0.2",))
     assert s.sweep.axes == {"methods.ciar threshold=0.3.prefix_rate": (0.1, 0.2)}
     assert [case.method.settings.model_dump()["prefix_rate"] for case in expand(s)] == [0.1, 0.2, 0.06]
+
+
+@pytest.mark.parametrize(
+    "entry", ["ciar", "{name: ciar, threshold: {call_pct: 50, prompts: 4}}", "{name: ciar, threshold: {prompts: 4}}"]
+)
+def test_a_key_of_a_setting_that_is_a_mapping_is_swept_and_set(entry: str, tmp_path: Path) -> None:
+    """The default threshold is a mapping, too: 30 % of calls."""
+    text = f"name: t\nmethods: [base, {entry}]\n"
+    path = "methods.ciar.threshold.call_pct"
+    s = load(tmp_path, text, axes=(f"{path}=10,20", "methods.ciar.prefix_rate=0,0.1"))
+    cases = expand(s)[1:]
+    targets = [case.method.target for case in cases]
+    assert [None if one is None else one.call_pct for one in targets] == [10.0, 10.0, 20.0, 20.0]
+    assert {None if one is None else one.prompts for one in targets} == {4 if "prompts" in entry else None}
+    assert cases[0].named(("methods.",)) == "ciar call_pct=10.0 prefix_rate=0.0"
+    assert cases[0].swept == {path: 10.0, "methods.ciar.prefix_rate": 0.0}
+    once = load(tmp_path, text, sets=(f"{path}=20",)).methods[1].target
+    assert once is not None
+    assert once.call_pct == 20.0
+    # What the run folder keeps is the same scenario.
+    again = load(tmp_path, f"{text}sweep: {{{path}: {{min: 10, max: 20, steps: 2}}}}\n")
+    assert [case.method.target for case in expand(again)[1:]] == targets[::2]
+
+
+def test_a_key_of_a_method_with_a_dotted_label_is_swept(tmp_path: Path) -> None:
+    text = "name: t\nmethods: [{name: ciar, label: my ciar v1.2, local: {top_p: 0.5}}]\n"
+    s = load(tmp_path, text, axes=("methods.my ciar v1.2.local.top_p=0.5,0.9",))
+    assert [case.method.local for case in expand(s)] == [TopP(top_p=0.5), TopP(top_p=0.9)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        (
+            "methods.ciar.threshold.call_pct=3",
+            "threshold of ciar is 0.5, which has no keys; give the method threshold: {call_pct: ...}",
+        ),
+        ("methods.random.threshold.cal_pct=3", "threshold of random has no cal_pct; did you mean call_pct?"),
+        ("methods.random.thresh.call_pct=3", "random has no setting thresh; did you mean threshold?"),
+        (
+            "methods.code.local.top_p=0.5",
+            "local of code is nothing, which has no keys; give the method local: {top_p: ...}",
+        ),
+        ("methods.code.prefix_rate.top_p=0.5", "prefix_rate of code is 0.3, which has no keys"),
+    ],
+)
+def test_a_key_that_a_setting_lacks_is_refused(axis: str, message: str, tmp_path: Path) -> None:
+    text = "name: t\nmethods: [{name: ciar, threshold: 0.5}, {name: random, label: random}, {name: code, prefix_rate: 0.3, label: code}]\n"
+    text = text.replace("threshold: 0.5}", "threshold: 0.5, label: ciar}")
+    path = axis.partition("=")[0]
+    assert refusal(tmp_path, text, axes=(axis,)).startswith(f"--axis {axis}: sweep.{path} names nothing: {message}")
+    assert refusal(tmp_path, text, sets=(axis,)).startswith(f"--set {axis}: {path} names nothing: {message}")
 
 
 @pytest.mark.parametrize(
