@@ -1,4 +1,7 @@
-"""Conclusions of a report: labels, the fastest method, significant differences, break-evens, the Pareto front, the advice."""
+"""Conclusions of a report: labels, the fastest method, significant differences, break-evens, the Pareto front, the advice.
+
+Longer than other files, because every conclusion of a report is tested here.
+"""
 
 import math
 import re

@@ -1,4 +1,7 @@
-"""CUBIC and BBR against ns-3's transfer times under the same losses, closed forms, and laws that hold for any link."""
+"""CUBIC and BBR against ns-3's transfer times under the same losses, closed forms, and laws that hold for any link.
+
+Longer than other files, because every rule of both controls has its closed form here.
+"""
 
 import math
 from collections.abc import Sequence
