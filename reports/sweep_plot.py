@@ -162,6 +162,8 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
             for even in sorted(here, key=lambda even: -even.at)[:2]
         ]
         title = "; ".join(said) or f"no break-even with base in this range of {name}"
+        if not np.isfinite(cases.loc[cases["method_name"] != "base", "speedup"]).any():
+            title = "no speed-up is known"
         wide = figure.get_figwidth() / across - (0.5 if form.compact else 0.9)
         wrapped_title(ax, (f"{column}: {title}" if column else title) if form.titles else column, wide)
     for ax in grid[-1]:

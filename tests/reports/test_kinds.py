@@ -269,6 +269,21 @@ def test_a_method_beyond_the_objective_at_every_load_is_not_said_to_be_within_it
     assert plot(run, "load", Form()).axes[0].get_title("left").replace("\n", " ") == title
 
 
+def test_a_condition_without_answers_is_not_said_to_have_no_break_even(tmp_path: Path) -> None:
+    cases = [
+        case(method, seconds, {"network.rtt_ms": rtt, "cloud.replicas": replicas}, n=n)
+        for replicas, n in ((1, 12), (2, 0))
+        for rtt in (5, 50)
+        for method, seconds in (("base", 8.0), ("ciar", 4.0))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    titles = [ax.get_title("left").replace("\n", " ") for ax in plot(run, "speed-up", Form(), by="network.rtt_ms").axes]
+    assert titles == [
+        "cloud replicas 1: no break-even with base in this range of RTT",
+        "cloud replicas 2: no speed-up is known",
+    ]
+
+
 def test_a_condition_without_answers_does_not_stay_within_the_objective(tmp_path: Path) -> None:
     rate = "workload.arrivals.poisson_per_s"
     cases = [
