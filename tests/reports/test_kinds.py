@@ -1,4 +1,7 @@
-"""`ciar-sim plot`: every kind at the width of a paper's column, its content, and what a run must contain for it."""
+"""`ciar-sim plot`: every kind at the width of a paper's column, its content, and what a run must contain for it.
+
+Longer than other files, because every kind of plot has its content and its refusals tested here.
+"""
 
 import itertools
 import math
