@@ -9,17 +9,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+GROUPS = Path("/sys/fs/cgroup")
+# Limit and use of memory, and the prefix of the entries of memory.stat that include subgroups: version 2 and version 1.
+GROUP_FILES = (
+    ("memory.max", "memory.current", ""),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
+)
+
 
 class TimeLimitError(Exception):
     """The work exceeded its time limit."""
 
 
 def free_memory_bytes() -> float:
-    """Return the bytes that this process can still allocate by the system and its control group; infinity if neither is known."""
+    """Return the bytes that this process can still allocate by the system and its control group; infinity if neither is known.
+
+    As in the system's MemAvailable, the page cache of files counts as free, because the kernel reclaims it before a group exceeds its
+    limit. Otherwise a group that has read or written many files would seem to be full.
+    """
     free = [1024.0 * kilobytes for kilobytes in (_entry("/proc/meminfo", "MemAvailable:"),) if kilobytes is not None]
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no control group, or "max"
-        free.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    for limit, used, kind in GROUP_FILES:
+        with suppress(OSError, ValueError):  # no such control group, or no limit ("max")
+            left = float((GROUPS / limit).read_text()) - float((GROUPS / used).read_text())
+            stat = str((GROUPS / used).with_name("memory.stat"))
+            cached = (_entry(stat, f"{kind}{name} ") or 0 for name in ("active_file", "inactive_file"))
+            free.append(left + sum(cached))
     return min(free, default=float("inf"))
 
 
@@ -87,7 +101,7 @@ def _limited_thread(seconds: float) -> Iterator[None]:
 
 
 def _entry(file: str, name: str) -> int | None:
-    """Return the number of an entry in a file of lines `name: number ...`; None if there is no file or entry."""
+    """Return the number of an entry in a file of lines `name number ...`; None if there is no file or entry."""
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:

@@ -170,6 +170,40 @@ def test_work_beyond_its_memory_raises_and_the_process_goes_on() -> None:
     assert len(bytearray(200_000_000)) == 200_000_000
 
 
+@pytest.mark.parametrize(
+    ("held", "free"),
+    [
+        (
+            {
+                "memory.max": "1000",
+                "memory.current": "990",
+                "memory.stat": "anon 10\nactive_file 300\ninactive_file 500\n",
+            },
+            810,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000",
+                "memory/memory.usage_in_bytes": "700",
+                "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 200\ntotal_active_file 0\n",
+            },
+            500,
+        ),
+        ({"memory.max": "1000", "memory.current": "990"}, 10),
+        ({"memory.max": "max", "memory.current": "990"}, None),
+    ],
+)
+def test_memory_for_files_that_a_group_has_read_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: dict[str, str], free: int | None
+) -> None:
+    monkeypatch.setattr(limits, "GROUPS", tmp_path)
+    for name, text in held.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = limits.free_memory_bytes()
+    assert found == free if free is not None else found > 1e6
+
+
 def test_work_that_never_ends_is_stopped() -> None:
     def loop() -> None:
         while True:
