@@ -88,7 +88,7 @@ def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | Non
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Return the attention output [R, H, n, hd].
 
-    With gradients on a CPU, the product is written out: the backward pass of the fused kernel takes two to three times as long there.
+    With a mask and gradients on a CPU, the product is written out: the fused kernel's backward pass takes two to three times as long.
 
     Args:
         q: [R, H, n, hd].
