@@ -307,14 +307,24 @@ def _janus_places(described: Described) -> dict[str, list[TensorPlace]]:
         for theirs, ours in (("proj_out", "head_layer"), ("vision_head", "output"))
         for kind in ("weight", "bias")
     }
-    aligner = ("fc1.weight", "fc1.bias", "hidden_layers.0.weight", "hidden_layers.0.bias")
     return (
         _block_places("model.language_model.", described)
         | {"model.language_model.embed_tokens.weight": [TensorPlace("text_embeddings.weight")]}
         | head
-        | {"model.generation_embeddings.weight": []}
-        | {f"model.generation_aligner.{name}": [] for name in aligner}
+        | {key: [] for key in _aligner_shapes(described.config, 0)}
     )
+
+
+def _aligner_shapes(config: LlamaConfig, width: int) -> dict[str, list[int]]:
+    """Return the shapes of the tensors that `_aligned` reads. width: of Janus' own table of codes."""
+    name, dim = "model.generation_aligner.", config.dim
+    return {
+        "model.generation_embeddings.weight": [config.vocab_size, width],
+        f"{name}fc1.weight": [dim, width],
+        f"{name}fc1.bias": [dim],
+        f"{name}hidden_layers.0.weight": [dim, dim],
+        f"{name}hidden_layers.0.bias": [dim],
+    }
 
 
 def _compare(
@@ -335,6 +345,10 @@ def _compare(
             if shape != wanted and not (place.key.find("qk_norm") > 0 and shape == wanted[1:]):
                 wrong.append(f"{key} {shape}, needed {wanted}")
                 break
+    width = (found.get("model.generation_embeddings.weight") or [0])[-1]
+    for key, wanted in _aligner_shapes(config, width).items() if config.head_layer else ():
+        if found.get(key, wanted) != wanted:
+            wrong.append(f"{key} {found[key]}, needed {wanted}")
     missing = [key for key in places if key not in found]
     surplus = [key for key in found if key not in places and not key.startswith(UNUSED) and not key.endswith(COMPUTED)]
     said = [

@@ -172,7 +172,7 @@ def kv_heads_of(shapes: Shapes, config: TransformerConfig, source: Path | str) -
 def classes_of(shapes: Shapes, prefix: str = "") -> int:
     """Return the number of classes of a class-conditional model without the null class; 0 for a text-conditional model."""
     rows = shapes.get(prefix + LABELS)
-    return 0 if rows is None else rows[0] - 1
+    return max(rows[0] - 1, 0) if rows else 0  # loading refuses a table without rows
 
 
 def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:

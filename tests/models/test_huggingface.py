@@ -1,6 +1,7 @@
 """Anole, Lumina-mGPT and Janus-Pro against transformers, on tiny random checkpoints in their layouts."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,23 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: Any, message:
     save_file(state, folder / "model.safetensors")
     with pytest.raises(WeightsError, match=message):
         load_decoder(folder, describe("anole-7b", folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "needed"),
+    [
+        ("model.generation_embeddings.weight", [1, 8], [64, 8]),  # it was copied to every code
+        ("model.generation_aligner.fc1.bias", [1], [32]),
+        ("model.generation_aligner.fc1.weight", [1, 32, 8], [32, 8]),
+    ],
+)
+def test_what_embeds_the_codes_of_janus_is_compared_too(
+    janus: Path, tmp_path: Path, key: str, shape: list[int], needed: list[int]
+) -> None:
+    folder = shutil.copytree(janus, tmp_path / "janus")
+    save_file({**load_all(folder), key: torch.zeros(shape)}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=re.escape(f"of another shape: {key} {shape}, needed {needed}")):
+        load_decoder(folder, describe("janus-pro-1b", folder))
 
 
 def test_what_wrappers_add_to_keys_is_taken_off_in_shards_too(tmp_path: Path) -> None:

@@ -203,6 +203,11 @@ def test_files_that_make_no_pair_are_refused_with_what_they_hold(folder: Path, t
     torch.save(files.decoder(files.C2I, 0, files.CLASSES - 1).state_dict(), tmp_path / "fewer.pt")
     assert "fewer.pt: 9 classes, the cloud model has 10" in refused(c2i(folder, device=str(tmp_path / "fewer.pt")))
     assert "dim 16 must be a multiple of 4 * n_head (12)" in refused(c2i(folder, heads=3))
+    state = files.decoder(files.C2I, 0, files.CLASSES).state_dict()
+    for rows in (torch.zeros([]), torch.zeros(0, 16)):
+        torch.save({**state, "cls_embedding.embedding_table.weight": rows}, tmp_path / "none.pt")
+        with pytest.raises(WeightsError, match=r"none\.pt: .*cls_embedding\.embedding_table\.weight"):
+            load_pair(c2i(folder, weights=str(tmp_path / "none.pt"), tokenizer=str(folder / "c2i")))
 
 
 def test_what_a_download_left_is_told(folder: Path, tmp_path: Path) -> None:
