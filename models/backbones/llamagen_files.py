@@ -251,11 +251,12 @@ def text_files(text: Path, config: TransformerConfig) -> tuple[tuple[Path, ...],
             )
         return (*lists, *features), {}
     sizes: dict[str, Any] = {"n_layer": t5.get("num_layers"), "dim": t5.get("d_model"), "ffn_hidden": t5.get("d_ff")}
+    sizes["vocab_size"] = t5.get("vocab_size")
     heads: Any = t5.get("num_heads")
     width: Any = t5.get("d_kv")
     if not all(type(size) is int and size > 0 for size in (*sizes.values(), heads, width)):
         raise WeightsError(
-            f"{text / 'config.json'}: num_layers, d_model, d_ff, num_heads and d_kv must be whole numbers"
+            f"{text / 'config.json'}: num_layers, d_model, d_ff, vocab_size, num_heads and d_kv must be whole numbers"
         )
     if sizes["dim"] != config.caption_dim:
         raise WeightsError(

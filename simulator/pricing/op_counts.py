@@ -14,12 +14,14 @@ class OpCount(Settings):
     Attributes:
         flops: Floating-point operations, 2 per multiply-add.
         parameters: Weights read.
+        unread: Weights that memory holds in addition, such as other rows of an embedding.
         activation_values: Activations that kernels read and write, in values of 2 bytes.
         kernels: Kernels launched.
     """
 
     flops: float = Field(ge=0)
     parameters: int = Field(ge=0)
+    unread: int = Field(default=0, ge=0)
     activation_values: int = Field(default=0, ge=0)
     kernels: int = Field(ge=0)
 
@@ -111,7 +113,7 @@ def vq_decoder_op_count(
 
 
 def text_encoder_op_count(
-    positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int, ffn_matrices: int = 3
+    positions: int, n_layer: int, dim: int, inner: int, ffn_hidden: int, ffn_matrices: int = 3, vocab_size: int = 0
 ) -> OpCount:
     """Count one run of a T5 encoder.
 
@@ -126,10 +128,12 @@ def text_encoder_op_count(
         inner: Number of heads times their width.
         ffn_hidden: Width of the feed-forward part.
         ffn_matrices: 3 for a gated feed-forward part (T5 1.1, flan-T5), 2 for a plain one.
+        vocab_size: Rows of the embedding; 0 if only those read count.
     """
     weights = n_layer * (4 * dim * inner + ffn_matrices * dim * ffn_hidden + 2 * dim) + dim
     flops = 2 * positions * weights + 4 * n_layer * inner * positions**2
-    return OpCount(flops=flops, parameters=weights + positions * dim, kernels=20 * n_layer)
+    unread = max(0, vocab_size - positions) * dim
+    return OpCount(flops=flops, parameters=weights + positions * dim, unread=unread, kernels=20 * n_layer)
 
 
 def phi_op_count(dim: int, vocab_size: int, bottleneck: int) -> OpCount:

@@ -132,16 +132,17 @@ def device_memory(costs: RooflineCosts, rows: int, decodes: bool, encodes: bool)
         costs: Model and hardware of the device.
         rows: Rows of a pass: 2 with guidance.
         decodes: Whether the device's model runs; if not, the device only decodes the image.
-        encodes: Whether the device encodes the caption. Of the encoder's embedding only the caption's rows are counted.
+        encodes: Whether the device encodes the caption.
     """
     shape = costs.shape
     # The decoder's weights, and the input and output maps of a convolution.
     decoder = costs.op_counts["image_decoder"].parameters + 2 * DECODER_CHANNELS * shape.image_pixels
+    encoder = costs.op_counts["caption_encoder"]
     positions = rows * (shape.caption_slots + shape.image_tokens)
     phi = costs.op_counts["phi"].parameters if "phi" in costs.op_counts else 0
     return {
         "weights": float(FP16_BYTES * (shape.parameters + phi) * decodes),
         "kv_cache": float(positions * shape.kv_bytes_per_position * decodes),
         "image_decoder": float(FP16_BYTES * decoder),
-        "caption_encoder": float(FP16_BYTES * costs.op_counts["caption_encoder"].parameters * encodes),
+        "caption_encoder": float(FP16_BYTES * (encoder.parameters + encoder.unread) * encodes),
     }

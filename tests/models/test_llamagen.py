@@ -321,7 +321,7 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
     shutil.copytree(folder / "t2i", own, ignore=shutil.ignore_patterns("features"))
     files.write_t5(own / "t5-ckpt" / "flan-t5-xl")
     found = find_pair(t2i(folder, weights=str(own), text=None))
-    sizes = {"positions": 8, "n_layer": 1, "dim": 12, "ffn_hidden": 16, "inner": 8}
+    sizes = {"positions": 8, "n_layer": 1, "dim": 12, "ffn_hidden": 16, "inner": 8, "vocab_size": 14}
     assert found.encoder == {**sizes, "ffn_matrices": 3}
     pair = load_pair(t2i(folder, weights=str(own), text=None))
     rows = pair.text.encode("A red BUS by the river. https://example.com/x.png")
@@ -368,8 +368,9 @@ def test_the_relatives_of_t5_are_read_by_their_own_class(tmp_path: Path, kind: s
     encoder = text_files(tmp_path, files.T2I)[1]
     layers = sum(parameter.numel() for name, parameter in own.named_parameters() if ".block." in name)
     tables = sum(parameter.numel() for name, parameter in own.named_parameters() if "relative" in name)
-    counted = text_encoder_op_count(**encoder).parameters
-    assert counted == layers - tables + 12 + 8 * 12  # last norm, read rows of the embedding
+    counted = text_encoder_op_count(**encoder)
+    assert counted.parameters == layers - tables + 12 + 8 * 12  # last norm, read rows of the embedding
+    assert counted.parameters + counted.unread == sum(parameter.numel() for parameter in own.parameters()) - tables
 
 
 # --- decoding

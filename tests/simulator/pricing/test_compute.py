@@ -177,8 +177,9 @@ def test_the_operation_counts_of_the_catalogue_are_the_computed_ones() -> None:
     assert op_counts["image_decoder"] == vq_decoder_op_count(16)
     assert op_counts["phi"] == phi_op_count(1280, 16384, 256)
     assert op_counts["interval_samples"] == interval_samples_op_count(16384)
-    assert op_counts["caption_encoder"] == text_encoder_op_count(120, 24, 2048, 2048, 5120)
+    assert op_counts["caption_encoder"] == text_encoder_op_count(120, 24, 2048, 2048, 5120, vocab_size=32128)
     assert 9.0e6 < op_counts["phi"].parameters < 9.1e6
+    assert op_counts["caption_encoder"].unread == (32128 - 120) * 2048
     assert op_counts["caption_encoder"].parameters + (32128 - 120) * 2048 == pytest.approx(1.2e9, rel=0.03)
 
 
