@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from reports.findings import Finding, is_base
+from reports.findings import Finding, is_base, known_qualities
 from reports.load import Run
 from reports.words import condition, joined, number, shortened, significant, split_unit, times
 from simulator.core.errors import counted
@@ -73,10 +73,12 @@ def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
         where = _sentence(_by_condition(lossless, findings, keys))
         texts.append(f"Fastest with base's quality by construction (lossless): {where}.")
     advised = [row for said in findings for _, row in said.cases.iterrows() if row["label"] in said.at_base_quality]
-    prompts = [int(row["distinct_images"]) for row in advised if not is_base(row)]
-    if prompts:
+    others = [row for row in advised if not is_base(row)]
+    if others:
+        judged = " and the agreement with the caption" if any("align" in known_qualities(row) for row in others) else ""
+        prompts = min(int(row["distinct_images"]) for row in others)
         texts.append(
-            f"Quality: cloud_nll on {counted(min(prompts), 'prompt')}; ciar-sim recommend tests a bound on the loss."
+            f"Quality: cloud_nll{judged} on {counted(prompts, 'prompt')}; ciar-sim recommend tests a bound on the loss."
         )
     return " ".join(texts)
 

@@ -15,7 +15,7 @@ from reports.load import Run
 from reports.metrics import CLOUD_NLL, Metric, quality_metric_of
 from reports.words import joined, significant, times
 from simulator.protocol.methods import METHODS
-from simulator.results.columns import interval_columns
+from simulator.results.columns import JUDGED, interval_columns
 
 FEW = 5  # with fewer requests the text has no interval of the latency
 
@@ -164,12 +164,17 @@ def significantly_different(fastest: pd.Series, other: pd.Series) -> bool:
     return bool(other["latency_minus_fastest_lo_s"] > 0)
 
 
-def base_quality(row: pd.Series) -> bool:
-    """Return whether a case has base's quality: its method is lossless, or its cloud_nll does not differ significantly from base's.
+QUALITIES = ("cloud_nll", "align")  # compared with base by prompt; align only where the pair has a judge
 
-    Interval of the difference, paired by prompt.
-    """
-    return is_lossless(row) or bool(row["cloud_nll_minus_base_lo"] <= 0 <= row["cloud_nll_minus_base_hi"])
+
+def differing(row: pd.Series) -> list[str]:
+    """Return those of `QUALITIES` that differ significantly from base's (interval of the difference, paired by prompt)."""
+    return [name for name in QUALITIES if row[f"{name}_minus_base_lo"] > 0 or row[f"{name}_minus_base_hi"] < 0]
+
+
+def base_quality(row: pd.Series) -> bool:
+    """Return whether a case has base's quality: its method is lossless, or none of `QUALITIES` differs significantly from base's."""
+    return is_lossless(row) or (math.isfinite(row["cloud_nll_minus_base_lo"]) and not differing(row))
 
 
 def _fastest_at_base_quality(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str, ...]:
@@ -206,34 +211,51 @@ def _quality_sentences(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[s
     best = rows[0]
     if not bases or is_base(best) or not math.isfinite(best["cloud_nll_minus_base_lo"]):
         return ()
-    own, its = (with_interval(row, "cloud_nll") for row in (best, bases[0]))
-    values = f"{own}, base {its} nats per token, paired difference {with_interval(best, 'cloud_nll_minus_base')}"
-    images = f"{int(best['distinct_images'])} distinct images"
+    images = f"on {int(best['distinct_images'])} distinct images"
     if is_lossless(best):
-        return (
-            f"It is lossless: its images have base's quality by construction (measured: cloud_nll {values}, on {images}).",
-        )
+        values = _compared(best, bases[0], known_qualities(best))
+        return (f"It is lossless: its images have base's quality by construction (measured: {values}, {images}).",)
     if base_quality(best):
-        return (f"Its images show no significant difference from base's in cloud_nll (95 %): {values}, on {images}.",)
-    first = f"Its images differ significantly from base's: cloud_nll {values}, on {images}."
+        values = _compared(best, bases[0], known_qualities(best))
+        return (f"Its images show no significant difference from base's (95 %): {values}, {images}.",)
+    first = f"Its images differ significantly from base's: {_compared(best, bases[0], differing(best))}, {images}."
     near = next((row for row in rows if not is_base(row) and base_quality(row)), None)
     if near is None:
         others = [row for row in rows[1:] if not is_base(row)]
         if not others:
             return (first,)
         if all(math.isfinite(row["cloud_nll_minus_base_lo"]) for row in others):
-            return first, "Every other method differs significantly from base in cloud_nll, too."
-        return first, "No other method is known to have base's cloud_nll."
+            return first, "Every other method's images differ significantly from base's, too."
+        return first, "No other method is known to have base's quality."
     if near["speedup_lo"] > 1:
         return (
             first,
-            f"Fastest, by the mean, without a significant difference in cloud_nll: {near['label']}, {_gain(near)}.",
+            f"Fastest, by the mean, without a significant difference in quality: {near['label']}, {_gain(near)}.",
         )
     return (
         first,
-        "Of the methods without a significant difference in cloud_nll, none is significantly faster than base; the fastest: "
+        "Of the methods without a significant difference in quality, none is significantly faster than base; the fastest: "
         f"{near['label']}, {_gain(near)}.",
     )
+
+
+def known_qualities(row: pd.Series) -> list[str]:
+    """Return those of `QUALITIES` whose difference from base is known."""
+    return [name for name in QUALITIES if math.isfinite(row[f"{name}_minus_base"])]
+
+
+def _compared(row: pd.Series, base: pd.Series, names: Sequence[str]) -> str:
+    """Describe qualities of a case beside those of base."""
+    texts = []
+    for name in names:
+        column = next(
+            (one.align for one in JUDGED if name == "align" and math.isfinite(row.get(one.align, math.nan))), name
+        )
+        unit, scale = ("nats per token", 1.0) if name == "cloud_nll" else ("%", 100.0)
+        own, its = (with_interval(one, column, scale=scale) for one in (row, base))
+        difference = with_interval(row, f"{name}_minus_base", scale=scale)
+        texts.append(f"{column} {own}, base {its} {unit}, paired difference {difference}")
+    return "; ".join(texts)
 
 
 def pareto_front(cases: pd.DataFrame, loss: str) -> tuple[str, ...]:
@@ -273,10 +295,10 @@ def best(table: pd.DataFrame, column: str, most: int, among: Sequence[str] = (),
     return [name for name in there if name in kept]
 
 
-def with_interval(row: pd.Series, name: str, unit: str = "") -> str:
+def with_interval(row: pd.Series, name: str, unit: str = "", scale: float = 1.0) -> str:
     """Format as "3.21 s (3.10 to 3.33)", without brackets if there is no interval or its width is 0."""
-    low, high = (float(row[end]) for end in interval_columns(name))
-    text = f"{significant(row[name])}{unit}"
+    low, high = (scale * float(row[end]) for end in interval_columns(name))
+    text = f"{significant(scale * row[name])}{unit}"
     if not (math.isfinite(low) and math.isfinite(high)) or low == high:
         return text
     return f"{text} ({significant(low)} to {significant(high)})"

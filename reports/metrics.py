@@ -118,7 +118,9 @@ def quality_metrics(summary: pd.DataFrame) -> list[Metric]:
     for start, (unit, scale) in _OF_PAIR.items():
         for name in summary.columns:
             column = str(name)
-            if column != start and (not column.startswith(f"{start}_") or column.endswith(("_lo", "_hi"))):
+            if column != start and (
+                not column.startswith(f"{start}_") or column.endswith(("_lo", "_hi", "_minus_base"))
+            ):
                 continue
             if pd.api.types.is_numeric_dtype(summary[column]) and np.isfinite(summary[column]).any():
                 reading = f"{column} is a distance to real images: lower is better, at equal numbers of images."

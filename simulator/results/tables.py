@@ -180,7 +180,7 @@ def summary_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
 
     @cache
     def pairing(index: int) -> _Pairing:
-        return _Pairing.of(_record(index, cases[index], quality))
+        return _Pairing.of(_record(index, cases[index], quality), quality)
 
     bases: dict[str, int] = {}
     fastest: dict[str, int] = {}
@@ -206,17 +206,16 @@ def summary_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
 
 
 class _Pairing(NamedTuple):
-    """The values of a case that others are compared with: latency by request, and cloud_nll by prompt."""
+    """The values of a case that others are compared with: latency by request, and quality by prompt."""
 
     requests: np.ndarray
     latency_s: np.ndarray
     prompts: np.ndarray
-    cloud_nll: np.ndarray
+    quality: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, record: Columns) -> "_Pairing":
-        prompts, by_prompt = _by_prompt(record, ("cloud_nll",))
-        return cls(record["request"], record["latency_s"], prompts, by_prompt["cloud_nll"])
+    def of(cls, record: Columns, quality: Sequence[str]) -> "_Pairing":
+        return cls(record["request"], record["latency_s"], *_by_prompt(record, quality))
 
 
 def _metrics(
@@ -308,11 +307,13 @@ def _quality(
     found = case.of_set(images)
     for name in of_sets:
         row |= with_ends(name, found.get(name, UNKNOWN))
-    more = np.empty(0)
-    if base is not None:
-        own, its = _paired(prompts, of_prompt["cloud_nll"], base.prompts, base.cloud_nll)
-        more = own - its
-    return row | with_ends("cloud_nll_minus_base", student_interval(more[np.isfinite(more)]))
+    for column, name in (("cloud_nll_minus_base", "cloud_nll"), ("align_minus_base", judged_in(quality).align)):
+        more = np.empty(0)
+        if base is not None and name in of_prompt:
+            own, its = _paired(prompts, of_prompt[name], base.prompts, base.quality[name])
+            more = own - its
+        row |= with_ends(column, student_interval(more[np.isfinite(more)]))
+    return row
 
 
 def _kinds(case: CaseRecords, record: Columns) -> np.ndarray:

@@ -105,6 +105,8 @@ def rows(*values: tuple[str, float, float, float], n: int = 9) -> pd.DataFrame:
         later + frame["half"],
     )
     frame["cloud_nll_minus_base"] = frame["cloud_nll_minus_base_lo"] = math.nan
+    for column in ("align_minus_base", "align_minus_base_lo", "align_minus_base_hi"):
+        frame[column] = math.nan
     return frame.assign(cloud_nll=math.nan, cloud_nll_lo=math.nan, cloud_nll_hi=math.nan)
 
 

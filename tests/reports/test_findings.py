@@ -105,7 +105,7 @@ def test_findings_by_network(run: Run) -> None:
     assert re.match(pattern, wifi.sentences[0])
     assert wifi.sentences[1].startswith("Its images differ significantly from base's: cloud_nll 1.99 ")
     assert wifi.sentences[2].startswith(
-        "Fastest, by the mean, without a significant difference in cloud_nll: code prefix_rate=0.3, "
+        "Fastest, by the mean, without a significant difference in quality: code prefix_rate=0.3, "
     )
     assert lte.heading.startswith("lte: no significant difference in latency: ")
     assert "16" not in lte.heading
@@ -132,8 +132,8 @@ def test_what_is_unknown_of_images_is_not_said_of_base() -> None:
     ("others", "said"),
     [
         ([], []),
-        ([0.5], ["Every other method differs significantly from base in cloud_nll, too."]),
-        ([0.5, math.nan], ["No other method is known to have base's cloud_nll."]),
+        ([0.5], ["Every other method's images differ significantly from base's, too."]),
+        ([0.5, math.nan], ["No other method is known to have base's quality."]),
     ],
 )
 def test_what_no_interval_shows_is_not_said_of_other_methods(others: list[float], said: list[str]) -> None:
@@ -181,6 +181,28 @@ def test_a_lossless_method_has_base_quality_whatever_few_images_say() -> None:
     assert finding("wifi", cases).at_base_quality == ("eagle2",)
     said = finding("wifi", cases.drop(index=0))
     assert said.sentences[1].startswith("It is lossless: its images have base's quality by construction (measured: ")
+
+
+def test_images_that_follow_their_captions_less_are_not_base_s_whatever_their_nats() -> None:
+    """The device alone draws likely images that show nothing of the caption."""
+    cases = rows(("device-only", 2.0, 0.1, 4.0), ("ciar", 4.0, 0.1, 2.0), ("base", 8.0, 0.1, 1.0))
+    cases["align_photos"], cases["cloud_nll_minus_base"] = [0.1, 0.3, 0.32], [0.1, 0.1, math.nan]
+    cases["align_minus_base"] = [-0.22, -0.02, math.nan]
+    for name in ("cloud_nll", "align"):
+        for end, half in (("lo", -0.2), ("hi", 0.2)):
+            cases[f"{name}_minus_base_{end}"] = cases[f"{name}_minus_base"] + half
+    for end in ("lo", "hi"):
+        cases[f"align_photos_{end}"] = math.nan
+    said = finding("wifi", cases)
+    assert said.at_base_quality == ("ciar",)
+    assert said.sentences[1:3] == (
+        "Its images differ significantly from base's: align_photos 10.0, base 32.0 %, paired difference -22.0 (-42.0 to -2.00), on 9 "
+        "distinct images.",
+        "Fastest, by the mean, without a significant difference in quality: ciar, 2.00× base's speed (1.98 to 2.02).",
+    )
+    assert more_advice([said]).endswith(
+        "Quality: cloud_nll and the agreement with the caption on 9 prompts; ciar-sim recommend tests a bound on the loss."
+    )
 
 
 def test_the_fastest_lossless_method_is_named_beside_a_faster_one_that_only_seems_as_good() -> None:

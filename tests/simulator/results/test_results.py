@@ -195,7 +195,8 @@ def test_base_is_known_by_its_name_not_by_its_label() -> None:
 
 def test_differences_are_paired_by_request_and_by_prompt() -> None:
     def nll(zero: float, one: float) -> dict[str, np.ndarray]:
-        return {"image": np.array([0, 1]), "cloud_nll": np.array([zero, one])}
+        of_images = {"cloud_nll": np.array([zero, one]), "align_photos": np.array([zero, one]) / 20}
+        return {"image": np.array([0, 1]), **of_images}
 
     table = summary(
         case("base", [4.0, 40.0], quality=nll(1.0, 9.0)),
@@ -212,6 +213,10 @@ def test_differences_are_paired_by_request_and_by_prompt() -> None:
         (1 - t / 2, 1 + t / 2)
     )
     assert math.isnan(table["cloud_nll_minus_base"][3])  # no base there
+    for end in ("", "_lo", "_hi"):
+        nats, shares = table[f"cloud_nll_minus_base{end}"], table[f"align_minus_base{end}"]
+        assert list(shares[:3]) == pytest.approx(list(nats[:3] / 20))
+        assert math.isnan(shares[3])
 
 
 def test_a_sequential_workload_has_no_utilisation() -> None:
