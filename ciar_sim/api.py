@@ -300,7 +300,7 @@ def capacity(
     scenario: str | Path | Mapping[str, Any],
     *,
     slo_p95_s: float,
-    requests: int = 400,
+    requests: int = 1000,
     precision_pct: float = 2.0,
     sets: Mapping[str, Any] | None = None,
     **options: Any,
@@ -311,7 +311,7 @@ def capacity(
         scenario: As in `run`, with timed arrivals.
         slo_p95_s: The objective in seconds.
         requests: Number of requests per replication, after its warm-up.
-        precision_pct: The search ends when the largest load carried and the smallest not carried differ by this many percent.
+        precision_pct: The search ends early when the 95 % interval of the load reaches at most this many percent to either side.
         sets: As in `run`.
         options: As in `recommend`.
 

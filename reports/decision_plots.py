@@ -178,7 +178,7 @@ def _capacity(answer: Answer, form: Form) -> Figure:
     if form.titles:
         wrapped_title(ax, f"Load carried with a p95 latency within {number(slo_s)} s", figure.get_figwidth() - 1.5)
     notes = [
-        "Bars run from the largest load shown to be carried to the smallest shown not to be.",
+        "Bars: 95 % interval.",
         left_out(len(shown), len(table), "cases", "those that carry most"),
     ]
     finish(figure, form, (), notes)

@@ -90,7 +90,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--requests",
     type=click.IntRange(20, 10_000_000),
-    default=400,
+    default=1000,
     show_default=True,
     help="Requests per replication, after its warm-up.",
 )
@@ -100,7 +100,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     default=2,
     show_default=True,
     metavar="PERCENT",
-    help="End the search when the largest load carried and the smallest not carried differ by this.",
+    help="End the search early when the 95 % interval of the load reaches at most this far to either side.",
 )
 @answer_option
 @replay_options

@@ -1,23 +1,23 @@
-"""How large a load each method carries within a latency objective: bisection over replicated simulations.
+"""The largest load that each method carries within a latency objective, from replicated simulations at many loads.
 
-A load is tested by the share of requests that miss the objective (the late, the refused and the unfinished), in independent
-replications: fresh seeds of arrivals, links and cloud over the same recordings. At p95 it carries the load where that share is at most
-5 %. The test looks after 4, 8 and 16 replications and stops as soon as an interval of the share, at a confidence shared between the
-looks (Bonferroni), lies on one side of 5 %. Late requests come in bursts, and most replications may hold none: see `late_share`.
+The objective is met where at most 5 % of the requests miss it: they take longer, are refused, or never end. A bisection over short
+simulations brackets the load at which 5 % do. Long simulations around it, with fresh seeds of arrivals, links and cloud over the same
+recordings, then give that load and its interval (`crossing`).
 """
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 from scipy.special import stdtrit
 
-from ciar_sim.decide.bench import Bench, Means, Prepared, candidate, condition
+from ciar_sim.decide.bench import ALLOWED, Bench, Means, Prepared, candidate, condition
+from ciar_sim.decide.crossing import crossing
 from ciar_sim.decide.decision import Decision, failed_cases, span
 from reports.words import number, significant
 from simulator.core.errors import CiarSimError
@@ -33,59 +33,78 @@ from simulator.experiment.schema.workload import (
 )
 from simulator.results.statistics import CONFIDENCE
 
-LOOKS = (4, 8, 16)  # replications after which the test may end
-ALLOWED = 0.05  # share of requests that may miss the objective at p95
-LEAST, MOST = 2.0**-14, 2.0**14  # times the scenario's load that are searched
+LOOKS = (4, 8, 16)  # replications after which the test of a single load may end
+LEAST, MOST = 2.0**-14, 2.0**14  # range of the search, as multiples of the scenario's load
 MOST_REQUESTS = 50_000  # of a replication, or GROWTH times those of the scenario's load; what is never late would be doubled for hours
 GROWTH = 16
 LONGEST_S = 5e7  # of a replication; a workload may last 1e8 s
 SLOWEST = 1e6  # time_scale of arrivals of a file
 LOADS = ("workload.arrivals.", "workload.devices")  # swept paths that are what is searched
-CYCLES = 5  # of a burst and a calm that a replication holds at least: without bursts any load is carried
-# Where a load seems carried and its queue grows: a load above what the cloud serves by so much, and not less, is to be found out, and
-# requests of such a replication at most.
-OVERLOAD, LONGER_REQUESTS = 0.02, 20_000
-WIDE = 5  # times the precision: how near the ends are brought where loads between them stay undecided
+CYCLES = 5  # bursts and calms of a replication at least: without bursts any load is carried
+SHORT_REQUESTS = 400  # at most, of a replication of the bracket
+# Length of a replication in objectives. At a load 2 % above what the cloud serves, waits grow by 2 % of the time: only after some 50
+# objectives do they exceed one. The bracket needs to recognise an overload of 10 %.
+SHORT, LONG = 10.0, 50.0
+LONG_REQUESTS = 20_000  # of a replication at most, as far as LONG decides
 # Of a replication's duration, where the scenario names no warm-up. A cloud that was empty fills slowly: after a fifth, of 400 requests of
 # M/D/1 at 95 % load a third as many are late as there are in the long run.
 WARM = 1 / 3
+IN_BRACKET = 2  # replications of a load
+WIDTH = 1.25  # ratio of the ends of a bracket that is narrow enough
+AT_ONCE = 8  # replications of a round
+ENOUGH = (24, 48)  # replications after which the search may end
+OFF = 0.7  # logit from the limit at which replications are placed: 5 % becomes 2.5 and 10 %
+NARROWEST, WIDEST = 1.5, 0.4  # distance of these loads from the estimate: in units of the precision, and as a logarithm
+
+
+class Tried(NamedTuple):
+    """A replication: the load as a multiple of the scenario's, its requests, and those that missed the objective."""
+
+    times: float
+    late: int
+    asked: int
 
 
 @dataclass(frozen=True)
 class Load:
-    """One tested load.
+    """All replications of one load.
 
     Attributes:
         times: The load, as a multiple of the scenario's.
         late: Share of the requests of all replications that miss the objective.
-        late_lo: Lower end of its interval at the last look.
-        late_hi: Upper end.
+        requests: Requests of all replications, without their warm-up.
         replications: Simulations behind it.
-        verdict: 1 carried, -1 not carried, 0 not decided after the last look.
     """
 
     times: float
     late: float
-    late_lo: float
-    late_hi: float
+    requests: int
     replications: int
-    verdict: int
 
 
 @dataclass(frozen=True)
 class Found:
-    """The greatest load, as a multiple of the scenario's: an estimate, the greatest shown to be carried and the least shown not to be."""
+    """The largest load that is carried, as a multiple of the scenario's.
+
+    Attributes:
+        times: The estimate; 0 if not even the idle load is shown to be carried, infinite if every load that was tried is.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        loads: All loads that were simulated, the smallest first.
+        missed: With `times` 0: whether the idle load is shown not to be carried.
+    """
 
     times: float
     low: float
     high: float
     loads: tuple[Load, ...]
+    missed: bool = False
 
 
 def capacity(
-    loaded: LoadedScenario, slo_s: float, means: Means, requests: int = 400, precision_pct: float = 2.0
+    loaded: LoadedScenario, slo_s: float, means: Means, requests: int = 1000, precision_pct: float = 2.0
 ) -> Decision:
-    """The greatest load that each case of the scenario carries with p95 of the latency within an objective.
+    """Return the largest load that each case of the scenario carries with p95 of the latency within an objective.
 
     Devices and rate grow together: every device asks as often as in the scenario.
 
@@ -94,7 +113,7 @@ def capacity(
         slo_s: The objective in seconds.
         means: Cache, processes, progress.
         requests: Per replication, without its warm-up. A closed loop keeps the scenario's duration, arrivals of a file keep their number.
-        precision_pct: The search ends where the loads that are carried and not carried are so near.
+        precision_pct: The search ends early where half of the interval is at most this share of the load.
 
     Raises:
         CiarSimError: The scenario has no such load, or cannot be simulated.
@@ -138,16 +157,20 @@ def capacity(
 
 
 def _search_of(case: Case, prepared: Prepared, slo_s: float, requests: int, precision: float) -> Found:
-    """What a case carries. Raises CiarSimError where it cannot be simulated."""
+    """Search the largest load of a case.
+
+    Raises:
+        CiarSimError: The case cannot be simulated.
+    """
     workload = case.scenario.workload
     assert isinstance(workload, FleetWorkload)
     devices = workload.devices if isinstance(workload.arrivals, ClosedArrivals) else 0
     idle, most = idle_times(case.scenario, requests, slo_s), most_times(case, requests, slo_s)
-    return search(_Tester(prepared, case, slo_s, requests), precision, idle, most, devices)
+    return search(Replayed(prepared, case, slo_s, requests), precision, idle, most, devices)
 
 
 def _without_loads(cases: Sequence[Case]) -> list[Case]:
-    """The cases without swept loads, which are what is searched: of those that differ in nothing else the first."""
+    """Return the cases without swept loads, which are what is searched: the first of those that differ in nothing else."""
     first: dict[str, Case] = {}
     for case in cases:
         swept = {path: value for path, value in case.swept.items() if not path.startswith(LOADS)}
@@ -156,68 +179,79 @@ def _without_loads(cases: Sequence[Case]) -> list[Case]:
     return list(first.values())
 
 
-class _Tester:
-    """Tests loads of one case."""
+class Replays(Protocol):
+    """Simulates loads of one case."""
+
+    def tried(self, loads: Sequence[float], long: bool) -> list[Tried]:
+        """Simulate a replication of each load, with seeds of its own."""
+
+    def verdict(self, times: float) -> tuple[int, list[Tried]]:
+        """Test a single load: 1 carried, -1 not carried, 0 not decided; and its replications."""
+
+
+class Replayed:
+    """Replays the recordings of one case under any load."""
 
     def __init__(self, prepared: Prepared, case: Case, slo_s: float, requests: int) -> None:
         self.prepared, self.case, self.slo_s, self.requests = prepared, case, slo_s, requests
+        self._seeds = 0
 
-    def __call__(self, times: float) -> Load:
-        """The load tested; over a longer time where it seems carried only because its queue has no time to grow."""
-        scenario = scaled(self.case.scenario, times, self.requests, self.slo_s)
-        load, overtaken = self._tested(times, scenario)
-        longer = self._longer(scenario) if overtaken and load.verdict >= 0 else None
-        return load if longer is None else self._tested(times, longer)[0]
+    def tried(self, loads: Sequence[float], long: bool) -> list[Tried]:
+        """Simulate a replication of each load, of full length or as short as those of the bracket."""
+        done = self._replications(loads, long)
+        return [Tried(times, *_missed(one, self.slo_s)) for times, one in zip(loads, done, strict=True)]
 
-    def _longer(self, scenario: Scenario) -> Scenario | None:
-        """The scenario over the time in which waits grow beyond the objective if the load is `OVERLOAD` above what the cloud serves: they
-        grow by that share of the time, and one request in twenty must be late. None where it is as long, or its arrivals are given."""
-        workload = scenario.workload
-        assert isinstance(workload, FleetWorkload)
-        if not isinstance(workload.arrivals, PoissonArrivals | BurstyArrivals):
-            return None
-        needed_s = self.slo_s / OVERLOAD / (1 - ALLOWED)
-        longer = min(needed_s / workload.duration_s, LONGER_REQUESTS / size_of(scenario).requests)
-        if longer < 1.01:
-            return None
-        ends = {"duration_s": longer * workload.duration_s, "warmup_s": longer * workload.warmup_s}
-        return scenario.model_copy(update={"workload": workload.model_copy(update=ends)})
-
-    def _tested(self, times: float, scenario: Scenario) -> tuple[Load, bool]:
-        """The verdict over replications of a scenario at this load, and whether requests overtook the cloud in one of them; 0 as soon as
-        they did, unless the load is not carried anyway or the scenario is long enough."""
+    def verdict(self, times: float) -> tuple[int, list[Tried]]:
+        """Test a load after 4, 8 and 16 short replications; the test ends as soon as the interval of the share lies on one side of 5 %."""
         done: list[tuple[np.ndarray, int]] = []
-        overtaken = False
+        verdict = 0
         for look in LOOKS:
-            seeds = [scenario.seed + 1 + number for number in range(len(done), look)]
-            variants = [(self.case, scenario.model_copy(update={"seed": seed % 2**63})) for seed in seeds]
-            measured = self.prepared.again(variants)
-            done += [(one.latency_s.to_numpy(), one.refused + one.unfinished) for one in measured]
-            overtaken |= any(one.overtaken for one in measured)
-            if not all(len(latency_s) + lost for latency_s, lost in done):  # of none, none is late at any load
+            done += self._replications([times] * (look - len(done)), long=False)
+            _, low, high = late_share(done, self.slo_s)
+            verdict = 1 if high <= ALLOWED else -1 if low > ALLOWED else 0
+            if verdict:
+                break
+        return verdict, [Tried(times, *_missed(one, self.slo_s)) for one in done]
+
+    def _replications(self, loads: Sequence[float], long: bool) -> list[tuple[np.ndarray, int]]:
+        """The latencies of the answered requests of each replication, and how many have no answer.
+
+        Raises:
+            CiarSimError: A load cannot be simulated, or has no request after its warm-up.
+        """
+        variants = []
+        for times in loads:
+            self._seeds += 1
+            seed = (self.case.scenario.seed + self._seeds) % 2**63
+            scenario = scaled(self.case.scenario, times, self.requests, self.slo_s, long)
+            variants.append((self.case, scenario.model_copy(update={"seed": seed})))
+        done = [(one.latency_s.to_numpy(), one.lost) for one in self.prepared.again(variants)]
+        for times, (latency_s, lost) in zip(loads, done, strict=True):
+            if not len(latency_s) + lost:  # of none, none is late at any load
                 raise CiarSimError(
                     f"workload.duration_s: at {significant(times)} times this load a replication has no request after its warm-up, so it "
                     "cannot be tested; give a longer duration_s"
                 )
-            share, low, high = late_share(done, self.slo_s)
-            if high <= ALLOWED or low > ALLOWED:
-                return Load(times, share, low, high, look, 1 if high <= ALLOWED else -1), overtaken
-            if overtaken and self._longer(scenario) is not None:
-                break
-        return Load(times, share, low, high, look, 0), overtaken
+        return done
+
+
+def _missed(replication: tuple[np.ndarray, int], slo_s: float) -> tuple[int, int]:
+    """Requests of a replication that miss the objective, and all its requests."""
+    latency_s, lost = replication
+    return int(np.count_nonzero(latency_s > slo_s)) + lost, len(latency_s) + lost
 
 
 def late_share(replications: Sequence[tuple[np.ndarray, int]], slo_s: float) -> tuple[float, float, float]:
-    """Share of the requests of all replications that miss the objective, and its interval at the confidence of one look.
+    """Return the share of the requests of all replications that miss the objective, and the ends of its interval for one look.
 
-    Late requests come in bursts, so that the share's spread grows with the share, and few replications that hold no burst show neither.
-    Therefore it is the interval of the logarithm, and its upper end has the spread at the latency that 5 % of the requests exceed, where
-    that reaches further: the spread that the share would have if the objective were just met.
+    Late requests come in bursts: the spread of the share grows with the share, and a few replications without a burst show neither.
+    Therefore the interval is that of the logarithm. Its upper end has at least the spread of the share of requests that exceed the 95th
+    percentile: the spread that the share would have if the objective were just met.
 
     Args:
-        replications: Of each the latencies of its answered requests in seconds, and how many were refused or unfinished: those miss any
-            objective.
-        slo_s: The objective.
+        replications: For each, the latencies of its answered requests in seconds and the number of requests without an answer, which miss
+            any objective.
+        slo_s: The objective in seconds.
     """
     asked = sum(len(latency_s) + lost for latency_s, lost in replications)
     share, half = share_beyond(replications, slo_s)
@@ -230,9 +264,10 @@ def late_share(replications: Sequence[tuple[np.ndarray, int]], slo_s: float) -> 
 
 
 def share_beyond(replications: Sequence[tuple[np.ndarray, int]], slo_s: float) -> tuple[float, float]:
-    """Share of the requests of all replications that are late, and half of its Student interval at the confidence of one look.
+    """Return the share of the requests of all replications that are late, and half of its Student interval for one look.
 
-    A ratio of means and not the mean of the replications' shares: the one with a burst has more requests, and more of them late.
+    The share is a ratio of means, not the mean of the replications' shares: a replication with a burst has more requests, and more of them
+    are late.
     """
     late = np.array([np.count_nonzero(latency_s > slo_s) + lost for latency_s, lost in replications], float)
     asked = np.array([len(latency_s) + lost for latency_s, lost in replications], float)
@@ -242,10 +277,10 @@ def share_beyond(replications: Sequence[tuple[np.ndarray, int]], slo_s: float) -
 
 
 def idle_times(scenario: Scenario, requests: int, slo_s: float) -> float:
-    """A load at which requests hardly ever meet, as a multiple of the scenario's: what is not carried there is carried nowhere.
+    """Return a load at which requests hardly ever meet, as a multiple of the scenario's: a method that misses the objective there always does.
 
-    With Poisson arrivals 1 % of the requests then come within the objective of another one. A closed loop has one device, and the rate
-    is never so low that `requests` of them take longer than a workload may.
+    With Poisson arrivals, 1 % of the requests then come within one objective of another request. A closed loop then has one device. The
+    rate is never so low that `requests` of them take longer than a workload may last.
     """
     workload = scenario.workload
     assert isinstance(workload, FleetWorkload)
@@ -259,12 +294,12 @@ def idle_times(scenario: Scenario, requests: int, slo_s: float) -> float:
 
 
 def most_times(case: Case, requests: int, slo_s: float) -> float:
-    """The greatest load that is tried, as a multiple of the scenario's: a power of two, as far as a workload and this machine can."""
-    first = size_of(scaled(case.scenario, 1.0, requests, slo_s)).requests
+    """Return the largest load that is tried, as a multiple of the scenario's: a power of two, limited by the workload and this machine."""
+    first = size_of(scaled(case.scenario, 1.0, requests, slo_s, long=False)).requests
     times = 1.0
     while times < MOST:
         try:
-            larger = scaled(case.scenario, 2 * times, requests, slo_s)
+            larger = scaled(case.scenario, 2 * times, requests, slo_s, long=False)
             check_size([replace(case, scenario=larger)])
         except CiarSimError:
             break
@@ -274,62 +309,103 @@ def most_times(case: Case, requests: int, slo_s: float) -> float:
     return times
 
 
-def search(test: "_Tester", precision: float, idle: float, most: float = MOST, devices: int = 0) -> Found:
-    """Doubles the load until one is not carried, or takes the idle one where the first is not, then bisects (geometric means).
-
-    Where the test leaves a load undecided, the ends are brought nearer to it, from the side that is farther off, until they are within
-    `WIDE` times the precision of each other or there is no load left between.
+def search(replays: Replays, precision: float, idle: float, most: float = MOST, devices: int = 0) -> Found:
+    """Find the load at which 5 % of the requests miss the objective.
 
     Args:
-        test: Of a load.
-        precision: The search ends where the loads that are carried and not carried are so near.
+        replays: Simulates loads.
+        precision: The search ends early where half of the interval is at most this share of the load.
         idle: A load that is carried if any is.
-        most: The greatest load that is tried.
+        most: The largest load that is tried.
         devices: Of the scenario, where only whole devices are different loads, as in a closed loop; 0: all are.
     """
-    loads = [test(1.0)]
-    if loads[0].verdict <= 0:
-        loads.append(test(idle))
-        if loads[1].verdict <= 0:
-            high = min((load.times for load in loads if load.verdict < 0), default=math.inf)
-            return Found(0.0, 0.0, high, tuple(loads))
-    while all(load.verdict >= 0 for load in loads):
-        times = max(load.times for load in loads) * 2
-        if times > most:
-            low = max(load.times for load in loads if load.verdict > 0)
-            return Found(math.inf, low, math.inf, tuple(loads))
-        loads.append(test(times))
+    tried: list[Tried] = []
+    bracket = _bracket(replays, tried, idle, most, devices)
+    if isinstance(bracket, Found):
+        return bracket
+    low, high = (math.log(end) for end in bracket)
+    placed: Sequence[float] = np.linspace(low, high, AT_ONCE)
+    runs: list[Tried] = []
     while True:
-        low = max(load.times for load in loads if load.verdict > 0)
-        high = min(load.times for load in loads if load.verdict < 0 and load.times > low)
-        open_ = [load.times for load in loads if low < load.times < high]
-        if open_ and high / low <= 1 + WIDE * precision:
+        runs += replays.tried([_whole(math.exp(load), devices) for load in placed], long=True)
+        loads, late, asked = (np.array(column, float) for column in zip(*runs, strict=True))
+        # Each of the ends of the search has its share of the error (Bonferroni).
+        at = crossing(np.log(loads), late, asked, ALLOWED, 1 - (1 - CONFIDENCE) / len(ENOUGH))
+        ends = [math.exp(at.at + sign * at.half) for sign in (-1, 1)]
+        narrow = at.half <= precision or (devices > 0 and len({math.floor(devices * end) for end in ends}) == 1)
+        if (len(runs) in ENOUGH and narrow) or len(runs) >= ENOUGH[-1]:
+            return Found(math.exp(at.at), ends[0], ends[1], _by_load([*tried, *runs]))
+        off = min(max(OFF / at.slope, NARROWEST * precision), WIDEST)
+        placed = at.at + off * np.linspace(-1, 1, AT_ONCE)
+
+
+def _bracket(
+    replays: Replays, tried: list[Tried], idle: float, most: float, devices: int
+) -> tuple[float, float] | Found:
+    """Two loads, one carried and the next not, by the share of late requests in a few short replications; or that there are none.
+
+    tried: Gets the replications.
+    """
+
+    def carried(times: float) -> bool:
+        done = replays.tried([times] * IN_BRACKET, long=False)
+        tried.extend(done)
+        return sum(one.late for one in done) <= ALLOWED * sum(one.asked for one in done)
+
+    def shown(times: float) -> int:
+        verdict, done = replays.verdict(times)
+        tried.extend(done)
+        return verdict
+
+    low, high = 1.0, 1.0
+    if carried(1.0):
+        while low == high:
+            if 2 * low > most:
+                if shown(low) > 0:
+                    return Found(math.inf, low, math.inf, _by_load(tried))
+                high, low = low, low / 2
+            elif carried(2 * low):
+                low = high = 2 * low
+            else:
+                high = 2 * low
+    else:
+        low = idle
+        if (verdict := shown(idle)) <= 0:
+            return Found(0.0, 0.0, idle if verdict else math.inf, _by_load(tried), bool(verdict))
+    while high / low > WIDTH:
+        middle = _whole(math.sqrt(low * high), devices)
+        if not low < middle < high:
             break
-        gaps = [(low, min(open_)), (max(open_), high)] if open_ else [(low, high)]
-        gaps.sort(key=lambda gap: gap[0] / gap[1])  # the widest first
-        tried = [load for gap in gaps if (load := _between(*gap, precision, devices)) is not None]
-        if not tried:
-            break
-        loads.append(test(tried[0]))
-    ordered = sorted((load for load in loads if low <= load.times <= high), key=lambda load: load.times)
-    late = np.maximum.accumulate([load.late for load in ordered])
-    times = float(np.exp(np.interp(ALLOWED, late, np.log([load.times for load in ordered]))))
-    return Found(times, low, high, tuple(sorted(loads, key=lambda load: load.times)))
+        low, high = (middle, high) if carried(middle) else (low, middle)
+    return low, high
 
 
-def _between(low: float, high: float, precision: float, devices: int) -> float | None:
-    """A load between two others; None where they are too near."""
-    if high / low <= 1 + precision:
-        return None
-    if not devices:
-        return math.sqrt(low * high)
-    least, most = round(low * devices), round(high * devices)
-    middle = min(max(round(math.sqrt(least * most)), least + 1), most - 1)
-    return middle / devices if least < middle < most else None
+def _whole(times: float, devices: int) -> float:
+    """The nearest load of whole devices, one at least; the load itself where `devices` is 0."""
+    return max(round(times * devices), 1) / devices if devices else times
 
 
-def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Scenario:
-    """The scenario at a multiple of its load: devices and their rate grow together; a share of a device is a whole one."""
+def _by_load(tried: Sequence[Tried]) -> tuple[Load, ...]:
+    """The replications of each load together."""
+    loads: dict[float, list[Tried]] = {}
+    for one in sorted(tried):
+        loads.setdefault(one.times, []).append(one)
+    return tuple(
+        Load(
+            times,
+            sum(one.late for one in some) / sum(one.asked for one in some),
+            sum(one.asked for one in some),
+            len(some),
+        )
+        for times, some in loads.items()
+    )
+
+
+def scaled(scenario: Scenario, times: float, requests: int, slo_s: float, long: bool = True) -> Scenario:
+    """Return the scenario at a multiple of its load: devices and their rate grow together; a share of a device is a whole one.
+
+    long: Whether Poisson and bursty arrivals last as long as an overload of 2 % takes to be late, or only as long as the bracket needs.
+    """
     workload = scenario.workload
     assert isinstance(workload, FleetWorkload)
     arrivals = workload.arrivals
@@ -342,7 +418,10 @@ def scaled(scenario: Scenario, times: float, requests: int, slo_s: float) -> Sce
         case TraceArrivals(time_scale=scale):
             change["arrivals"] = arrivals.model_copy(update={"time_scale": scale / times})
     if isinstance(arrivals, PoissonArrivals | BurstyArrivals):
-        counted_s = max(requests / (rate * times), 10.0 * slo_s)
+        if long:
+            counted_s = max(requests / (rate * times), min(LONG * slo_s, LONG_REQUESTS / (rate * times)), SHORT * slo_s)
+        else:
+            counted_s = max(min(requests, SHORT_REQUESTS) / (rate * times), SHORT * slo_s)
         if isinstance(arrivals, BurstyArrivals):
             counted_s = max(counted_s, min(CYCLES * (arrivals.burst_s + arrivals.calm_s), LONGEST_S))
         warm_s = workload.warmup_s or counted_s * WARM / (1 - WARM)
@@ -380,26 +459,21 @@ def _row(case: Case, found: Found) -> dict[str, object]:
 
 
 def devices_of(workload: FleetWorkload, found: Found) -> tuple[float, float, float]:
-    """Whole devices at the found load, the most shown to be carried and the fewest shown not to be.
-
-    Of a closed loop these are the ones that were simulated; of others, whose rate is what counts, the shares of the scenario's.
-    """
+    """Return the whole devices at the found load and at both ends of its interval: the most that do not exceed them."""
     closed = isinstance(workload.arrivals, ClosedArrivals)
 
-    def whole(times: float, up: bool) -> float:
+    def whole(times: float) -> float:
         devices = workload.devices * times
         if math.isinf(devices):
             return devices
-        count = math.ceil(devices - 1e-9) if up else math.floor(devices + 1e-9)
+        count = math.floor(devices + 1e-9)
         return count if closed or not times else max(count, 1)  # a rate below that of a device is one of a device
 
-    low, high = whole(found.low, closed), whole(found.high, True)
-    at = whole(found.times, False)
-    return max(at, low), low, high
+    return whole(found.times), whole(found.low), whole(found.high)
 
 
 def rate_of(workload: FleetWorkload) -> float:
-    """Mean requests per second of the fleet; NaN for a closed loop, whose rate follows from the latency."""
+    """Return the mean requests per second of the fleet; NaN for a closed loop, whose rate follows from the latency."""
     match workload.arrivals:
         case PoissonArrivals(poisson_per_s=rate) | BurstyArrivals(bursty_per_s=rate):
             return rate
@@ -410,7 +484,7 @@ def rate_of(workload: FleetWorkload) -> float:
 
 
 def _sentences(table: pd.DataFrame, all_found: Sequence[Found], slo_s: float) -> tuple[str, ...]:
-    """Who carries most, and what each carries. all_found: in the order of the table."""
+    """Return a sentence for each row of the table, the largest load first. all_found: in the order of the table."""
     objective = f"p95 of the latency within {number(slo_s)} s"
     told = []
     for place, row in table.sort_values("devices", ascending=False, kind="stable").iterrows():
@@ -418,13 +492,13 @@ def _sentences(table: pd.DataFrame, all_found: Sequence[Found], slo_s: float) ->
         if found.times == 0.0:
             idle = min(found.loads, key=lambda load: load.times)
             why = "it misses that even where requests hardly ever meet"
-            if idle.verdict == 0:
+            if not found.missed:
                 why = (
                     f"even where requests hardly ever meet, {100 * idle.late:.1f} % are late, "
                     f"too near the allowed {100 * ALLOWED:g} % to decide"
                 )
             told.append(
-                f"{name} {'carries no' if idle.verdict else 'is not shown to carry any'} load with {objective}: {why}."
+                f"{name} {'carries no' if found.missed else 'is not shown to carry any'} load with {objective}: {why}."
             )
             continue
         if math.isinf(found.times):

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide import recommend as module
-from ciar_sim.decide.bench import Measured
+from ciar_sim.decide.bench import Measured, measured
 from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss, metrics
 from simulator.core.errors import CiarSimError
 from simulator.protocol.methods import METHODS
@@ -176,12 +177,33 @@ def test_requests_without_an_answer_are_told_and_no_answer_decides_nothing(
 
 
 @pytest.mark.parametrize(
-    ("late", "lost", "within"), [(1, 0, True), (1, 4, True), (1, 5, False), (6, 0, False), (0, 6, False)]
+    ("asked", "late", "lost", "within"),
+    [(100, 1, 0, True), (100, 1, 4, True), (100, 1, 5, False), (100, 6, 0, False), (100, 0, 6, False)]
+    # Interpolated, p95 of 3 late ones of 58 is 1.15 s.
+    + [(20, 1, 0, True), (58, 3, 0, False), (0, 0, 0, False)],
 )
-def test_an_objective_counts_what_has_no_answer_as_late(late: int, lost: int, within: bool) -> None:
-    latency_s = pd.Series([2.0] * late + [1.0] * (100 - late - lost))
-    assert Measured(None, latency_s, {}, lost, 0).within(1.5) is within  # type: ignore[arg-type]
-    assert Measured(None, latency_s, {}, 0, lost).within(1.5) is within  # type: ignore[arg-type]
+def test_an_objective_counts_requests_and_those_without_an_answer_as_late(
+    asked: int, late: int, lost: int, within: bool
+) -> None:
+    """One rule with and without lost requests, and that of capacity."""
+    latency_s = pd.Series([2.0] * late + [1.0] * (asked - late - lost))
+    one = Measured(None, latency_s, {}, 0, 0, lost)  # type: ignore[arg-type]
+    assert (one.late(1.5), one.asked) == (late + lost, asked)
+    assert one.within(1.5) is within
+
+
+def test_requests_without_an_answer_count_from_the_warm_up_on() -> None:
+    """Of 10 requests, one a second, those at 1, 2, 6 and 9 s were refused or are open; the warm-up ends after 4 s."""
+    answered = np.array([0, 3, 4, 5, 7, 8])
+    columns = {"requested_s": answered.astype(float), "request": answered, "latency_s": np.ones(6)}
+    workload = SimpleNamespace(warmup_s=4.0)
+    case = SimpleNamespace(scenario=SimpleNamespace(workload=workload))
+    for refused, unfinished in ((4, 0), (3, 1)):
+        result = SimpleNamespace(columns=columns, refused=refused, unfinished=unfinished)
+        one = measured(SimpleNamespace(case=case, result=result))  # type: ignore[arg-type]
+        assert (one.lost, one.asked, one.late(2.0)) == (2, 6, 2)
+    workload.warmup_s = 100.0
+    assert measured(SimpleNamespace(case=case, result=result)).asked == 1  # type: ignore[arg-type]
 
 
 def test_what_could_not_be_simulated_is_said(quick: dict[str, Any], cache: Path) -> None:
