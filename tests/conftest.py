@@ -88,7 +88,7 @@ def short_gaps() -> Iterator[None]:
 def quick_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test each load with four short replications. The answer is fast but not reliable."""
     monkeypatch.setattr("ciar_sim.decide.capacity.LOOKS", (4,))
-    monkeypatch.setattr("ciar_sim.decide.capacity.ENOUGH", (8,))
+    monkeypatch.setattr("ciar_sim.decide.capacity.ENOUGH", (4,))
     monkeypatch.setattr("ciar_sim.decide.capacity.LONG_REQUESTS", 20)
 
 

@@ -326,7 +326,7 @@ def test_a_replication_without_a_request_tells_nothing(
     fleet: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2,))
-    monkeypatch.setattr(module, "ENOUGH", (8,))
+    monkeypatch.setattr(module, "ENOUGH", (4,))
     fleet |= {"methods": ["base"], "workload": {"devices": 2, "arrivals": {"think_s": 1e7}, "duration_s": 10}}
     with pytest.raises(
         CiarSimError, match=r"^workload.duration_s: at 1.00 times this load a replication has no request"
@@ -338,7 +338,7 @@ def test_a_case_that_fails_leaves_the_others_their_answer(
     fleet: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2,))
-    monkeypatch.setattr(module, "ENOUGH", (8,))
+    monkeypatch.setattr(module, "ENOUGH", (4,))
     monkeypatch.setattr(module, "MOST", 1.0)
     phone = {"class": "phone", "fp16_tflops": 3.5, "bandwidth_gb_s": 60, "memory_gb": 8.4e-4, "power_w": 6}
     fleet["compute"]["device"]["hardware"] = phone  # without room for the device's weights
@@ -393,7 +393,7 @@ def test_the_command_says_what_each_method_carries(
     fleet: dict[str, Any], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2, 4))
-    monkeypatch.setattr(module, "ENOUGH", (8, 16))
+    monkeypatch.setattr(module, "ENOUGH", (4, 12))
     monkeypatch.setattr(module, "LONG_REQUESTS", 60)
     path = tmp_path / "fleet.json"
     path.write_text(json.dumps(fleet))
