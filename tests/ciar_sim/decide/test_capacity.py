@@ -394,7 +394,9 @@ def test_the_command_says_what_each_method_carries(
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2, 4))
     monkeypatch.setattr(module, "ENOUGH", (4, 12))
-    monkeypatch.setattr(module, "LONG_REQUESTS", 60)
+    monkeypatch.setattr(module, "LONG_REQUESTS", 20)
+    monkeypatch.setattr(module, "SHORT", 2.0)
+    fleet["workload"]["arrivals"] = {"poisson_per_s": 128}
     path = tmp_path / "fleet.json"
     path.write_text(json.dumps(fleet))
     command = [
@@ -403,7 +405,7 @@ def test_the_command_says_what_each_method_carries(
         "--slo-p95",
         "400ms",
         "--requests",
-        "60",
+        "40",
         "--precision",
         "20",
         "--cache",

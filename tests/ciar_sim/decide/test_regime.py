@@ -271,7 +271,7 @@ def test_a_swept_condition_is_given_one_value(quick_device: dict[str, Any], cach
     ("change", "options", "message"),
     [
         ({"methods": ["code"]}, {}, "has none: add base"),
-        ({"sweep": {"network.up_mbps": [1, 2]}}, {}, "network.up_mbps: is swept beside"),
+        ({"sweep": {"network.up_mbps": [1, 2]}}, {}, "network.up_mbps: is swept in addition"),
         ({}, {"metric": "beauty"}, "--metric beauty"),
         ({}, {"x": "methods.code.prefix_rate=0.1,0.2"}, "methods.code.prefix_rate: is of one method"),
         ({}, {"x": "network.rtt=1:2"}, "network.rtt"),
