@@ -287,7 +287,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 
 def test_a_mapping_holds_what_python_programs_hold() -> None:
-    """A scenario, and values of `sets` and `axes`: numbers of numpy, tuples and paths; another type is told by its place."""
+    """Scenarios, `sets` and `axes` accept numpy numbers, tuples and paths. The error about another type names its place."""
     data = {
         "name": np.str_("x"),
         "methods": ("base", {"name": "ciar", "threshold": np.float64(0.5)}),

@@ -39,5 +39,5 @@ def test_a_caption_that_stands_twice_has_an_image_of_its_own_each_time(tmp_path:
 
     once, twice = images(red, blue), images(red, red, blue)
     assert len(set(once)) == len(set(twice)) == 32
-    # Repetition n of a caption is the same image in both.
+    # The n-th image of a caption is the same in both.
     assert [twice[0], twice[1], twice[3], twice[2], twice[5]] == [once[0], once[2], once[4], once[1], once[3]]

@@ -76,7 +76,7 @@ def test_every_pass_of_a_session_lies_inside_the_table(pair: Pair, profile: Prof
     for new, kv in ((1, positions - 1), (pair.cloud.config.caption_slots, 0), (16, 20)):
         assert 0 < costs.pass_seconds(Work.of_pass(2, new, kv)) < 5
     drafter = MeasuredCosts(profile, "drafter")
-    slots, beams = pair.cloud.config.caption_slots, 40  # four levels of ten nodes, the last behind the image's end
+    slots, beams = pair.cloud.config.caption_slots, 40  # four levels of ten nodes, the last past the end
     for work in (Work.of_pass(2, slots, 0), Work.of_pass(2, 5, slots), Work.of_pass(2, 10, positions - 1 + beams, 10)):
         assert 0 < drafter.pass_seconds(work) < 5
     assert (costs.extrapolated, drafter.extrapolated) == (False, False)
@@ -159,7 +159,7 @@ def tiny_models() -> dict[str, catalogue.ModelShape]:
 
 
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The lowest level of each image decoder that is made from now on."""
+    """Return a list that collects the lowest level of every image decoder created later."""
     made: list[Any] = []
 
     def make(*args: Any) -> VQModel:
@@ -174,7 +174,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_model_and_its_device_form_are_timed_at_their_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "_models", tiny_models)
     found = measure_model("tiny", torch.device("cpu"), sizes=Sizes((1, 2), (1, 4), (5,)), budget_s=0.0)
-    # In the cloud a drafter reads the rows of the text vocabulary, too.
+    # In the cloud a drafter also reads the rows of the text vocabulary.
     drafters = {"drafter", "cloud_drafter"}
     assert (set(found.passes), set(found.verify)) == ({"device", "cloud", *drafters}, {"cloud", *drafters})
     assert set(found.compute_seconds) == set(COMPUTE_KINDS)

@@ -45,7 +45,7 @@ def some_batch(grid: int = 4) -> Batch:
     ("images", "kept", "captions_of"),
     [
         ([0, 1, 2], [0, 1, 2], [2, 0, 1]),
-        ([0, 0, 1, 1, 1], [0, 1, 2, 3, 4], [4, 4, 1, 1, 1]),  # several captions of one image stand together, as in COCO
+        ([0, 0, 1, 1, 1], [0, 1, 2, 3, 4], [4, 4, 1, 1, 1]),  # captions of one image are adjacent, as in COCO
         ([0], [], []),
         ([3, 3], [], []),
     ],

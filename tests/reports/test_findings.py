@@ -137,7 +137,7 @@ def test_what_is_unknown_of_images_is_not_said_of_base() -> None:
     ],
 )
 def test_what_no_interval_shows_is_not_said_of_other_methods(others: list[float], said: list[str]) -> None:
-    """Each of the others loses so much, with an interval of 0.2; NaN: it has none."""
+    """The other methods have the given losses in cloud_nll, with intervals of +- 0.1; NaN has no interval."""
     cases = rows(("ciar", 1.0, 0.1, 2.0), ("base", 2.0, 0.1, 1.0), *((f"m{loss}", 1.5, 0.1, 1.3) for loss in others))
     losses = np.array([0.5, 0.0, *others])
     cases = cases.assign(cloud_nll=4.0 + losses, cloud_nll_minus_base=losses)
@@ -156,7 +156,7 @@ def test_no_difference_is_said_plainly() -> None:
 
 
 def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
-    """Both of the fastest methods draw images that differ from base's; the third does not."""
+    """The images of both fastest methods differ from base's. Those of the third do not."""
     cases = rows(("random", 4.0, 0.5, 2.0), ("code", 4.2, 0.5, 1.9), ("ciar", 6.0, 0.5, 1.3), ("base", 8.0, 0.5, 1.0))
     cases["cloud_nll_minus_base"] = [0.3, 0.2, 0.0, math.nan]
     for end, half in (("lo", -0.1), ("hi", 0.1)):
@@ -173,7 +173,7 @@ def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
 
 
 def test_a_lossless_method_has_base_quality_whatever_few_images_say() -> None:
-    """One interval in twenty excludes no difference by chance. That of eagle2 does not count, that of lantern does."""
+    """One interval in twenty excludes 0 by chance. It is ignored for eagle2, which is lossless, but not for lantern."""
     cases = rows(("lantern", 2.0, 0.1, 4.0), ("eagle2", 4.0, 0.1, 2.0), ("base", 8.0, 0.1, 1.0))
     cases["cloud_nll_minus_base"] = [0.3, 0.3, math.nan]
     for end, half in (("lo", -0.1), ("hi", 0.1)):
@@ -215,7 +215,7 @@ def test_the_fastest_lossless_method_is_named_beside_a_faster_one_that_only_seem
     said = finding("wifi", cases)
     assert said.at_base_quality == ("ciar",)
     assert "Fastest with base's quality by construction (lossless): eagle2 (2.0× base's speed)." in more_advice([said])
-    assert "lossless" not in more_advice([finding("wifi", cases.drop(index=0))])  # it is what is advised
+    assert "lossless" not in more_advice([finding("wifi", cases.drop(index=0))])  # it is advised itself
     slow = cases.assign(speedup_lo=[3.9, 0.9, 0.8, 1.0])
     assert "lossless" not in more_advice([finding("wifi", slow)])
 

@@ -273,7 +273,7 @@ def test_files_of_two_runs_are_no_run(folder: Path, tmp_path: Path) -> None:
     )
     pq.write_table(written, requests, compression="zstd", row_group_size=5)
     pd.testing.assert_frame_equal(load_run(tmp_path / "run").requests, load_run(folder).requests)
-    whole.set_index(["case", "request"]).to_parquet(requests)  # as pandas writes a table with an index
+    whole.set_index(["case", "request"]).to_parquet(requests)  # written by pandas with an index
     pd.testing.assert_frame_equal(load_run(tmp_path / "run").requests, load_run(folder).requests)
     whole.iloc[1:].to_parquet(requests)
     with pytest.raises(RunFolderError, match=r"case 0 has \d+ requests there and \d+ images here"):

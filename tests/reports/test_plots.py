@@ -277,7 +277,7 @@ def test_threads_draw_in_turn_and_leave_the_programs_style() -> None:
     entered: list[int] = []
 
     def draw(number: int) -> None:
-        with styled(), styled():  # a block within a block is of the same thread
+        with styled(), styled():  # nested blocks of a thread do not block
             entered.append(number)
             drawing.set()
             enough.wait(10)
@@ -288,7 +288,7 @@ def test_threads_draw_in_turn_and_leave_the_programs_style() -> None:
     second.start()
     second.join(0.05)
     child = os.fork()
-    if child == 0:  # without the thread that holds the lock
+    if child == 0:  # the fork lacks the thread that holds the lock
         signal.alarm(10)
         with styled():
             os._exit(0)

@@ -80,7 +80,7 @@ def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
 
 
 def test_swept_settings_are_those_of_the_case(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
-    """Its warm-up, and what determines its images, whatever the scenario says outside its sweep."""
+    """The warm-up and the settings of images are those of the case, even if the scenario's own settings differ from the sweep."""
     timed = {"devices": 2, "arrivals": {"poisson_per_s": 3}, "duration_s": 8}
     swept = {**scenario, "workload": timed, "sweep": {"workload.warmup_s": [0, 4]}}
     near, far = made(runs, "warm", swept, cache), made(runs, "warm far", swept, cache, network__rtt_ms=40)

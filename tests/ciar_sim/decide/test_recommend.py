@@ -272,7 +272,7 @@ def test_a_list_of_captions_has_none_left_for_a_verification(quick: dict[str, An
 def test_a_lossless_winner_is_verified_on_the_listed_captions_with_another_seed(
     scenario: dict[str, Any], cache: Path
 ) -> None:
-    """Its quality is known, so that no other captions are needed; of its latency another seed is what tells."""
+    """Its quality is known, so other captions are not needed. Another seed verifies its latency."""
     from models.scenes import captions
 
     near = {"rtt_ms": 0, "up_mbps": 1e5, "down_mbps": 1e5}

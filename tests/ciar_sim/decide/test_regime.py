@@ -189,7 +189,7 @@ def test_the_map_is_drawn_and_says_so_in_words(quick_device: dict[str, Any], cac
     assert "Of the map" in shown.output
     cells = pd.read_csv(tmp_path / "out" / "regime.csv")
     assert len(cells) == 10
-    # A method that is not shown to keep the floor cannot win; a lossless one keeps it by construction.
+    # A method cannot win unless it is shown to keep the floor. A lossless one keeps it by construction.
     assert set(cells["winner"]) == {"base", "speculative"}
     assert (tmp_path / "out" / "regime.png").read_bytes()[:4] == b"\x89PNG"
     drawn = ["plot", str(tmp_path / "out"), "regime-map", "--out", str(tmp_path / "again.png")]

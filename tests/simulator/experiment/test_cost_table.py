@@ -87,5 +87,5 @@ def test_a_drafter_that_was_not_measured_is_refused_where_it_runs(
     build("base")
     if (
         "profile" not in compute["cloud"] and compute["cloud"]["model"] != "pair"
-    ):  # there it has the roofline of the cloud's hardware
+    ):  # here the cloud's drafter has a roofline
         build("eagle2", "cloud")

@@ -52,7 +52,7 @@ def test_a_derived_label_can_be_addressed(tmp_path: Path) -> None:
     "entry", ["ciar", "{name: ciar, threshold: {call_pct: 50, prompts: 4}}", "{name: ciar, threshold: {prompts: 4}}"]
 )
 def test_a_key_of_a_setting_that_is_a_mapping_is_swept_and_set(entry: str, tmp_path: Path) -> None:
-    """The default threshold is a mapping, too: 30 % of calls."""
+    """The default threshold is a mapping: 30 % of calls."""
     text = f"name: t\nmethods: [base, {entry}]\n"
     path = "methods.ciar.threshold.call_pct"
     s = load(tmp_path, text, axes=(f"{path}=10,20", "methods.ciar.prefix_rate=0,0.1"))
@@ -65,7 +65,7 @@ def test_a_key_of_a_setting_that_is_a_mapping_is_swept_and_set(entry: str, tmp_p
     once = load(tmp_path, text, sets=(f"{path}=20",)).methods[1].target
     assert once is not None
     assert once.call_pct == 20.0
-    # What the run folder keeps is the same scenario.
+    # The run folder's copy is the same scenario.
     again = load(tmp_path, f"{text}sweep: {{{path}: {{min: 10, max: 20, steps: 2}}}}\n")
     assert [case.method.target for case in expand(again)[1:]] == targets[::2]
 

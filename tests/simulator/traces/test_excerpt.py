@@ -65,7 +65,7 @@ def test_windows_that_are_none(window_s: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("window_s", [(-1.0, 2.0), (3.0, 2.0), (float("nan"), 2.0)])
 def test_windows_that_are_none_of_arrivals(window_s: tuple[float, float]) -> None:
-    """Arrivals may come at any time, so there is no end to name."""
+    """Arrivals have no end, so the error names no upper limit."""
     requested_s = np.array([0.0, 1.0, 2.0])
     for refused in (
         lambda: excerpt_of_arrivals(Arrivals("mooncake-jsonl", requested_s), window_s),
