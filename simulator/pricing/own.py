@@ -14,6 +14,7 @@ from simulator.pricing.roofline import RooflineCosts
 
 FFN_MULTIPLE = 256  # LlamaGen rounds its feed-forward width up to a multiple of this
 HEAD_WIDTH = 64
+PIXELS_PER_TOKEN = 256  # VQ-16 gives 16 x 16 pixels for each token
 DECODER_CHANNELS = 128  # channels of VQ-16's largest maps, which have the resolution of the image
 
 
@@ -71,7 +72,7 @@ class OwnModel(Part):
         caption_slots: Positions of the caption.
         caption_width: Width of its features.
         image_tokens: Tokens of an image; equal to the pair's.
-        image_pixels: Pixels of an image.
+        image_pixels: Pixels of an image; by default 256 per token, as from LlamaGen's image decoder.
     """
 
     title: str = Field(default="own model", min_length=1, max_length=60)
@@ -82,12 +83,17 @@ class OwnModel(Part):
     caption_slots: int = Field(default=120, ge=1, le=100_000)
     caption_width: int = Field(default=2048, ge=1, le=1_000_000)
     image_tokens: int = Field(default=256, ge=1, le=1_000_000)
-    image_pixels: int = Field(default=65536, ge=1, le=10**9)
+    image_pixels: int | None = Field(default=None, ge=1, le=10**9)
 
     @property
     def ffn_width(self) -> int:
         """Width of the feed-forward part."""
         return self.ffn or FFN_MULTIPLE * math.ceil(8 * self.width / 3 / FFN_MULTIPLE)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image."""
+        return self.image_pixels or PIXELS_PER_TOKEN * self.image_tokens
 
     def shape(self, interhead: bool) -> ModelShape:
         """Return it as a row of the catalogue. interhead: whether it is a device model, whose head gives centre and radius."""
@@ -102,7 +108,7 @@ class OwnModel(Part):
             caption_slots=self.caption_slots,
             caption_dim=self.caption_width,
             image_tokens=self.image_tokens,
-            image_pixels=self.image_pixels,
+            image_pixels=self.pixels,
             interhead=interhead,
             evidence="assumed",
             source="shape given in the scenario; caption encoder, image decoder and phi as LlamaGen's",
@@ -116,7 +122,7 @@ class OwnModel(Part):
 
     def __str__(self) -> str:
         shape = f"{self.layers} layers, width {self.width}, FFN {self.ffn_width}, {self.vocabulary} codes"
-        rest = f"{self.caption_slots} slots of {self.caption_width}, {self.image_tokens} tokens, {self.image_pixels} pixels"
+        rest = f"{self.caption_slots} slots of {self.caption_width}, {self.image_tokens} tokens, {self.pixels} pixels"
         return f"{self.title} ({shape}, {rest})"
 
 

@@ -34,6 +34,11 @@ def test_the_shape_of_a_published_model_gives_that_model() -> None:
     assert own.kv_bytes_per_position == row.kv_bytes_per_position
     assert own.op_counts == row.op_counts
     assert OwnModel(layers=1, width=1280).ffn_width == 3584  # the default is LlamaGen's rule
+    for name in ("llamagen-xl", "llamagen-xl-stage2"):  # and so is that of the pixels
+        row = catalogue.model(name)
+        large = OwnModel(layers=1, width=1280, image_tokens=row.image_tokens)
+        assert large.shape(interhead=False).image_pixels == row.image_pixels
+        assert f"{row.image_pixels} pixels" in str(large)
     assert (
         OwnModel(layers=1, width=1280).shape(interhead=True).parameters
         == catalogue.model("llamagen-xl-1layer").parameters
