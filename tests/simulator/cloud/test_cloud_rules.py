@@ -164,11 +164,10 @@ def test_recomputing_feeds_what_was_cached() -> None:
     assert recomputed(other(1.0), costs) == other(1.0)
 
 
-@pytest.mark.parametrize("kv_tokens", [2.0])
-def test_memory_for_less_than_one_session_is_refused(kv_tokens: float) -> None:
+def test_memory_for_less_than_one_session_is_refused() -> None:
     one = program(call(0), [[*passes(3), reply()]])
     with pytest.raises(ValueError, match="less than one session needs"):
-        case([one], arrivals((0, 0, 0)), rules=CloudRules(kv_tokens=kv_tokens))
+        case([one], arrivals((0, 0, 0)), rules=CloudRules(kv_tokens=2.0))
 
 
 def test_a_crash_costs_the_news_of_it_the_request_again_and_the_lost_work() -> None:
