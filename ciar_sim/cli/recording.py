@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.core.errors import RecordingError
-from simulator.experiment.workers import cores
+from simulator.experiment.workers import cores, most_processes
 from simulator.protocol.cache import RecordingCache
 from simulator.protocol.families import parts
 from simulator.protocol.pairs import PairManifest, PairSpec
@@ -46,7 +46,7 @@ def processes(
     tokens = manifest.image_tokens * sum(map(len, divided))
     if asked is None:
         asked = 1 if isinstance(pair, PairSpec) or tokens < LEAST_TOKENS else cores()
-    return min(asked, len(divided))
+    return int(min(asked, len(divided), most_processes()))
 
 
 def record_in_processes(

@@ -252,6 +252,10 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",  # in TeX's own font encoding these four are other characters
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
     "×": r"$\times$",
     "–": "--",
     "∞": r"$\infty$",

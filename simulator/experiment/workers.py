@@ -1,5 +1,7 @@
 """Parallel execution: in this process, in processes of this machine (loky), or on a Dask cluster. Results come in any order."""
 
+import math
+import multiprocessing
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import ExitStack
@@ -48,7 +50,7 @@ class Workers:
     @property
     def most(self) -> int:
         """Number of cases simulated on this machine at once."""
-        return self.jobs or 1
+        return int(min(self.jobs or 1, most_processes()))
 
     def settled(self, cases: Sequence[Case]) -> "Workers":
         """Choose the number of processes if `jobs` is None: at most one per core, each with enough work and memory."""
@@ -77,10 +79,15 @@ class Workers:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use, as reported by the system."""
+    """Return the number of cores that this process may use, as reported by the system; 1 where it may start no process."""
     from joblib import cpu_count
 
-    return int(cpu_count())
+    return int(min(cpu_count(), most_processes()))
+
+
+def most_processes() -> float:
+    """Return 1 in a process that may have no children, such as a worker of `multiprocessing.Pool`, and infinity elsewhere."""
+    return 1 if multiprocessing.current_process().daemon else math.inf
 
 
 def _pool(jobs: int) -> Any:

@@ -5,6 +5,7 @@ import pickle
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,6 +69,8 @@ def test_how_many_processes_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(None, 1, count=8) == 1  # a second or two of work
     assert chosen(3, 1, count=8) == 3
     assert chosen(1, 16) == 1
+    monkeypatch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(daemon=True))
+    assert chosen(None, 16) == chosen(8, 16) == 1  # it may start none
 
 
 def test_processes_make_the_recordings_of_one(tmp_path: Path, tiny_pair_folder: Path) -> None:

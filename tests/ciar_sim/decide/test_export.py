@@ -135,7 +135,14 @@ def test_tables(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "text"), [("[x]", "{[x]}"), ("*", "{*}"), ("x[1]", "x[1]"), ("~", r"\textasciitilde{}")]
+    ("cell", "text"),
+    [
+        ("[x]", "{[x]}"),
+        ("*", "{*}"),
+        ("x[1]", "x[1]"),
+        ("~", r"\textasciitilde{}"),
+        ('a<"b"|', r"a\textless{}''b''\textbar{}"),
+    ],
 )
 def test_no_label_is_a_command_of_latex(cell: str, text: str) -> None:
     assert latex_text(cell) == text

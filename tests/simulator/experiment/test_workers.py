@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,13 @@ def test_branches_of_missed_replies_are_kept_with_their_case(world: World, tmp_p
 def test_processes_change_no_result(world: World) -> None:
     world.run("processes", jobs=2)
     assert world.tables("processes") == world.tables("here")
+
+
+def test_a_process_that_may_have_no_children_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a worker of `multiprocessing.Pool`."""
+    monkeypatch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(daemon=True))
+    assert (workers.cores(), Workers(3).most, Workers(3).apart) == (1, 1, False)
+    assert list(Workers(3).run(str, [1, 2])) == [(1, "1"), (2, "2")]
 
 
 @pytest.mark.parametrize(
