@@ -51,6 +51,10 @@ def test_the_mean_delay_is_kept_whatever_the_jitter(distribution: str, ratio: fl
     drawn = Jitter(0.01 * ratio, distribution).draws(0.01, stream(2, "jitter", distribution))(400_000)
     assert drawn.min() >= 0.0
     assert abs(drawn.mean() - 0.01) < 0.0015 * 0.01 + 5 * drawn.std() / math.sqrt(400_000)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.6, 1.0, 3.0])
+def test_the_plain_link_keeps_the_mean_delay_whatever_the_jitter(ratio: float) -> None:
     link = Link(math.inf, 0.01, 0.01 * ratio, stream(2, "jitter"))
     spaced = np.array([link.send(1e3 * n, 1) - 1e3 * n for n in range(40_000)])
     assert abs(spaced.mean() - 0.01) < 0.0015 * 0.01 + 5 * spaced.std() / math.sqrt(40_000)
@@ -327,7 +331,7 @@ def test_devices_that_share_a_wire_queue_for_it_together() -> None:
     assert one.send(0.0, 1000) == pytest.approx(0.053)
     assert two.send(1.0, 1000) == pytest.approx(1.011)
     # A full window delays its own message and leaves the wire free.
-    slow, quick = ImpairedLink(Wire(8e6, shared=True), 0.5, 1.0, TCP), None
+    slow = ImpairedLink(Wire(8e6, shared=True), 0.5, 1.0, TCP)
     assert slow.send(0.0, 15 * 1448) > 1.5
     quick = ImpairedLink(slow.wire, 0.0, 0.0, IDEAL)
     assert quick.send(0.0, 1000) == pytest.approx((15 * 1500 + 1000) * 8 / 8e6)
