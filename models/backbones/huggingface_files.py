@@ -21,7 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.parts import SHARD, Shapes, count, downloading, own_device, own_kind, recognise, the_one
+from models.backbones.parts import (
+    SHARD,
+    Shapes,
+    bottleneck_of,
+    count,
+    downloading,
+    first_size,
+    own_device,
+    own_kind,
+    recognise,
+    the_one,
+)
 from models.checkpoint import few, read_checkpoint
 from simulator.core.errors import WeightsError, reason
 from simulator.core.files import read_file
@@ -293,7 +304,7 @@ def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path,
     config, bounds = own
     if replace(config, n_layer=1) != replace(cloud.config, n_layer=1):
         raise WeightsError(f"{said['device'].path}: trained for another model than {spec.weights}: its shape differs")
-    bottleneck = said["phi"].shapes["fc1.weight"][0] if "phi" in said else 0
+    bottleneck = bottleneck_of(said["phi"]) if "phi" in said else 0
     return {"device": config, "bounds": bounds, "phi_bottleneck": bottleneck}
 
 
@@ -301,9 +312,7 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
     """Derive the arguments of `models.vq.VQConfig` from a tokenizer's shapes under VQGAN's original keys. Raises WeightsError."""
 
     def first(key: str) -> int:
-        if not shapes.get(key):
-            raise WeightsError(f"{source}: {key} is missing: not an image tokenizer")
-        return shapes[key][0]
+        return first_size(shapes, key, source, "an image tokenizer")
 
     ch = first("encoder.conv_in.weight")
     levels = range(count(shapes, r"encoder\.down\.(\d+)\."))

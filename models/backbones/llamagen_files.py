@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.parts import Shapes, WeightFile, count, own_device, own_keys, own_kind, recognise, the_one
+from models.backbones.parts import (
+    Shapes,
+    WeightFile,
+    bottleneck_of,
+    count,
+    first_size,
+    own_device,
+    own_keys,
+    own_kind,
+    recognise,
+    the_one,
+)
 from models.checkpoint import read_checkpoint
 from simulator.core.errors import WeightsError
 from simulator.core.files import json_mapping
@@ -183,9 +194,7 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
     """
 
     def first(key: str) -> int:
-        if not shapes.get(key):
-            raise WeightsError(f"{source}: {key} is missing: not a tokenizer of LlamaGen's layout")
-        return shapes[key][0]
+        return first_size(shapes, key, source, "a tokenizer of LlamaGen's layout")
 
     ch = first("encoder.conv_in.weight")
     numbers = {
@@ -206,10 +215,9 @@ def vq_sizes(shapes: Shapes, source: Path) -> dict[str, Any]:
         width % ch for found in widths.values() for width in found
     ):
         raise WeightsError(f"{source}: its levels are not those of LlamaGen's layout")
-    codebook = shapes["quantize.embedding.weight"]
     return {
-        "codebook_size": codebook[0],
-        "codebook_dim": codebook[-1],
+        "codebook_size": first("quantize.embedding.weight"),
+        "codebook_dim": shapes["quantize.embedding.weight"][-1],
         "ch": ch,
         "encoder_ch_mult": tuple(width // ch for width in widths["encoder"]),
         "decoder_ch_mult": tuple(width // ch for width in reversed(widths["decoder"])),
@@ -317,18 +325,15 @@ def device_parts(
         raise WeightsError(f"{part.path}: {classes} classes, the cloud model has {own_classes}")
     return {
         "device": config,
-        "phi_bottleneck": said["phi"].shapes["fc1.weight"][0] if "phi" in said else 0,
+        "phi_bottleneck": bottleneck_of(said["phi"]) if "phi" in said else 0,
         "bounds": bounds,
     }
 
 
 def drafter_ffn(path: Path) -> int:
     """Return the width of a drafter's feed-forward part. Raises WeightsError."""
-    key = "layers.0.mlp.gate_proj.weight"
-    shape = own_keys(read_checkpoint(path).shapes).get(key)
-    if not shape:
-        raise WeightsError(f"{path}: {key} is missing: not a feature-level drafter")
-    return shape[0]
+    shapes = own_keys(read_checkpoint(path).shapes)
+    return first_size(shapes, "layers.0.mlp.gate_proj.weight", path, "a feature-level drafter")
 
 
 def device_heads(shapes: Shapes, cloud: TransformerConfig) -> int | None:

@@ -34,6 +34,26 @@ def count(shapes: Shapes, pattern: str) -> int:
     return len({found[1] for key in shapes if (found := re.match(pattern, key))})
 
 
+def first_size(shapes: Shapes, key: str, source: Path, wanted: str) -> int:
+    """Return the first size of a tensor.
+
+    Args:
+        shapes: shapes of a state dict.
+        key: the tensor.
+        source: file, for messages.
+        wanted: what the state dict is not if it lacks the tensor, for messages.
+
+    Raises:
+        WeightsError: the tensor is missing, a single number, or empty.
+    """
+    shape = shapes.get(key)
+    if shape is None:
+        raise WeightsError(f"{source}: {key} is missing: not {wanted}")
+    if not shape or 0 in shape:
+        raise WeightsError(f"{source}: {key} has shape {list(shape)}, needed sizes above 0")
+    return shape[0]
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """A recognised file.
@@ -153,6 +173,11 @@ def the_one(
         raise WeightsError(f"{place}: holds several files for {what}: {names}; name one with pair.{key}")
     found = f"; {'; '.join(others[:4])}" if others else ""
     raise WeightsError(f"{place}: holds no weights of {what}{found}; name its file with pair.{key}")
+
+
+def bottleneck_of(phi: WeightFile) -> int:
+    """Return the width of phi's bottleneck. Raises WeightsError."""
+    return first_size(phi.shapes, "fc1.weight", phi.path, "a projection phi")
 
 
 def own_device(path: Path) -> tuple[TransformerConfig, tuple[str, ...]] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.found import decoder_sizes, manifest_of
-from models.backbones.parts import Shapes, WeightFile, count, recognise, the_one
+from models.backbones.parts import Shapes, WeightFile, count, first_size, recognise, the_one
 from models.checkpoint import CONTAINERS
 from simulator.core.errors import WeightsError
 from simulator.protocol.pairs import FoundPair, PairSpec
@@ -114,9 +114,7 @@ def tokenizer_shape(shapes: Shapes, source: Path) -> tuple[dict[str, Any], int]:
     """Return the arguments of `models.vq.VQConfig` for a tokenizer's decoder, and its number of convolutions phi. Raises WeightsError."""
 
     def first(key: str) -> int:
-        if not shapes.get(key):
-            raise WeightsError(f"{source}: {key} is missing: not an image tokenizer of VAR")
-        return shapes[key][0]
+        return first_size(shapes, key, source, "an image tokenizer of VAR")
 
     levels = range(min(count(shapes, r"decoder\.up\.(\d+)\."), 11))
     widths = [first(f"decoder.up.{level}.block.0.conv1.weight") for level in levels]

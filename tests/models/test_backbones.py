@@ -1,14 +1,18 @@
 """The loader of official checkpoints: accepted layouts, and errors about other files."""
 
+import re
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.backbones import huggingface_files, llamagen_files, var_files
 from models.backbones.llamagen import load_llamagen
+from models.backbones.parts import WeightFile, bottleneck_of
 from models.transformer import Transformer
 from models.vq import VQConfig, VQModel, load_llamagen_vq
 from simulator.core.errors import WeightsError
@@ -256,3 +260,19 @@ def test_one_error_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
         "layers.0.extra with shape [1] has no place in this model; "
         "layers.0.attention.wo.weight is not finite: 1 of 256 values are NaN or infinite"
     )
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3, 3, 3)])
+@pytest.mark.parametrize(
+    ("read", "key"),
+    [
+        (huggingface_files.vq_sizes, "encoder.conv_in.weight"),
+        (llamagen_files.vq_sizes, "encoder.conv_in.weight"),
+        (var_files.tokenizer_shape, "decoder.up.0.block.0.conv1.weight"),
+        (lambda shapes, path: bottleneck_of(WeightFile(path, "phi", shapes)), "fc1.weight"),
+    ],
+)
+def test_a_tensor_without_numbers_tells_no_size(read: Any, key: str, shape: tuple[int, ...]) -> None:
+    wanted = re.escape(f"f.pt: {key} has shape {list(shape)}, needed sizes above 0")
+    with pytest.raises(WeightsError, match=wanted):
+        read({key: shape}, Path("f.pt"))
