@@ -80,13 +80,14 @@ def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
                 f"({workload.duration_s:g} s) and were left out"
             )
     requested_s = result.columns["requested_s"]
+    answered = "answered " if result.refused + result.unfinished else ""
     if not len(requested_s):
-        found.append(f"{who}: no request was answered, so there are no figures")
+        what = "was answered" if answered else f"came within duration_s ({workload.duration_s:g} s)"
+        found.append(f"{who}: no request {what}, so there are no figures")
     elif workload.warmup_s > requested_s.max():
-        found.append(
-            f"{who}: {'the only request comes' if len(requested_s) == 1 else f'all {len(requested_s)} requests come'} before warmup_s "
-            f"({workload.warmup_s:g} s), so there are no figures"
-        )
+        count = len(requested_s)
+        all_of_them = f"the only {answered}request comes" if count == 1 else f"all {count} {answered}requests come"
+        found.append(f"{who}: {all_of_them} before warmup_s ({workload.warmup_s:g} s), so there are no figures")
     for crash in (crash for serving in case.scenario.servings.values() for crash in serving.crashes):
         if not crash.at_s <= result.makespan_s:
             found.append(

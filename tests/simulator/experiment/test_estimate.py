@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from simulator.cloud.rules import Background, CloudRules
+from simulator.cloud.rules import Background, CloudRules, Crash
 from simulator.core.errors import CiarSimError, ScenarioError
 from simulator.experiment import estimate
 from simulator.experiment.estimate import check_size, size_of
@@ -171,6 +171,12 @@ def test_requests_before_the_warm_up_and_crashes_after_the_end_are_told(tmp_path
         "base: all 2 requests come before warmup_s (100 s), so there are no figures",
         "base: the crash of replica 0 at 500 s comes after the last request and had no effect",
     ]
+    assert told(scenario, arrivals())[0] == "base: no request came within duration_s (600 s), so there are no figures"
+    gone = CloudRules(crashes=[Crash(0, 50.0, 1e6)])
+    only = told(scenario, arrivals((5, 0, 0), (200, 1, 0)), rules=gone, until_s=1200.0)
+    assert "base: the only answered request comes before warmup_s (100 s), so there are no figures" in only
+    none = told(scenario, arrivals((60, 0, 0)), rules=gone, until_s=1200.0)
+    assert "base: no request was answered, so there are no figures" in none
 
 
 def test_utilisation_by_hand() -> None:
