@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,17 @@ PIXELS_PER_TOKEN = 256  # VQ-16 gives 16 x 16 pixels for each token
 DECODER_CHANNELS = 128  # channels of VQ-16's largest maps, which have the resolution of the image
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """Omit the default from a JSON schema, because it differs between device and cloud."""
+    schema.pop("default", None)
+
+
 class OwnHardware(Part):
     """An accelerator given by its figures. The class gives efficiencies and kernel overhead if they are omitted.
 
     Attributes:
         title: Name in tables.
-        kind: `class` in the file: the class whose efficiencies it has.
+        kind: `class` in the file: the class whose efficiencies it has; by default phone on the device, datacentre in the cloud.
         fp16_tflops: Peak of dense fp16 matrix products.
         bandwidth_gb_s: Peak memory bandwidth.
         memory_gb: Memory for weights, caches and everything else.
@@ -34,7 +39,9 @@ class OwnHardware(Part):
     """
 
     title: str = Field(default="own hardware", min_length=1, max_length=60)
-    kind: Literal["datacentre", "desktop", "apple", "jetson", "phone"] = Field(default="phone", alias="class")
+    kind: Literal["datacentre", "desktop", "apple", "jetson", "phone"] = Field(
+        default="phone", alias="class", json_schema_extra=_without_default
+    )
     fp16_tflops: float = Field(gt=0, le=1e6)
     bandwidth_gb_s: float = Field(gt=0, le=1e6)
     memory_gb: float = Field(gt=0, le=1e6)

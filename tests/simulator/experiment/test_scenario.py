@@ -155,7 +155,7 @@ def test_the_schema_is_json_and_knows_every_name() -> None:
     sections = {"Scenario": schema, **schema["$defs"]}
     keys = [(name, key, entry) for name, one in sections.items() for key, entry in one.get("properties", {}).items()]
     assert [(name, key) for name, key, entry in keys if not entry.get("description")] == []
-    assert schema["$defs"]["OwnHardware"]["properties"]["class"]["description"].endswith("whose efficiencies it has.")
+    assert schema["$defs"]["OwnHardware"]["properties"]["class"]["description"].endswith("datacentre in the cloud.")
     assert not any("Attributes" in one.get("description", "") for one in sections.values())
     text = json.dumps(schema)
     for name in METHODS:

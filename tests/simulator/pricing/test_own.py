@@ -129,6 +129,24 @@ def test_a_mistake_in_a_file_of_figures_is_told_by_that_file_and_its_line(
         load_scenario(path)
 
 
+@pytest.mark.parametrize("given", [{}, {"class": "jetson"}])
+def test_figures_without_a_class_are_a_phone_on_the_device_and_a_gpu_in_the_cloud(
+    scenario: dict[str, Any], tmp_path: Path, given: dict[str, Any]
+) -> None:
+    figures = {key: value for key, value in PHONE.items() if key != "class"} | given
+    compute = {side: {**scenario["compute"][side], "hardware": figures} for side in ("device", "cloud")}
+    cloud = {"tier": "edge", "tiers": {"edge": {"distance_km": 20, "hardware": figures}}}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({**scenario, "compute": compute, "cloud": cloud}))
+    loaded = load_scenario(path)
+    found = [loaded.compute.device.hardware, loaded.compute.cloud.hardware, loaded.cloud.tiers["edge"].hardware]
+    assert [one.kind for one in found if isinstance(one, OwnHardware)] == (
+        [given["class"]] * 3 if given else ["phone", "datacentre", "datacentre"]
+    )
+    (tmp_path / "again.yaml").write_text(resolved_yaml(loaded))
+    assert load_scenario(tmp_path / "again.yaml") == loaded
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_what_does_not_fit_fails_alone_and_says_so(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     small = {"compute.device.hardware": {**PHONE, "memory_gb": 0.12}}
