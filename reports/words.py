@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from simulator.core.errors import NOT_SIMULATED
+
 # Suffix of a setting's name -> unit as displayed.
 UNITS = {
     **{
@@ -161,31 +163,80 @@ def times(gain: float) -> str:
 def grouped(warnings: Sequence[str], most: int = 3) -> list[str]:
     """Merge warnings "CASE: text" with the same text: the number of cases, the first few, and the range of the number that varies.
 
+    Warnings about cases that could not be simulated are merged as in `failures`.
+
     Args:
         warnings: As in provenance.json.
         most: Number of cases named per text.
     """
+    failed = [text for text in warnings if text.startswith(NOT_SIMULATED)]
     alike: dict[str, list[tuple[str, str]]] = {}
     for text in warnings:
+        if text in failed:
+            alike.setdefault(NOT_SIMULATED, [])
+            continue
         case, colon, rest = text.partition(": ")
         alike.setdefault(re.sub(_NUMBER, "#", rest) if colon else text, []).append((case, rest))
     lines = []
-    for group in alike.values():
-        numbers = list(zip(*(re.findall(_NUMBER, rest) for _, rest in group), strict=True))
-        varying = [place for place, found in enumerate(numbers) if len(set(found)) > 1]
+    for key, group in alike.items():
+        if key == NOT_SIMULATED:
+            messages = [text.removeprefix(NOT_SIMULATED) for text in failed]
+            lines += [NOT_SIMULATED + text for text in failures(messages, most)]
+            continue
+        said = _ranges([rest for _, rest in group])
         named_apart = len({case for case, _ in group}) == len(group)
-        if len(group) <= most or len(varying) > 1 or not named_apart:
+        if len(group) <= most or said is None or not named_apart:
             lines += [f"{case}: {rest}" if rest else case for case, rest in group]
             continue
-        parts = re.split(_NUMBER, group[0][1])
-        texts = [
-            "{} to {}".format(*sorted({*found}, key=float)[:: len({*found}) - 1]) if len({*found}) > 1 else found[0]
-            for found in numbers
-        ]
-        said = parts[0] + "".join(text + part for text, part in zip(texts, parts[1:], strict=True))
         named = ", ".join(case for case, _ in group[:most])
         lines.append(f"{len(group)} cases ({named} and {len(group) - most} more): {said}")
     return lines
+
+
+def failures(messages: Sequence[str], most: int = 3) -> list[str]:
+    """Merge messages "CASE: reason" with the same reason, except for numbers, into "CASE; CASE; CASE and 2 more: reason".
+
+    A number that varies is given as a range. If several vary, the reason is that of the first case, and says so.
+
+    Args:
+        messages: One per case that could not be simulated.
+        most: Number of cases named per reason.
+    """
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for text in messages:
+        place = _end_of_case(text)
+        case, reason = (text[:place], text[place + 2 :]) if place else ("", text)
+        alike.setdefault(re.sub(_NUMBER, "#", reason), []).append((case, reason))
+    lines = []
+    for group in alike.values():
+        said = _ranges([reason for _, reason in group]) or f"{group[0][1]} (figures of the first)"
+        names = list(dict.fromkeys(case for case, _ in group))
+        named = "; ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        lines.append(f"{named}: {said}" if named else said)
+    return lines
+
+
+def _end_of_case(text: str) -> int:
+    """Return the place of the first ": " outside brackets, which swept values may have; 0 without one."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter in "[{(") - (letter in ")}]")
+        if depth <= 0 and text.startswith(": ", place):
+            return place
+    return 0
+
+
+def _ranges(texts: Sequence[str]) -> str | None:
+    """Return the text of all, which differ in numbers only, with the range of the number that varies; None if several vary."""
+    numbers = list(zip(*(re.findall(_NUMBER, text) for text in texts), strict=True))
+    if sum(len(set(found)) > 1 for found in numbers) > 1:
+        return None
+    parts = re.split(_NUMBER, texts[0])
+    said = [
+        "{} to {}".format(*sorted({*found}, key=float)[:: len({*found}) - 1]) if len({*found}) > 1 else found[0]
+        for found in numbers
+    ]
+    return parts[0] + "".join(text + part for text, part in zip(said, parts[1:], strict=True))
 
 
 def joined(names: list[str]) -> str:

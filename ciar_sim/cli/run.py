@@ -18,7 +18,7 @@ from ciar_sim.cli.common import (
     sets_option,
     torch_device_option,
 )
-from simulator.core.errors import CiarSimError, counted
+from simulator.core.errors import NOT_SIMULATED, CiarSimError, counted
 
 if TYPE_CHECKING:
     from ciar_sim.api import Result
@@ -181,8 +181,10 @@ def _run(
     if not quiet:
         _print(result, chosen)
     if number := len(result.failed):
+        from reports.words import failures
+
         click.echo(f"{counted(number, 'case')} failed and {'is' if number == 1 else 'are'} in no table:", err=True)
-        for message in result.failed:
+        for message in failures(result.failed):
             click.echo(f"  {message}", err=True)
         sys.exit(1)
 
@@ -204,5 +206,10 @@ def _print(result: "Result", columns: tuple[str, ...] | None) -> None:
     for note in run.provenance["notes"]:
         if note not in NOTES:  # assumptions of trace readers, repeated captions
             click.echo(f"note: {note}")
-    for line in [*warning_lines(result.warnings), result.work, *answer(run), result.report]:
+    for line in [
+        *warning_lines([text for text in result.warnings if not text.startswith(NOT_SIMULATED)]),
+        result.work,
+        *answer(run),
+        result.report,
+    ]:
         click.echo(line)

@@ -131,19 +131,19 @@ def capacity(
         )
     prepared = bench.prepare(_without_loads(bench.cases()))
     rows, tests, all_found = [], [], []
-    failed: list[CiarSimError] = []
+    failed: list[tuple[Case, CiarSimError]] = []
     for place, case in enumerate(prepared.cases):
         means.progress("searching capacities", place, len(prepared.cases))
         try:
             found = _search_of(case, prepared, slo_s, requests, precision_pct / 100)
         except CiarSimError as error:
-            failed.append(error)
+            failed.append((case, error))
             continue
         all_found.append(found)
         rows.append(_row(case, found))
         tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
     if not rows:
-        raise failed[0]
+        raise failed[0][1]
     means.progress("searching capacities", len(prepared.cases), len(prepared.cases))
     table = pd.DataFrame(rows)
     names = {candidate(case): case.method.name for case in prepared.cases}
@@ -154,7 +154,7 @@ def capacity(
         "confidence": CONFIDENCE,
         "requests": requests,
         "precision_pct": precision_pct,
-        "failed": [str(error) for error in failed],
+        "failed": [f"{case.title}: {str(error).removeprefix(f'{case.title}: ')}" for case, error in failed],
     }
     sentences = (*_sentences(table, all_found, slo_s), *failed_cases(facts["failed"]))
     return Decision(sentences, table, {"loads": pd.DataFrame(tests)}, facts)

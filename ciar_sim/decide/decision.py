@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from simulator.core.errors import counted
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -86,14 +88,20 @@ def span(low: float, high: float) -> str:
     return f" ({significant(low)} to {significant(high)})"
 
 
-MOST_FAILED = 3  # messages that are quoted
+MOST_FAILED = 3  # reasons that are quoted
 
 
 def failed_cases(messages: Sequence[str]) -> list[str]:
-    """Return a sentence about the cases that could not be simulated; empty if there are none."""
+    """Return a sentence about the cases that could not be simulated, with each reason once; empty if there are none.
+
+    messages: "CASE: reason", one per case.
+    """
+    from reports.words import failures
+
     if not messages:
         return []
-    told = "; ".join(messages[:MOST_FAILED])
-    more = f"; and {len(messages) - MOST_FAILED} more" if len(messages) > MOST_FAILED else ""
+    reasons = failures(messages)
+    more = len(reasons) - MOST_FAILED
+    told = "; ".join(reasons[:MOST_FAILED]) + (f"; and {counted(more, 'other reason')}" if more > 0 else "")
     many = f"{len(messages)} cases failed and are" if len(messages) > 1 else "1 case failed and is"
-    return [f"{many} in no table: {told}{more}."]
+    return [f"{many} in no table: {told}."]

@@ -199,7 +199,12 @@ def _decide(
     checks: list[dict[str, Any]] = []
     said: list[str] = []
     for one in allowed[:MOST_TRIED]:
-        fresh = verify(bench, one.case, base.case, metric, max_loss_pct, slo_s)
+        captions = _captions(bench, one.case)
+        try:
+            fresh = verify(bench, one.case, base.case, captions, metric, max_loss_pct, slo_s)
+        except CiarSimError as error:  # the next candidate may be verified
+            said.append(f"{candidate(one.case)} was not verified, for a simulation failed: {error}.")
+            continue
         holds = fresh.verdict == KEEPS and fresh.in_time and fresh.faster
         checks.append({**_row(fresh, max_loss_pct), "held": holds})
         if holds:
@@ -267,31 +272,39 @@ def _unclear(judged: Sequence[CandidateFigures], than_s: float, max_loss_pct: fl
     ]
 
 
-def verify(
-    bench: Bench,
-    case: Case,
-    base: Case,
-    metric: str,
-    max_loss_pct: float,
-    slo_s: float | None,
-) -> CandidateFigures:
-    """Measure a candidate and base on captions that were not used for the choice, with another seed.
+def _captions(bench: Bench, case: Case) -> Sequence[str]:
+    """Return the captions of a verification: captions that were not used for the choice.
 
     A lossless method of a scenario that lists its captions is measured on the same captions: its quality needs no verification.
 
     Raises:
-        CiarSimError: There are no other captions, or a case could not be simulated.
+        CiarSimError: There are no other captions.
     """
     if case.method.lossless and _seed_of_prompts(case.scenario) is None:
-        fresh: Sequence[str] = captions_of(case.scenario, bench.models.captions)
-    else:
-        fresh = _fresh(bench, case.scenario)
+        return captions_of(case.scenario, bench.models.captions)
+    return _fresh(bench, case.scenario)
+
+
+def verify(
+    bench: Bench,
+    case: Case,
+    base: Case,
+    captions: Sequence[str],
+    metric: str,
+    max_loss_pct: float,
+    slo_s: float | None,
+) -> CandidateFigures:
+    """Measure a candidate and base on the captions of a verification, with another seed.
+
+    Raises:
+        CiarSimError: One of the two could not be simulated.
+    """
     seed = (case.scenario.seed + FRESH_SEED) % 2**63
-    again = [_again(one, fresh, seed) for one in (base, case)]
+    again = [_again(one, captions, seed) for one in (base, case)]
     prepared = bench.prepare(again)
     measured = prepared.measure()
     if len(measured) < len(again):
-        raise CiarSimError(f"the verification failed: {prepared.failed[0]}")
+        raise CiarSimError(prepared.failed[0])
     found = judge(prepared, measured, prepared.cases, prepared.cases[0], metric, max_loss_pct, slo_s)
     return next(one for one in found if one.case.index == 1)
 

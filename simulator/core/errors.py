@@ -114,3 +114,6 @@ class RunFolderError(CiarSimError):
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: 1 case, 2,000 cases."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+NOT_SIMULATED = "not simulated, and in no table: "  # begins the warning about a case that failed

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.core.errors import counted
+from simulator.core.errors import NOT_SIMULATED, counted
 from simulator.experiment.assumptions import repeated_captions, trace_notes
 from simulator.experiment.branches import common_prefix
 from simulator.experiment.cost_table import CostTable
@@ -229,7 +229,7 @@ def provenance_of(
                 if manifest.statistics
                 else []
             ),
-            *(f"not simulated, and in no table: {one.message}" for one in failed),
+            *(f"{NOT_SIMULATED}{one.message}" for one in failed),
             *(
                 f"compute times lay outside what was measured, and are extrapolated: {key}"
                 for key in sorted({what.partition(" ")[2] for what in extrapolated})

@@ -19,7 +19,19 @@ from reports.build import build_report
 from reports.findings import find, finding, pareto_front
 from reports.load import Run, load_run, summary_columns
 from reports.sweep_plot import break_evens
-from reports.words import axis_label, clipped, condition, grouped, label, shortened, significant, split_unit, times
+from reports.words import (
+    axis_label,
+    clipped,
+    condition,
+    failures,
+    grouped,
+    label,
+    shortened,
+    significant,
+    split_unit,
+    times,
+)
+from simulator.core.errors import NOT_SIMULATED
 from simulator.core.rng import stream
 from simulator.results.columns import interval_columns
 from tests.reports.build import case, rows, write
@@ -477,6 +489,27 @@ def test_warnings_that_say_the_same_of_many_cases_are_one() -> None:
     assert grouped(["no colon"]) == ["no colon"]
     failed = [f"not simulated: ciar threshold={i}: does not fit" for i in range(5)]
     assert grouped(failed) == failed  # the text before the colon names no case
+
+
+def test_failures_for_one_reason_are_one() -> None:
+    """Also where a swept value has a colon, where numbers differ, and in the warnings of the page."""
+    mapping = "compute.device={'model': 'pair', 'hardware': 'tiny'}"
+    fits = [f"code {mapping}, rate={i}: code does not fit: it needs {i} GB" for i in range(5)]
+    dead = [f"base rate={i}: deadlock at {i}.5 s: request {i} waits" for i in range(2)]
+    known = [
+        f"code {mapping}, rate=0; code {mapping}, rate=1; code {mapping}, rate=2 and 2 more: "
+        "code does not fit: it needs 0 to 4 GB",
+        "base rate=0; base rate=1: deadlock at 0.5 s: request 0 waits (figures of the first)",
+        "no colon",
+    ]
+    assert failures([*fits, *dead, "no colon"]) == known
+    assert failures(dead[:1]) == dead[:1]
+    told = [f"{NOT_SIMULATED}{text}" for text in (*fits, *dead)]
+    assert grouped(["ciar: late", *told, "base: early"]) == [
+        "ciar: late",
+        *(f"{NOT_SIMULATED}{text}" for text in known[:2]),
+        "base: early",
+    ]
 
 
 def test_column_names_of_intervals_are_those_of_the_summary(run: Run) -> None:

@@ -345,6 +345,7 @@ def test_a_case_that_fails_leaves_the_others_their_answer(
     found = ciar_sim.capacity(fleet, slo_p95_s=0.4, requests=20, cache=cache)
     assert found.table["method"].tolist() == ["base"]
     assert found.sentences[-1].startswith("1 case failed and is in no table: ")
+    assert found.facts["failed"][0].startswith("speculative: ")
     assert "speculative does not fit the device" in found.facts["failed"][0]
     with pytest.raises(CiarSimError, match="speculative does not fit the device"):
         ciar_sim.capacity({**fleet, "methods": ["speculative"]}, slo_p95_s=0.4, requests=20, cache=cache)

@@ -16,6 +16,7 @@ import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide import recommend as module
 from ciar_sim.decide.bench import Measured, measured
+from ciar_sim.decide.decision import failed_cases
 from ciar_sim.decide.quality import FAILS, KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss, metrics
 from simulator.core.errors import CiarSimError
 from simulator.protocol.methods import METHODS
@@ -216,9 +217,20 @@ def test_what_could_not_be_simulated_is_said(quick: dict[str, Any], cache: Path)
     mapped = ciar_sim.regime(quick, "network.rtt_ms=10,50", cache=cache)
     assert mapped.sentences[0].startswith("base wins throughout")
     assert mapped.sentences[-1].startswith(
-        "4 cases failed and are in no table: code network.rtt_ms=10.0: code does not fit"
+        "4 cases failed and are in no table: code network.rtt_ms=10.0; code network.rtt_ms=50.0: code does not fit"
     )
-    assert mapped.sentences[-1].endswith("; and 1 more.")
+    assert mapped.sentences[-1].count("does not fit") == 2  # a reason for each method
+
+
+def test_a_reason_is_given_once_for_all_cases() -> None:
+    assert failed_cases([f"code rate={i}: nobody answers" for i in range(5)]) == [
+        "5 cases failed and are in no table: code rate=0; code rate=1; code rate=2 and 2 more: nobody answers."
+    ]
+    reasons = failed_cases([f"a{i}: reason {'x' * i}" for i in range(5)])
+    assert [one.partition("table: ")[2] for one in reasons] == [
+        "a0: reason ; a1: reason x; a2: reason xx; and 2 other reasons."
+    ]
+    assert failed_cases([]) == []
 
 
 def test_statistical_sessions_have_no_quality_to_keep(cache: Path) -> None:
@@ -251,6 +263,24 @@ def test_a_choice_that_does_not_hold_is_not_recommended_and_the_sentence_names_w
     assert found.sentence.startswith("base: ")
     assert sum(f"but {what} did not hold" in text for text in found.sentences) == 2
     assert found.more["verified"]["held"].tolist() == [False, False]
+
+
+@pytest.mark.parametrize("failing", [["device-only"], ["device-only", "code"]])
+def test_a_verification_that_fails_is_named_and_the_next_candidate_is_verified(
+    quick: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch, failing: list[str]
+) -> None:
+    verify = module.verify
+
+    def sometimes(bench: Any, case: Any, *args: Any) -> Any:
+        if case.method.name in failing:
+            raise CiarSimError(f"{case.title}: nobody answers")
+        return verify(bench, case, *args)
+
+    monkeypatch.setattr(module, "verify", sometimes)
+    found = ciar_sim.recommend(quick, max_loss_pct=1e9, cache=cache)
+    assert found.sentence.startswith("code: " if len(failing) == 1 else "base: no method is shown to be faster")
+    for name in failing:
+        assert f"{name} was not verified, for a simulation failed: {name}: nobody answers." in found.sentences
 
 
 def test_every_condition_and_every_setting_is_judged(quick: dict[str, Any], cache: Path) -> None:
