@@ -197,8 +197,38 @@ def weights(rng: random.Random, world: World) -> str | None:
     return verdict(lambda: load_pair(folder), path.stem)
 
 
+def reshaped(path: Path, rng: random.Random) -> None:
+    """Remove, rename, resize or retype one tensor in a weight file."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    content: dict[str, Any] = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    state = next((content[name] for name in ("model", "state_dict") if name in content), content)
+    key = rng.choice(sorted(state))
+    tensor = state.pop(key)
+    match rng.randrange(5):
+        case 0 if "." in key:
+            parts = key.split(".")
+            parts[rng.randrange(len(parts))] = rng.choice(("0", "7", "99", "-1", "x", "9" * 40))
+            state[".".join(parts)] = tensor
+        case 1:
+            state[key] = tensor.to(rng.choice((torch.int32, torch.float16, torch.float64, torch.bool)))
+        case 2:
+            state[key] = rng.choice((tensor.flatten(), tensor.unsqueeze(0), torch.zeros([])))
+        case 3 if tensor.dim():
+            sizes = list(tensor.shape)
+            sizes[rng.randrange(len(sizes))] = rng.choice((0, 1, 2, 3, 33))
+            state[key] = torch.zeros(sizes)
+        case _:  # it stays removed
+            pass
+    if path.suffix == ".safetensors":
+        save_file({name: value.clone() for name, value in state.items()}, path)
+    else:
+        torch.save(content, path)
+
+
 def backbone(rng: random.Random, world: World) -> str | None:
-    """Load a folder in transformers' layout or of VAR's files with one damaged file, or a damaged checkpoint in LlamaGen's layout."""
+    """Load a published backbone's folder with one damaged file or one other tensor, or a damaged checkpoint in LlamaGen's layout."""
     import shutil
 
     from models.backbones.llamagen import load_llamagen
@@ -206,29 +236,36 @@ def backbone(rng: random.Random, world: World) -> str | None:
     from simulator.protocol.pairs import PairSpec
     from tests.models import folders, llamagen_files, var_files
 
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         source = world.folder / "whole.pt"
         if not source.is_file():
             llamagen_files.write_checkpoint(source)
         path = world.folder / "fuzzed.pt"
         path.write_bytes(mutate.raw(source.read_bytes(), rng))
         return verdict(lambda: load_llamagen(path, 4, 2), path.name)
-    name = rng.choice(("anole-7b", "lumina-mgpt-768", "janus-pro-7b", "var-d30"))
+    name = rng.choice(("anole-7b", "lumina-mgpt-768", "janus-pro-7b", "var-d30", "llamagen-c2i-256"))
     whole, folder = world.folder / f"whole-{name}", world.folder / "backbone"
+    by_class = {"var-d30": var_files.write, "llamagen-c2i-256": llamagen_files.write_c2i}
     if not whole.is_dir():
-        if name == "var-d30":
-            var_files.write(whole)
+        if name in by_class:
+            by_class[name](whole)
         else:
             folders.janus(whole) if name.startswith("janus") else folders.chameleon(whole, pixels=8)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)
-    texts = () if name == "var-d30" else ("config.json", "tokenizer.json")
+    texts = () if name in by_class else ("config.json", "tokenizer.json")
     path = rng.choice([*(folder / one for one in texts), *sorted(path for path in folder.rglob("*") if path.is_file())])
     content = path.read_bytes()
-    path.write_bytes(damaged_json(content.decode(), rng) if path.suffix == ".json" else mutate.raw(content, rng))
-    device = str(folder / "device") if name == "var-d30" else None
-    prompt = "7" if name == "var-d30" else "a red bus"
-    spec = PairSpec(cloud=name, weights=str(folder), device=device)
+    if path.suffix == ".json":
+        path.write_bytes(damaged_json(content.decode(), rng))
+    elif rng.random() < 0.5:
+        path.write_bytes(mutate.raw(content, rng))
+    else:
+        reshaped(path, rng)
+    device = str(folder / "device") if name in by_class else None
+    prompt = "7" if name in by_class else "a red bus"
+    sizes = {"heads": 2, "image_size": 64} if name.startswith("llamagen") else {}
+    spec = PairSpec(cloud=name, weights=str(folder), device=device, **sizes)
     return verdict(lambda: load_models(spec).text.encode(prompt), "backbone")
 
 
