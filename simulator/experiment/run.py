@@ -3,6 +3,7 @@
 This module uses no models. It gets recordings from a `RecordingSource` and captions and profiles from callables; `ciar_sim` provides them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +22,12 @@ from simulator.experiment.scenario import Case, Scenario, resolved_yaml
 from simulator.experiment.search import Told, search_thresholds, with_found
 from simulator.experiment.simulating import FailedCase, Progress, Simulated, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
-from simulator.experiment.tuning import Objectives, pareto_rows, trial_cases, tuned_cases
+from simulator.experiment.tuning import Objectives, pareto_rows, trial_cases, tuned_cases, tuned_quality
 from simulator.experiment.workers import Workers
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
 from simulator.protocol.recording import Recording
-from simulator.results.columns import judged
 from simulator.results.folder import check_run_folder, write_run
 from simulator.results.tables import CaseRecords, summary_table
 
@@ -93,6 +93,7 @@ def run_scenario(
     check_run_folder(folder)
     with error_context("pair"):
         manifest = pair_manifest(scenario.pair)
+    quality = tuned_quality(scenario, manifest)
     workers = jobs if isinstance(jobs, Workers) else Workers(jobs)
     cases, trials = expand(scenario), trial_cases(scenario)
     check_size([*cases, *trials], workers.most)
@@ -112,8 +113,6 @@ def run_scenario(
         records = score_cases(simulated, plan, recordings, scorer)
         return _Measured(cases, calibrated, plan, recordings, simulated, failed, records)
 
-    tune = scenario.sweep.tune
-    quality = (tune.quality if tune else None) or judged(manifest.subject).align
     if trials:
         tuned = tuned_cases(scenario, quality, lambda tried: measured(tried).objectives(quality))
         cases = _in_order([*cases, *tuned])
@@ -139,7 +138,7 @@ def run_scenario(
         tuple(provenance["warnings"]),
         tuple(one.message for one in run.failed),
         store.added - before if store else len(run.simulated),
-        pareto_rows(summary, scenario.sweep.axes, quality) if tune else None,
+        pareto_rows(summary, scenario.sweep.axes, quality) if scenario.sweep.tune else None,
         quality,
     )
 
@@ -159,7 +158,8 @@ class _Measured:
     def objectives(self, quality: str) -> Objectives:
         """Return mean latency (s) and quality of the cases by index. Failed cases are missing."""
         summary = summary_table(self.records)
-        columns = zip(summary["latency_mean_s"], summary[quality], strict=True)
+        qualities = summary[quality] if quality in summary else [math.nan] * len(summary)  # without a judge
+        columns = zip(summary["latency_mean_s"], qualities, strict=True)
         return {one.case.index: values for one, values in zip(self.simulated, columns, strict=True)}
 
 

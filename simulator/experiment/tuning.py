@@ -22,7 +22,8 @@ from simulator.experiment.axes import axis_place, read_value
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.sweep import Range
 from simulator.experiment.sweep import case_at, grid_of, tuned_positions
-from simulator.results.columns import BETTER
+from simulator.protocol.pairs import PairManifest
+from simulator.results.columns import BETTER, judged
 
 ROUND = 8  # trials of a study that are recorded and simulated together
 Objectives = Mapping[int, tuple[float, float]]  # latency (s) and quality by index of the case
@@ -36,6 +37,29 @@ class _Study:
     condition: dict[str, Any]
     study: Any
     tried: dict[str, Case] = field(default_factory=dict)
+
+
+def tuned_quality(scenario: Scenario, manifest: PairManifest) -> str:
+    """Return the quality column of `sweep.tune`, by default the agreement of images and captions.
+
+    Raises:
+        ScenarioError: Images of the pair do not have this quality.
+    """
+    tune, columns = scenario.sweep.tune, judged(manifest.subject)
+    if tune is None:
+        return columns.align
+    quality = tune.quality or columns.align
+    if quality in BETTER and quality in columns:
+        return quality
+    there = [name for name in columns if name in BETTER]
+    if manifest.statistics is not None:
+        why = "the sessions are statistical, so that there are no images"
+    elif there:
+        why = f"images of the pair {manifest.name} have no {quality}; allowed: {', '.join(there)}"
+    else:
+        why = f"images of the pair {manifest.name} have no judge; pairs of scenes and photos have one"
+    with error_context("sweep", "tune"):
+        raise ScenarioError(f"sweep.tune: a search needs a quality, and {why}")
 
 
 def trial_cases(scenario: Scenario) -> list[Case]:

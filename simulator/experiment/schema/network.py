@@ -335,7 +335,7 @@ class TraceNetwork(_Line):
         if isinstance(trace, dict):
             if set(trace) != {"down", "up"}:
                 refuse(
-                    f"must be a file, a list of files or {{down: FILE, up: FILE}}, got keys {found_text(list(trace))}"
+                    f"must be a file, a list of files or {{down: FILE, up: FILE}}, got {', '.join(map(str, trace)) or 'an empty mapping'}"
                 )
             return {way: path_of(trace[way]) for way in ("down", "up")}
         if isinstance(trace, list | tuple):

@@ -76,7 +76,8 @@ def test_a_pair_of_files(files: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ("{down: a}", r"must be a file, a list of files or \{down: FILE, up: FILE\}, got keys"),
+        ("{down: a}", r"must be a file, a list of files or \{down: FILE, up: FILE\}, got down$"),
+        ("{}", r"\{down: FILE, up: FILE\}, got an empty mapping$"),
         ("{down: a, up: 3}", "must be the path of a file, got 3"),
         ("[]", "got an empty list"),
         ("{down: a, up: d}", "d: has no uplink rate"),

@@ -29,9 +29,11 @@ from simulator.experiment.kept import CaseCache
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.run import Outcome, run_scenario
 from simulator.experiment.sweep import expand
+from simulator.experiment.tuning import tuned_quality
 from simulator.experiment.workers import Workers
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import CachedSource, RecordingCache
+from simulator.protocol.pairs import pair_manifest
 from simulator.protocol.recording import Recording
 
 BASE: dict[str, Any] = {
@@ -305,3 +307,25 @@ def test_settings_are_tuned_per_condition_and_again_the_same(world: World, tmp_p
 def test_without_a_known_quality_nothing_is_tuned(world: World) -> None:
     with pytest.raises(CiarSimError, match="align_scenes is known of no trial"):
         world.run("none", TUNED, record=True)
+
+
+@pytest.mark.parametrize(
+    ("pair", "tune", "why"),
+    [
+        ("paper-llamagen-xl", {"trials": 2}, "the sessions are statistical, so that there are no images"),
+        (
+            "scenes",
+            {"trials": 2, "quality": "align_photos"},
+            "have no align_photos; allowed: align_scenes, fd_scenes, f1_scenes",
+        ),
+        ("other", {"trials": 2}, "images of the pair other have no judge; pairs of scenes and photos have one"),
+    ],
+)
+def test_a_quality_that_the_images_do_not_have_is_refused_at_once(pair: str, tune: dict[str, Any], why: str) -> None:
+    manifest = pair_manifest("scenes" if pair == "other" else pair)
+    if pair == "other":
+        manifest = manifest.model_copy(update={"name": pair, "subject": pair})
+    methods = [{"name": "ciar", "threshold": 0.3}]
+    scenario = load_scenario({"name": "t", "methods": methods, "sweep": {**TUNED["sweep"], "tune": tune}})
+    with pytest.raises(CiarSimError, match=f"sweep.tune: a search needs a quality, and .*{why}"):
+        tuned_quality(scenario, manifest)
