@@ -299,8 +299,8 @@ def reason(path: Path, error: BaseException) -> str:
         with path.open("rb") as file:
             head = file.read(512)
             size = file.seek(0, 2)
-    except OSError:
-        return said
+    except OSError as refused:  # safetensors reports a file without permission as missing
+        return refused.strerror or said
     own = path.suffix == ".safetensors"
     if head.startswith(b"PK\x03\x04") and (own or not zipfile.is_zipfile(path)):
         return "a PyTorch checkpoint under another name; name it .pt" if own else "an archive that is cut short"

@@ -318,7 +318,10 @@ def find_pair(spec: PairSpec) -> FoundPair:
     if kept is not None and ((seen is not None and spec in seen) or kept[1] == _stamps(kept[0])):
         found = kept[0]
     else:
-        found = function_of(spec.backbone.find)(spec)
+        try:
+            found = function_of(spec.backbone.find)(spec)
+        except OSError as error:  # a folder that cannot be entered, a file that is deleted meanwhile
+            raise WeightsError(f"{error.filename or spec.weights}: cannot be read: {reason(error)}") from None
         _FOUND[spec] = (found, _stamps(found))
     if seen is not None:
         seen.add(spec)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.tiny_pair import make_tiny_pair
 from ciar_sim.cli.common import pair_of
 from models.backbones.t5 import captions_of_lists
+from models.checkpoint import reason
 from models.device import BOUNDS
 from models.pair import MAX_FILE_BYTES, _shards, load_pair
 from models.sampling import guide
@@ -191,6 +192,18 @@ def test_a_file_that_may_not_be_read_is_named(
     monkeypatch.setattr(os, "open", refusing)
     with pytest.raises(CiarSimError, match=rf"{re.escape(str(refused))}: .*Permission denied"):
         read(tiny)
+
+
+def test_a_folder_of_weights_that_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(spec: pairs.PairSpec) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), spec.weights)
+
+    monkeypatch.setattr(pairs, "function_of", lambda path: refusing)
+    with pytest.raises(WeightsError, match=rf"{re.escape(str(tmp_path))}: cannot be read: Permission denied"):
+        pairs.find_pair(pairs.PairSpec(cloud="var-d16", weights=str(tmp_path)))
+    assert (
+        reason(tmp_path, FileNotFoundError("No such file")) == "Is a directory"
+    )  # the system's word, not the library's
 
 
 def test_a_missing_key_is_named(tiny: Path) -> None:
