@@ -322,9 +322,8 @@ def test_without_a_known_quality_nothing_is_tuned(world: World) -> None:
     ],
 )
 def test_a_quality_that_the_images_do_not_have_is_refused_at_once(pair: str, tune: dict[str, Any], why: str) -> None:
-    manifest = pair_manifest("scenes" if pair == "other" else pair)
-    if pair == "other":
-        manifest = manifest.model_copy(update={"name": pair, "subject": pair})
+    other: Any = SimpleNamespace(name="other", subject="other", statistics=None)
+    manifest = other if pair == "other" else pair_manifest(pair)
     methods = [{"name": "ciar", "threshold": 0.3}]
     scenario = load_scenario({"name": "t", "methods": methods, "sweep": {**TUNED["sweep"], "tune": tune}})
     with pytest.raises(CiarSimError, match=f"sweep.tune: a search needs a quality, and .*{why}"):
