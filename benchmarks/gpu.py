@@ -35,6 +35,7 @@ from simulator.pricing.profile import Profile
 from simulator.protocol.recording import Recording, SessionSpec
 
 LIMIT_S = 8.5 * 60
+CAPTURES_S = 180.0  # of these, left for the profiles with CUDA graphs
 MARGIN = 1e-3  # float32 images may differ only where the logits of the alternatives are this close
 POOLED_AT_LEAST = 8.0
 BANDWIDTH_AT_LEAST = 0.6
@@ -162,21 +163,31 @@ def training_on_both(machine: Machine) -> dict[str, Any]:
     }
 
 
-def pooling(machine: Machine) -> dict[str, Any]:
-    """Compare sessions recorded together on the device with the faster of recording one at a time there and on the CPU, per method."""
+def pooling(machine: Machine, left_s: Callable[[], float]) -> dict[str, Any]:
+    """Compare sessions recorded together on the device with the faster of recording one at a time there and on the CPU, per method.
+
+    left_s: Seconds left for it. Methods, and numbers of sessions, that would take longer are left out.
+    """
     there, here = load_pair(machine.pair, machine.torch_device), load_pair(machine.pair)
     seconds_per_session(there, specs(there, "base", {}, 1), 1)  # warm-up: loads libraries
     rows: dict[str, Any] = {}
     for label, case in CASES.items():
+        if rows and left_s() <= 0:
+            rows[label] = {"skipped": "out of time"}
+            continue
         few = specs(there, *case, machine.alone)
         alone = {"device": seconds_per_session(there, few, 1), "cpu": seconds_per_session(here, few, 1)}
         row: dict[str, Any] = {"alone_s": alone}
+        expected_s = 0.0
         for count in machine.pooled:
+            if count * expected_s > left_s():
+                break
             pooled = seconds_per_session(there, specs(there, *case, count), count)
             row[str(count)] = {"pooled_s": pooled, "ratio": min(alone.values()) / pooled}
+            expected_s = pooled  # of a session among more of them: no longer
         rows[label] = row
-    best = {label: max(row[str(count)]["ratio"] for count in machine.pooled) for label, row in rows.items()}
-    median = statistics.median(best.values())
+    ratios = [[own["ratio"] for own in row.values() if "ratio" in own] for row in rows.values() if "skipped" not in row]
+    median = statistics.median(max(found) for found in ratios)
     return {
         "rows": rows,
         "median_ratio": median,
@@ -185,12 +196,15 @@ def pooling(machine: Machine) -> dict[str, Any]:
     }
 
 
-def profiled(machine: Machine, out: Path, entry: tuple[str, str, RuntimeName, int, float]) -> dict[str, Any]:
+def profiled(
+    machine: Machine, out: Path, entry: tuple[str, str, RuntimeName, int, float], left_s: Callable[[], float]
+) -> dict[str, Any]:
     """Profile a model and its one-layer form at their true shape.
 
     Writes the profile to a file; returns the share of the bandwidth at batch 1 and the errors of a fitted roofline.
     """
     name, dtype, runtime, sessions, budget_s = entry
+    budget_s = min(budget_s, max(left_s(), 0.0))
     shape = catalogue.model(name)
     sizes: Sizes = sizes_of(name, sessions)
     if machine.rehearse:
@@ -233,8 +247,13 @@ def _bytes_per_s(profile: Profile, shape: ModelShape, dtype: str) -> float:
 def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[str, Any]:
     """Run every section in order, writing the results after each."""
     started_s = time.perf_counter()
+
+    def left_s() -> float:
+        return LIMIT_S - (time.perf_counter() - started_s)
+
     profiles = {
-        f"profile {entry[0]} {entry[2]}": lambda entry=entry: profiled(machine, out, entry) for entry in PROFILES
+        f"profile {entry[0]} {entry[2]}": lambda entry=entry: profiled(machine, out, entry, left_s)
+        for entry in PROFILES
     }
     # CUDA graph captures come last: a failed one may leave the device unusable for the rest of the process.
     captures = {name: run for name, run in profiles.items() if name.endswith("cuda-graphs")}
@@ -242,7 +261,7 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
         "tokens": lambda: tokens_on_both(machine),
         "training": lambda: training_on_both(machine),
         **{name: run for name, run in profiles.items() if name not in captures},
-        "pooling": lambda: pooling(machine),
+        "pooling": lambda: pooling(machine, lambda: left_s() - (CAPTURES_S if captures else 0.0)),
         **captures,
     }
     results: dict[str, Any] = {
@@ -254,7 +273,7 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
     }
     for name, run in sections.items():
         begun_s = time.perf_counter()
-        if begun_s - started_s > LIMIT_S:
+        if left_s() < 0:
             results["sections"][name] = {"skipped": "out of time"}
         else:
             try:

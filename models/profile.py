@@ -35,7 +35,7 @@ from models.vq import VQConfig, VQModel
 from simulator.core.errors import ComputeError
 from simulator.core.rng import stream
 from simulator.pricing import catalogue
-from simulator.pricing.catalogue import Hardware, ModelShape
+from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape
 from simulator.pricing.profile import PassTable, Profile
 from simulator.protocol.llama import LlamaConfig
 from simulator.protocol.ops import INTERVAL_SAMPLES
@@ -365,25 +365,29 @@ def hardware_name(torch_device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def measure_hardware(torch_device: torch.device) -> Hardware:
-    """Measure a catalogue entry: FLOP/s of a float32 matrix product (1024 x 1024), bandwidth of a copy, time of a tiny operation.
+def measure_hardware(torch_device: torch.device, dtype: torch.dtype = torch.float32) -> Hardware:
+    """Measure a catalogue entry: FLOP/s of a matrix product, bandwidth of a copy, time of a tiny operation, all of values of this type.
 
-    The copy reads and writes 2^25 float32 values (134 MB each way). The operation adds to a tensor of one number. The catalogue assumes
-    2 bytes per value, but float32 has 4, so half of the measured bandwidth is entered. memory_gb and power_w are not measured: NaN.
+    The matrices are 1024 x 1024 on a CPU (256 x 256 in half precision, which CPUs may have no fast product for) and 8192 x 8192 on a GPU.
+    The copy reads and writes 2^25 values, on a GPU 2^28. The operation adds to a tensor of one number. The catalogue assumes 2 bytes per
+    value, so of float32, which has 4, half of the measured bandwidth is entered. memory_gb and power_w are not measured: NaN.
     """
     clock = Clock(torch_device, 3, None)
-    side, count = 1024, 1 << 25
+    # On a GPU, launching and waiting takes some 10 us: the work must take far longer.
+    side, count = (8192, 1 << 28) if torch_device.type == "cuda" else (1024 if dtype == torch.float32 else 256, 1 << 25)
     with torch.inference_mode():
-        a, b = torch.ones(side, side, device=torch_device), torch.ones(side, side, device=torch_device)
-        source, target = torch.ones(count, device=torch_device), torch.empty(count, device=torch_device)
-        one = torch.ones(1, device=torch_device)
+        a, b, source, target, one = (
+            torch.ones(shape, device=torch_device, dtype=dtype)
+            for shape in ((side, side), (side, side), count, count, 1)
+        )
         flop_per_s = 2 * side**3 / clock.typical_seconds(lambda: torch.mm(a, b))
-        bytes_per_s = 2 * 4 * count / clock.typical_seconds(lambda: target.copy_(source))  # read and written
+        copy_s = clock.typical_seconds(lambda: target.copy_(source))
+        values_per_s = 2 * count / copy_s  # read and written
         kernel_s = clock.typical_seconds(lambda: [one.add_(1.0) for _ in range(1000)]) / 1000
     return catalogue.measured_hardware(
         hardware_name(torch_device),
         flop_per_s,
-        bytes_per_s / 2,
+        FP16_BYTES * values_per_s,
         kernel_s,
         source="measured on this machine",
         efficiency_source="measured figures are what is reached",
@@ -466,6 +470,8 @@ def _tables(
 def _captured(run: Callable[[], Tensor]) -> Callable[[], object]:
     """Capture a pass into a CUDA graph. The returned function replays it in one launch and copies the picked tokens to the host."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    # Masks and indices of the pass may still be on their way: without waiting, the side stream would read garbage.
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(2):  # libraries must allocate their workspaces before the capture
             run()

@@ -43,7 +43,7 @@ def test_a_section_that_fails_or_is_too_late_costs_no_other(tmp_path: Path, monk
 
     monkeypatch.setattr(gpu, "tokens_on_both", broken)
     monkeypatch.setattr(gpu, "training_on_both", lambda machine: {"passed": False, "asked": "all"})
-    monkeypatch.setattr(gpu, "pooling", lambda machine: {"rows": {"base": {"ratio": 9.0}}, "passed": True})
+    monkeypatch.setattr(gpu, "pooling", lambda machine, left_s: {"rows": {"base": {"ratio": 9.0}}, "passed": True})
     monkeypatch.setattr(gpu, "PROFILES", ())
     machine = gpu.Machine(gpu.torch.device("cpu"), True, "tiny", (1,), 1)
     found = gpu.run_all(machine, tmp_path, lambda text: None)
@@ -57,3 +57,31 @@ def test_a_section_that_fails_or_is_too_late_costs_no_other(tmp_path: Path, monk
     monkeypatch.setattr(gpu, "LIMIT_S", -1.0)
     late = gpu.run_all(machine, tmp_path, lambda text: None)
     assert {gpu.verdict(section) for section in late["sections"].values()} == {"skipped, out of time"}
+
+
+def test_pooling_leaves_out_what_would_take_longer_than_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "load_pair", lambda *given: None)
+    monkeypatch.setattr(gpu, "specs", lambda pair, name, settings, count: [name] * count)
+    spent_s: list[float] = []
+
+    def seconds(pair: Any, sessions: list[str], max_batch: int) -> float:
+        spent_s.append(len(sessions) * (4.0 if max_batch == 1 else 0.5))
+        return spent_s[-1] / len(sessions)
+
+    monkeypatch.setattr(gpu, "seconds_per_session", seconds)
+    machine = gpu.Machine(gpu.torch.device("cpu"), False, "any", (64, 256), 2)
+    found = gpu.pooling(machine, lambda: 300.0 - sum(spent_s))
+    # The warm-up takes 4 s, sessions one at a time 16, 64 together 32 and 256 together 128.
+    rows = {label: [key for key in row if key in ("64", "256", "skipped")] for label, row in found["rows"].items()}
+    assert rows == {
+        "base": ["64", "256"],
+        "device-only": ["64"],
+        "ciar": ["64"],
+        "speculative": ["64"],
+        "eagle2": ["skipped"],
+        "lantern": ["skipped"],
+    }
+    assert found["median_ratio"] == 8.0
+    assert found["passed"]

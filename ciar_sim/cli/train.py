@@ -278,7 +278,7 @@ def profile(
         if fit is not None:
             fitted_yaml(fitted, fit)
         if compare_roofline:
-            machine = measure_hardware(torch.device(device))
+            machine = measure_hardware(torch.device(device), getattr(torch, found.dtype))
             measured = compare_with_roofline(found, shapes, machine)
             nearest = compare_with_roofline(found, shapes, fitted.hardware, fitted.runtime)
             click.echo(roofline_lines(measured, nearest, machine, fitted))
