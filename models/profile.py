@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from simulator.core.errors import ComputeError
 from simulator.core.rng import stream
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import FP16_BYTES, Hardware, ModelShape
-from simulator.pricing.profile import PassTable, Profile
+from simulator.pricing.profile import DtypeName, PassTable, Profile
 from simulator.protocol.llama import LlamaConfig
 from simulator.protocol.ops import INTERVAL_SAMPLES
 from simulator.protocol.pairs import TransformerConfig
@@ -345,7 +345,7 @@ def measured(
         date=datetime.now(UTC).date().isoformat(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=cast(DtypeName, str(dtype).removeprefix("torch.")),
         runtime=runtime,
         passes={role: passes for role, (passes, _) in tables.items()},
         verify={role: verify for role, (_, verify) in tables.items() if verify is not None},

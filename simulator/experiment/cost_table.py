@@ -23,6 +23,7 @@ from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.cloud import Serving
 from simulator.experiment.schema.compute import CloudCompute, Compute
 from simulator.pricing.build import build_costs, pair_shapes
+from simulator.pricing.catalogue import FP16_BYTES
 from simulator.pricing.costs import Costs
 from simulator.pricing.own import shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
@@ -255,18 +256,26 @@ class CostTable:
         sides = dict(zip(scenario.tiers, (choice.cloud for choice in computes_of(scenario)), strict=True))
         return tuple(
             self._kv_tokens(
-                case, tier, serving, sides[tier], max(program.kv_tokens for kind in own for program in kind.programs)
+                case,
+                tier,
+                serving,
+                sides[tier],
+                own[0].cloud,
+                max(program.kv_tokens for kind in own for program in kind.programs),
             )
             for (tier, serving), own in zip(scenario.servings.items(), kinds_by_tier(scenario, priced), strict=True)
         )
 
-    def _kv_tokens(self, case: Case, tier: str | None, serving: Serving, side: CloudCompute, needed: int) -> float:
+    def _kv_tokens(
+        self, case: Case, tier: str | None, serving: Serving, side: CloudCompute, costs: Costs, needed: int
+    ) -> float:
         memory_gb = serving.kv_memory_gb
         if memory_gb is None:
             return math.inf
         shape = self.shapes.cloud if side.model == "pair" else shape_of(side.model)
-        # Passes measured on this machine use float32, twice the bytes of half precision.
-        position_bytes = shape.kv_bytes_per_position * (2 if side.hardware == "local" else 1)
+        # The cache has the type of the measured passes; by roofline it has 2 bytes per value.
+        value_bytes = costs.profile.value_bytes if isinstance(costs, MeasuredCosts) else FP16_BYTES
+        position_bytes = shape.kv_bytes_per_position * value_bytes // FP16_BYTES
         if needed * position_bytes > memory_gb * 1e9:
             at = ("cloud", *(() if tier is None else ("tiers", tier)), "kv_memory_gb")
             with error_context(*at):

@@ -13,6 +13,7 @@ from simulator.core.files import read_file, write_atomically
 from simulator.core.settings import Settings
 from simulator.pricing.costs import Work
 
+DtypeName = Literal["float16", "bfloat16", "float32", "float64"]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -88,11 +89,16 @@ class Profile(Settings):
     date: str = ""
     threads: int = Field(ge=1)
     torch: str
-    dtype: str = "float32"
+    dtype: DtypeName = "float32"
     runtime: Literal["eager", "cuda-graphs"] = "eager"
     passes: dict[str, PassTable]
     verify: dict[str, PassTable] = Field(default_factory=dict)
     compute_seconds: dict[str, PositiveSeconds]
+
+    @property
+    def value_bytes(self) -> int:
+        """Return the bytes of one weight, or of one value in the KV cache."""
+        return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[self.dtype]
 
     @classmethod
     def read(cls, path: Path) -> "Profile":

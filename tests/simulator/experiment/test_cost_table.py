@@ -89,3 +89,27 @@ def test_a_drafter_that_was_not_measured_is_refused_where_it_runs(
         "profile" not in compute["cloud"] and compute["cloud"]["model"] != "pair"
     ):  # here the cloud's drafter has a roofline
         build("eagle2", "cloud")
+
+
+@pytest.mark.parametrize(("dtype", "value_bytes"), [(None, 2), ("bfloat16", 2), ("float32", 4)])
+def test_a_cache_has_the_type_of_the_measured_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any, value_bytes: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = PassTable(rows=[1], new_tokens=[1], kv_tokens=[0], seconds=[[[0.1]]])
+    fields: Any = {"hardware": "here", "threads": 1, "torch": "2", "compute_seconds": {}, "dtype": dtype or "float32"}
+    Profile(model="llamagen-xl", passes={"cloud": table}, **fields).write(tmp_path / "xl.json")
+    side = {"hardware": "a100"} if dtype is None else {"profile": "xl.json"}
+    scenario = load_scenario(
+        {
+            "name": "t",
+            "methods": ["base"],
+            "compute": {"cloud": {"model": "llamagen-xl", **side}},
+            "cloud": {"kv_memory_gb": 1},
+        }
+    )
+    (case,) = expand(scenario)
+    costs = CostTable(pair_manifest(scenario.pair), [case], pytest.fail)
+    priced = costs.priced(case, [recording(call(0), [[forward("cloud"), reply()]])], {})
+    # Keys and values of 36 layers of width 1280.
+    assert costs.kv_tokens(case, priced) == (1e9 / (2 * 36 * 1280 * value_bytes),)
