@@ -78,6 +78,14 @@ def check_text(name: str, value: Any, form: str) -> None:
         raise CiarSimError(f"{name}: must be text like {form}, got {_shown(value)}")
 
 
+def check_texts(name: str, value: Any) -> list[str]:
+    """Return one text or several as a list. Raises CiarSimError where the value is neither."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, Sequence) or not all(isinstance(one, str) for one in listed):
+        raise CiarSimError(f"{name}: must be a text or a list of texts, got {_shown(value)}")
+    return list(listed)
+
+
 def check_means(
     cache: Any = None, torch_device: Any = "auto", max_batch: Any = 64, jobs: Any = None, progress: Any = None
 ) -> dict[str, Any]:

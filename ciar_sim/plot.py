@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ciar_sim.arguments import check_number
+from ciar_sim.arguments import check_number, check_texts
 from simulator.core.errors import CiarSimError
 from simulator.core.yamlfile import did_you_mean
 
@@ -54,8 +54,7 @@ class Plots:
         for name, inches in (("width", width), ("height", height)):
             if inches is not None:
                 check_number(name, inches, LEAST, MOST)
-        names = [methods] if isinstance(methods, str) else methods
-        values = [where] if isinstance(where, str) else where
+        names, values = check_texts("methods", methods), check_texts("where", where)
         return plot(load_run(self.folder), kind, Form(width, height, titles), names, by, values)
 
     def latency_quality(self, ax: Any = None, *, condition: str | None = None, metric: str | None = None) -> Any:
@@ -88,8 +87,11 @@ class Plots:
             raise CiarSimError(f"condition {condition}: not one of this run{did_you_mean(condition, found)}")
         own = quality_metric(run)
         name = metric or own.name
-        if name not in run.summary:
-            raise CiarSimError(f"metric {name}: not a column of this run{did_you_mean(name, run.summary.columns)}")
+        numbers = [str(column) for column in run.summary if run.summary[column].dtype.kind in "fi"]
+        if name not in numbers:
+            raise CiarSimError(f"metric {name}: not a column of numbers of this run{did_you_mean(name, numbers)}")
+        if ax is not None and not hasattr(ax, "errorbar"):
+            raise CiarSimError(f"ax: must be axes of matplotlib, got {type(ax).__name__}; of several axes choose one")
         cases = found[condition].cases
         cases = cases[np.isfinite(cases["latency_mean_s"]) & np.isfinite(cases[name])]
         with styled():

@@ -273,6 +273,18 @@ def test_results_are_shown_in_a_line_kept_and_told_apart(finished: Path) -> None
         result.plot.figure("breakdown", by="seed")
     with pytest.raises(CiarSimError, match="--methods 'ciar': this run has no such method"):
         result.plot.figure("breakdown", methods="ciar")  # one is named without a list
+    for options, message in (
+        ({"methods": 3}, "methods: must be a text or a list of texts, got 3"),
+        ({"where": {"a": 1}}, "where: must be a text or a list of texts, got {'a': 1}"),
+    ):
+        with pytest.raises(CiarSimError, match=message):
+            result.plot.figure("breakdown", **options)
+    for axes, metric, message in (
+        ([1, 2], None, "ax: must be axes of matplotlib, got list; of several axes choose one"),
+        (None, "method_name", "metric method_name: not a column of numbers"),
+    ):
+        with pytest.raises(CiarSimError, match=message):
+            result.plot.latency_quality(axes, metric=metric)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
