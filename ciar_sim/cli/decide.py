@@ -73,13 +73,20 @@ replay_options = options(sets_option, cache_option, torch_device_option, max_bat
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="CSV file for all differences.")
 @json_option
 @errors_in_one_line
-def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Compare RUNS (run folders) with the first one: differences in latency, quality and cost, with 95 % intervals."""
+    from ciar_sim.cli.common import write_files
     from ciar_sim.decide.compare import compare as decide
+    from simulator.results.files import csv_bytes
 
-    _print(decide(runs), as_json)
+    refuse_unwritable(out)
+    found = decide(runs)
+    if out is not None:
+        write_files(out.absolute().parent, {out.name: csv_bytes(found.table)})
+    _print(found, as_json)
 
 
 @click.command()

@@ -14,21 +14,27 @@ from ciar_sim.decide.decision import Decision
 from reports.load import Run, load_run
 from reports.words import own_setting, significant
 from simulator.core import yamlfile
-from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError
+from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError, counted
 from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE, interval_columns
 from simulator.results.statistics import BATCHES, half_width
 
 # Relative and absolute rounding error of equal figures: sums in another order, and differences of times in a run of hours.
 ROUNDING, ROUNDING_S = 1e-9, 1e-12
+KEYS = ["request", "prompt", "requested_s"]  # what identifies a request in both runs
+# Share of each run's requests that the other must have too. A closed loop that waits longer asks at other times: what it still shares are
+# the first requests of its devices, which say nothing about the rest.
+PAIRED = 0.9
+PART = "by request, in part"
+MOST_ROWS, LARGEST = 100, 30  # rows of a table that is shown whole, and of the largest differences of a longer one
 USED = ("latency_s", "decode_s", "first_token_s", *PARTS, *USE, *ENERGY)  # columns of requests that are compared
 
 
 def compare(folders: Sequence[Path]) -> Decision:
     """Compare every run with the first one, case by case.
 
-    Cases are paired if label and swept values are equal, or if both runs have one case only. Within a pair, requests are paired if both
-    runs have the same ones (number, prompt, time), and images if prompts, seed and decoding are the same. Otherwise the difference is that
-    of two independent means.
+    Cases are paired if label and swept values are equal, or if both runs have one case only. Within a pair, requests are paired that both
+    runs have (number, prompt, time), if these are at least `PAIRED` of each run's; the others are left out. Images are paired if prompts,
+    seed and decoding are the same. Otherwise the difference is that of two independent means.
 
     Args:
         folders: Run folders, at least two.
@@ -53,6 +59,8 @@ def compare(folders: Sequence[Path]) -> Decision:
             found = _differences(runs[0], one, other, two)
             rows += [{"run": str(other.folder), "case": name, **row} for row in found]
             alike.setdefault(_said(found), []).append(name)
+            if left := _left_out(runs[0].of(one), other.of(two), found):
+                alike.setdefault(left, []).append(name)
         told = [f"{_named(names)}: {text}." for text, names in alike.items()]
         which = f" ({other.folder} against {runs[0].folder})"
         # With two runs the folders are named once, with more after each sentence.
@@ -60,7 +68,32 @@ def compare(folders: Sequence[Path]) -> Decision:
         sentences += _unpaired(runs[0], {one for _, one, _ in pairs}, other)
         sentences += _unpaired(other, {two for _, _, two in pairs}, runs[0])
     facts = {"reference": str(runs[0].folder), "confidence": 0.95}
-    return Decision(tuple(sentences), pd.DataFrame(rows), {}, facts)
+    table = pd.DataFrame(rows)
+    if len(table) <= MOST_ROWS:
+        return Decision(tuple(sentences), table, {}, facts)
+    largest = _largest(table)
+    shown = f"the {len(largest)} largest" if len(largest) else "none, because none is significant,"
+    sentences.append(
+        f"The table shows {shown} of {len(table):,} differences: those in latency, cost and quality, relative to the first run. "
+        "--out FILE.csv and --json have all."
+    )
+    return Decision(tuple(sentences), table, {"largest": largest}, facts, ("largest",))
+
+
+def _largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the largest differences in latency, cost and quality that are significant, relative to the first run, largest first."""
+    kept = table[~table["column"].isin(set(USED) - {"latency_s"}) & table["verdict"].isin(["more", "less"])]
+    size = (kept["difference"] / kept["first"].where(kept["first"] != 0.0)).abs().fillna(math.inf)
+    return kept.loc[size.sort_values(ascending=False, kind="stable").index].head(LARGEST)
+
+
+def _left_out(first: pd.DataFrame, second: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> str:
+    """Describe how many requests were not paired where the others were; empty if all were, or none."""
+    if not any(row["paired"] == PART for row in rows):
+        return ""
+    common = len(first.merge(second, on=KEYS))
+    ones = [f"{len(table) - common} of {len(table)}" for table in (first, second)]
+    return f"compared on the {counted(common, 'request')} that both runs answered; {ones[0]} and {ones[1]} are left out"
 
 
 class _Loaded:
@@ -167,15 +200,10 @@ def _unpaired(one: _Loaded, paired: Set[int], other: _Loaded) -> list[str]:
 def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict[str, Any]]:
     """Return a row per column: its mean in both runs, the difference with its interval, and the pairing."""
     first, second = one.of(case), two.of(other)
-    keys = ["request", "prompt", "requested_s"]
     images, others = one.images(case), two.images(other)
-    same = images["prompts"] == others["prompts"] and len(first) == len(second)
-    same = same and np.array_equal(first[keys].to_numpy(), second[keys].to_numpy())
+    mine, its, paired = _by_request(first, second) if images["prompts"] == others["prompts"] else (first, second, "no")
     names = [name for name in USED if name in first and name in second]
-    rows = [
-        _row(name, first[name].to_numpy(float), second[name].to_numpy(float), same, "request", BATCHES)
-        for name in names
-    ]
+    rows = [_row(name, mine[name].to_numpy(float), its[name].to_numpy(float), paired, BATCHES) for name in names]
     rows.append(_of_summary(one, case, two, other, "cost_usd"))
     known = {"case", "method", "method_name", *one.run.swept, *REQUEST_COLUMNS}
     quality = [name for name in first.columns if name not in known and name in second]
@@ -184,10 +212,10 @@ def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict
         before, after = (table.groupby("prompt")[name].mean().dropna() for table in (first, second))
         if same:
             both = pd.concat([before, after], axis=1, join="inner").to_numpy(float)
-            rows.append(_row(name, both[:, 0], both[:, 1], True, "prompt", len(both)))
+            rows.append(_row(name, both[:, 0], both[:, 1], "by prompt", len(both)))
         else:
             most = max(len(before), len(after))
-            rows.append(_row(name, before.to_numpy(float), after.to_numpy(float), False, "prompt", most))
+            rows.append(_row(name, before.to_numpy(float), after.to_numpy(float), "no", most))
     sets = [
         name
         for name in one.run.summary.columns
@@ -199,13 +227,24 @@ def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict
     return [row for row in rows if math.isfinite(row["difference"])]
 
 
-def _row(name: str, before: np.ndarray, after: np.ndarray, paired: bool, key: str, batches: int) -> dict[str, Any]:
+def _by_request(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Return the requests that both have, in order of arrival, and how they are paired; all of both if too few are common."""
+    places, others = (pd.MultiIndex.from_frame(table[KEYS]) for table in (first, second))
+    if places.equals(others):
+        return first, second, "by request"
+    common = places.intersection(others, sort=False)
+    if len(common) < max(PAIRED * max(len(first), len(second)), 2):
+        return first, second, "no"
+    return first[places.isin(common)], second[others.isin(common)], PART
+
+
+def _row(name: str, before: np.ndarray, after: np.ndarray, paired: str, batches: int) -> dict[str, Any]:
     values = [float(side.mean()) if len(side) else math.nan for side in (before, after)]
-    if paired:
+    if paired != "no":
         half = half_width(after - before, batches)
     else:  # Welch: independent means, each with its own interval
         half = math.hypot(half_width(before, min(batches, len(before))), half_width(after, min(batches, len(after))))
-    return _told(name, values[0], values[1], half, f"by {key}" if paired else "no")
+    return _told(name, values[0], values[1], half, paired)
 
 
 def _of_summary(one: _Loaded, case: int, two: _Loaded, other: int, name: str) -> dict[str, Any]:

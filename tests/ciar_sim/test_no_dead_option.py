@@ -182,6 +182,7 @@ OPTIONS: dict[str, Row] = {
     "evaluate pictures --torch-device": (["evaluate", "pictures", "{scenario}"], ["--torch-device", "cuda:77"]),
     "evaluate pictures --quiet": FOREIGN,
     "compare runs": "tests/ciar_sim/decide/test_compare.py::test_a_longer_way_is_slower_by_its_calls_and_draws_the_same_images",
+    "compare --out": "tests/ciar_sim/decide/test_compare.py::test_of_many_differences_the_largest_are_shown_and_all_are_written",
     "compare --json": "tests/ciar_sim/decide/test_compare.py::test_the_same_run_does_not_differ_and_other_images_are_not_paired",
     **{
         f"{command} {option}": shown_by

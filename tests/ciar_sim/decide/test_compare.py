@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 import ciar_sim
 from ciar_sim.cli.main import main
-from ciar_sim.decide.compare import _name, _said, _told
+from ciar_sim.decide import compare as module
+from ciar_sim.decide.compare import KEYS, PART, _by_request, _left_out, _name, _row, _said, _told
 from simulator.core.errors import CiarSimError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -77,6 +78,69 @@ def test_the_same_run_does_not_differ_and_other_images_are_not_paired(
     assert rows["base", "cloud_nll"]["low"] < rows["base", "cloud_nll"]["high"]
     assert rows["base", "latency_s"]["verdict"] == "no difference"
     assert "no difference in latency" in CliRunner().invoke(main, ["compare", str(near), str(other)]).output
+
+
+def asked(numbers: list[int], extra_s: float = 0.0) -> pd.DataFrame:
+    """Requests by number, one a second, of which those above 100 come from another loop."""
+    requests = pd.DataFrame({"request": numbers, "prompt": [one % 4 for one in numbers]})
+    return requests.assign(
+        requested_s=[float(one) for one in numbers], latency_s=[one % 7 + extra_s for one in numbers]
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "paired", "common"),
+    [
+        (range(20), range(20), "by request", 20),
+        (range(20), range(1, 20), PART, 19),
+        (range(1, 20), range(20), PART, 19),
+        (range(20), [*range(9), 109, *range(10, 20)], PART, 19),
+        (range(20), range(3, 20), "no", 20),
+        (range(20), range(20, 40), "no", 20),
+        ([1], [2], "no", 1),
+        ([], [], "by request", 0),
+        ([], range(20), "no", 0),
+    ],
+)
+def test_requests_are_paired_where_both_runs_have_nearly_all(
+    first: list[int], second: list[int], paired: str, common: int
+) -> None:
+    one, two = asked(list(first)), asked(list(second), 0.5)
+    mine, its, how = _by_request(one, two)
+    assert (how, len(mine)) == (paired, common)
+    if how == PART:
+        assert mine[KEYS].to_numpy().tolist() == its[KEYS].to_numpy().tolist()
+        row = _row("latency_s", mine["latency_s"].to_numpy(), its["latency_s"].to_numpy(), how, 20)
+        assert (row["difference"], row["low"], row["high"], row["verdict"]) == pytest.approx((0.5, 0.5, 0.5, "more"))
+        assert _left_out(one, two, [row]) == (
+            f"compared on the 19 requests that both runs answered; {len(one) - 19} of {len(one)} and {len(two) - 19} of {len(two)} "
+            "are left out"
+        )
+    else:
+        assert _left_out(one, two, [{"paired": how}]) == ""
+
+
+def test_of_many_differences_the_largest_are_shown_and_all_are_written(
+    scenario: dict[str, Any], cache: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = made(runs, "near", scenario, cache), made(runs, "far", scenario, cache, network__rtt_ms=40)
+    monkeypatch.setattr(module, "MOST_ROWS", 50)
+    monkeypatch.setattr(module, "LARGEST", 2)
+    file = tmp_path / "differences.csv"
+    shown = CliRunner().invoke(main, ["compare", str(near), str(far), "--out", str(file)])
+    written = pd.read_csv(file)
+    assert (
+        f"The table shows the 2 largest of {len(written)} differences: those in latency, cost and quality"
+        in shown.output
+    )
+    rows = [line.split() for line in shown.output.partition("run  ")[2].splitlines()[1:]]
+    latency = written[written["column"].isin(["latency_s", "cost_usd"]) & written["verdict"].isin(["more", "less"])]
+    size = (latency["difference"] / latency["first"]).abs().sort_values(ascending=False)
+    assert [row[1] for row in rows] == latency.loc[size.index, "case"].head(2).tolist()
+    assert ciar_sim.compare(near, near).sentences[-1].startswith("The table shows none, because none is significant,")
+    assert len(json.loads(CliRunner().invoke(main, ["compare", str(near), str(far), "--json"]).stdout)["table"]) == len(
+        written
+    )
 
 
 def test_swept_settings_are_those_of_the_case(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
