@@ -32,4 +32,4 @@ def cache(cache: Path | None, prune: bool, max_gb: float) -> None:
         for name, use in cache_use(folder).items():
             click.echo(f"{folder / name}: {counted(use.files, 'file')}, {use.bytes / 1e6:.1f} MB")
     except (OSError, ValueError) as error:
-        raise CiarSimError(f"{folder}: {reason(error)}") from None
+        raise CiarSimError(f"{getattr(error, 'filename', None) or folder}: {reason(error)}") from None

@@ -1,7 +1,9 @@
 """Content-addressed files: a file's name is the hash of everything that determines its content, so any file can be deleted."""
 
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,8 +76,16 @@ def prune(root: Path, most_bytes: float) -> CacheUse:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, Path, int]]:
-    """Yield last use (seconds since the epoch), path and size of every file that is not temporary."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink() and not path.name.endswith(TEMPORARY):
-            state = path.stat()
-            yield max(state.st_atime, state.st_mtime), path, state.st_size
+    """Yield last use (seconds since the epoch), path and size of every file that is not temporary. Raises OSError."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # other processes may delete files and folders meanwhile
+            raise error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        for name in names:
+            path = Path(place, name)
+            with suppress(FileNotFoundError):
+                state = path.lstat()
+                if stat.S_ISREG(state.st_mode) and not name.endswith(TEMPORARY):
+                    yield max(state.st_atime, state.st_mtime), path, state.st_size

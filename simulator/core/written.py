@@ -8,7 +8,7 @@ from simulator.core.errors import ScenarioError
 from simulator.core.problems import dotted
 from simulator.core.yamlfile import Place
 
-_DEEPEST = 100  # no file is nested as deep; a value that holds itself has no end
+_DEEPEST = 100  # deeper than any file; a value that contains itself never ends
 
 
 def as_written(value: Any, name: str, place: Place = ()) -> Any:

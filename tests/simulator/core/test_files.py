@@ -1,5 +1,6 @@
 """Atomic writes, leftovers of killed processes, pruning of the cache, and limits of memory and time."""
 
+import errno
 import os
 import resource
 import signal
@@ -8,6 +9,7 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,6 +164,23 @@ def test_pruning_deletes_the_least_recently_used_first(tmp_path: Path) -> None:
     assert cache.prune(tmp_path, 0.0) == (2, 200)
     assert cache.cache_use(tmp_path) == {"recordings": (0, 0)}
     assert cache.cache_use(tmp_path / "nothing") == {}
+
+
+def test_a_folder_of_the_cache_that_cannot_be_read_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scan = cache.ContentCache(tmp_path / "recordings", ".npz"), os.scandir
+    store.put("aa1", b"x")
+
+    def refusing(path: Any) -> Any:
+        if str(path) == str(tmp_path / "recordings" / "aa"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for reading in (cache.cache_use, lambda root: cache.prune(root, 0.0)):
+        with pytest.raises(PermissionError):
+            reading(tmp_path)
 
 
 def test_work_beyond_its_memory_raises_and_the_process_goes_on() -> None:
