@@ -18,7 +18,7 @@ from simulator.experiment.fleet import (
     slos_of,
     throttling_of,
 )
-from simulator.experiment.inputs import cloud_tier
+from simulator.experiment.inputs import check_memory, cloud_tier
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.cloud import Serving
 from simulator.experiment.schema.compute import CloudCompute, Compute
@@ -43,6 +43,7 @@ class PricedKind:
         abandoned: Programs of sessions that gave up a reply, by (prompt, call).
         cloud: Compute costs of the cloud that serves it.
         companion: Compute costs of the device's model in the cloud; None if it does not run there.
+        drafter: Compute costs of the drafter on the device; None if the method has none.
         keys: Choice of models and hardware of these costs, and that of the companion.
     """
 
@@ -51,6 +52,7 @@ class PricedKind:
     abandoned: Mapping[tuple[int, int], SessionProgram]
     cloud: Costs
     companion: Costs | None
+    drafter: Costs | None
     keys: tuple[str, ...]
 
     @property
@@ -76,7 +78,13 @@ class Priced:
 
 
 def fleet_parts(scenario: Scenario, priced: Priced) -> list[FleetPart]:
-    """Return the kinds of devices of a case with their links and programs."""
+    """Return the kinds of devices of a case with their links and programs.
+
+    Raises:
+        ScenarioError: The models do not fit the memory of a kind of device.
+    """
+    for own in priced.kinds:
+        check_memory(scenario, own.programs, own.device, own.drafter)
     places = {tier: number for number, tier in enumerate(scenario.servings)}
     described = zip(
         kinds_of(scenario),
@@ -214,11 +222,12 @@ class CostTable:
                 (prompt, call): abandoned(programs[prompt], branch, call)
                 for (prompt, call), (branch, _) in broken.items()
             }
-            device, cloud, _ = self.costs[key]
+            device, cloud, pricing = self.costs[key]
+            drafter = pricing.device_drafter if isinstance(case.method, DrafterSettings) else None
             own = self._key(colocated_compute(self.choices[key])) if placement == "cloud" else None
             companion = None if own is None else self.costs[own][0]
             keys = (key,) if own is None else (key, own)
-            kinds.append(PricedKind(programs, device, left, cloud, companion, keys))
+            kinds.append(PricedKind(programs, device, left, cloud, companion, drafter, keys))
         return Priced(kinds, extrapolated)
 
     def _compiled(self, key: str, placement: str, recording: Recording) -> tuple[SessionProgram, frozenset[str]]:

@@ -29,6 +29,7 @@ from simulator.experiment.schema.workload import (
 )
 from simulator.pricing.costs import Costs
 from simulator.pricing.own import device_memory
+from simulator.pricing.program import SessionProgram
 from simulator.pricing.roofline import RooflineCosts
 
 QUEUE_SAMPLES = 240  # samples of the cloud's state per duration_s of a fleet
@@ -61,12 +62,7 @@ def simulate_case(
         parts: The kinds of devices, with links and programs.
         tiers: The clouds.
         timeline_sessions: Number of first requests whose spans are kept.
-
-    Raises:
-        ScenarioError: The models do not fit the memory of a kind of device.
     """
-    for part in parts:
-        check_memory(scenario, part)
     workload, prompts = scenario.workload, len(parts[0].programs)
 
     def simulated(arrivals: Requests | ClosedLoop, **times_s: Any) -> SimulatedCase:
@@ -105,18 +101,24 @@ def simulate_case(
         spacing_s *= 4
 
 
-def check_memory(scenario: Scenario, part: FleetPart) -> None:
+def check_memory(scenario: Scenario, programs: Sequence[SessionProgram], costs: Costs, drafter: Costs | None) -> None:
     """Refuse a method whose weights, KV cache and decoders exceed the memory of a kind of device.
+
+    Args:
+        scenario: The scenario of the case.
+        programs: One per prompt.
+        costs: Compute costs of the device.
+        drafter: Compute costs of the drafter on the device, of a method that has one; the device's model is not loaded then.
 
     Raises:
         ScenarioError: Names the memory of each part and that of the device.
     """
-    costs = part.device
     if scenario.placement == "cloud" or not isinstance(costs, RooflineCosts):
         return
     rows = 2 if scenario.decoding.guidance > 1 else 1
-    decodes = any(program.device_passes for program in part.programs)
-    held = device_memory(costs, rows, decodes, scenario.decoding.text_encoder == "device")
+    decodes = any(program.device_passes for program in programs)
+    own = drafter.shape if isinstance(drafter, RooflineCosts) else None
+    held = device_memory(costs, rows, decodes, scenario.decoding.text_encoder == "device", own)
     there = costs.hardware.memory_gb * 1e9
     if sum(held.values()) > there:
         parts = ", ".join(f"{name.replace('_', ' ')} {size / 1e9:.3g}" for name, size in held.items() if size)

@@ -286,6 +286,7 @@ def drafter_of(cloud: ModelShape, ffn_hidden: int | None = None, all_rows: bool 
         all_rows: Whether it reads all rows of the output matrix that the model reads; if not, only those of image codes.
     """
     own = {"n_layer": 1, "interhead": False, "fused": True, "ffn_hidden": ffn_hidden or cloud.ffn_hidden}
+    own["caption_parameters"] = 0  # it reads the cloud's features of the caption
     rows = {} if all_rows else {"head_rows": None}
     return cloud.model_copy(update={**own, **rows, "title": f"a drafter for {cloud.title}"})
 

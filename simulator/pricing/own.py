@@ -138,7 +138,9 @@ def shape_of(model: str | OwnModel, interhead: bool = False) -> ModelShape:
     return catalogue.model(model) if isinstance(model, str) else model.shape(interhead)
 
 
-def device_memory(costs: RooflineCosts, rows: int, decodes: bool, encodes: bool) -> Mapping[str, float]:
+def device_memory(
+    costs: RooflineCosts, rows: int, decodes: bool, encodes: bool, drafter: ModelShape | None = None
+) -> Mapping[str, float]:
     """Return the bytes that a device needs for one image: weights, KV cache, image decoder, caption encoder.
 
     Args:
@@ -146,16 +148,18 @@ def device_memory(costs: RooflineCosts, rows: int, decodes: bool, encodes: bool)
         rows: Rows of a pass: 2 with guidance.
         decodes: Whether the device's model runs; if not, the device only decodes the image.
         encodes: Whether the device encodes the caption.
+        drafter: Shape of the drafter that runs in place of the device's model, without phi; or None.
     """
     shape = costs.shape
+    model = drafter or shape
     # The decoder's weights, and the input and output maps of a convolution.
     decoder = costs.op_counts["image_decoder"].parameters + 2 * DECODER_CHANNELS * shape.image_pixels
     encoder = costs.op_counts["caption_encoder"]
-    positions = rows * (shape.caption_slots + shape.image_tokens)
-    phi = costs.op_counts["phi"].parameters if "phi" in costs.op_counts else 0
+    positions = rows * (model.caption_slots + model.image_tokens)
+    phi = costs.op_counts["phi"].parameters if drafter is None and "phi" in costs.op_counts else 0
     return {
-        "weights": float(FP16_BYTES * (shape.parameters + phi) * decodes),
-        "kv_cache": float(positions * shape.kv_bytes_per_position * decodes),
+        "weights": float(FP16_BYTES * (model.parameters + phi) * decodes),
+        "kv_cache": float(positions * model.kv_bytes_per_position * decodes),
         "image_decoder": float(FP16_BYTES * decoder),
         "caption_encoder": float(FP16_BYTES * (encoder.parameters + encoder.unread) * encodes),
     }

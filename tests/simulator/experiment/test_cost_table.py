@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from simulator.core.errors import ComputeError
-from simulator.experiment.cost_table import CostTable
+from simulator.core.errors import ComputeError, ScenarioError
+from simulator.experiment.cost_table import CostTable, fleet_parts
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.sweep import expand
 from simulator.pricing.profile import PassTable, Profile
@@ -113,3 +113,18 @@ def test_a_cache_has_the_type_of_the_measured_passes(
     priced = costs.priced(case, [recording(call(0), [[forward("cloud"), reply()]])], {})
     # Keys and values of 36 layers of width 1280.
     assert costs.kv_tokens(case, priced) == (1e9 / (2 * 36 * 1280 * value_bytes),)
+
+
+@pytest.mark.parametrize("method", ["device-only", "eagle2"])
+def test_a_device_with_a_drafter_holds_no_other_model(method: str) -> None:
+    model = {"layers": 60, "width": 4096}  # 24 GB; a drafter for LlamaGen-XL has 0.13
+    scenario = load_scenario({"name": "t", "methods": [method], "compute": {"device": {"model": model}}})
+    (case,) = expand(scenario)
+    costs = CostTable(pair_manifest(scenario.pair), [case], pytest.fail)
+    role = "drafter" if method == "eagle2" else "device"
+    priced = costs.priced(case, [recording([forward(role), *call(0)], [[forward("cloud"), reply()]])], {})
+    if method == "eagle2":
+        assert len(fleet_parts(case.scenario, priced)) == 1
+    else:
+        with pytest.raises(ScenarioError, match="device-only does not fit the device: it needs 2"):
+            fleet_parts(case.scenario, priced)

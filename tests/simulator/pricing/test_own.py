@@ -57,6 +57,12 @@ def test_memory_of_a_device_is_weights_cache_and_decoder() -> None:
     assert held["weights"] == 2 * (costs.shape.parameters + 9_043_968)
     assert held["kv_cache"] == 2 * (120 + 256) * 2 * 1280 * 2
     assert held["caption_encoder"] == pytest.approx(2.45e9, rel=0.01)  # flan-t5-xl's 1.22 B weights, embedding included
+    drafter = catalogue.drafter_of(
+        catalogue.model("llamagen-xl")
+    )  # no Inter-Head, caption projection or phi, but a matrix of D x 2D
+    drafting = device_memory(costs, rows=2, decodes=True, encodes=True, drafter=drafter)
+    assert drafting["weights"] == 2 * (20_318_720 + 2 * 1280**2 + 2 * 16384 * 1280)
+    assert {**drafting, "weights": held["weights"]} == held
     alone = device_memory(costs, rows=2, decodes=False, encodes=False)
     assert alone["weights"] == alone["kv_cache"] == alone["caption_encoder"] == 0
     assert alone["image_decoder"] == held["image_decoder"] > 2 * 42_452_099
