@@ -86,10 +86,10 @@ def short_gaps() -> Iterator[None]:
 
 @pytest.fixture
 def quick_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test each load with four short replications. The answer is fast but not reliable."""
+    """Search with few and short replications. The answer is fast but not reliable."""
     monkeypatch.setattr("ciar_sim.decide.capacity.LOOKS", (4,))
     monkeypatch.setattr("ciar_sim.decide.capacity.ENOUGH", (4,))
-    monkeypatch.setattr("ciar_sim.decide.capacity.LONG_REQUESTS", 20)
+    monkeypatch.setattr("ciar_sim.decide.loads.LONG_REQUESTS", 20)
 
 
 @pytest.fixture

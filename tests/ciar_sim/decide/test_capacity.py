@@ -17,30 +17,24 @@ from scipy.optimize import brentq
 import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide import capacity as module
+from ciar_sim.decide import loads as loads_module
 from ciar_sim.decide.bench import Measured, measured
 from ciar_sim.decide.capacity import (
     ALLOWED,
     ENOUGH,
     IN_BRACKET,
-    LEAST,
-    LONG_REQUESTS,
     LOOKS,
-    MOST,
-    MOST_REQUESTS,
     Found,
     Load,
     Replayed,
     Tried,
     _sentences,
     devices_of,
-    idle_times,
     late_share,
-    most_times,
-    rate_of,
-    scaled,
     search,
     share_beyond,
 )
+from ciar_sim.decide.loads import LEAST, MOST, rate_of
 from simulator.core.errors import CiarSimError
 from simulator.engine.workload import poisson_arrivals
 from simulator.experiment.inputs import SimulatedCase
@@ -282,46 +276,6 @@ def test_whole_devices_of_a_load() -> None:
     assert devices_of(closed, Found(math.inf, 4.0, math.inf, ())) == (math.inf, 40, math.inf)
 
 
-@pytest.mark.parametrize(
-    ("devices", "arrivals", "most"),
-    [
-        (10, {"poisson_per_s": 1e-3}, MOST),
-        (10, {"poisson_per_s": 100}, 32.0),  # of 10 s after 5 s of warm-up: 1,500 requests at the scenario's load
-        (10, {"poisson_per_s": 1e5}, 16.0),  # a scenario of its own size is tried at more
-        (10, {"think_s": 1e3}, MOST),
-        (1000, {"poisson_per_s": 1e-3}, 8192.0),  # and no more than ten million devices
-        (1000, {"think_s": 1}, 32.0),
-    ],
-)
-def test_a_load_that_no_machine_or_nobody_waits_for_is_not_tried(
-    devices: int, arrivals: dict[str, float], most: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workload = {"devices": devices, "arrivals": arrivals, "duration_s": 1.1}
-    monkeypatch.setattr("simulator.experiment.estimate.memory_bytes", lambda: 1e12)
-    one = expand(load_scenario({"name": "queue", "methods": ["base"], "workload": workload}))[0]
-    assert most_times(one, 20, 1.0) == most
-    if "poisson_per_s" in arrivals and most == 32.0:
-        assert MOST_REQUESTS / 2 < 1500 * most <= MOST_REQUESTS
-    monkeypatch.setattr("simulator.experiment.estimate.memory_bytes", lambda: 1e4)
-    assert most_times(one, 20, 1.0) < max(most, 16)
-
-
-def test_arrivals_of_a_file_come_closer_together_and_none_falls_into_the_warm_up(tmp_path: Path) -> None:
-    """The same requests at every load: a file that is over before its warm-up was said to be carried at any load."""
-    (tmp_path / "asked.csv").write_text("requested_s\n" + "".join(f"{second}\n" for second in range(200)))
-    workload = {"devices": 10, "arrivals": {"trace": str(tmp_path / "asked.csv")}, "duration_s": 100, "warmup_s": 20}
-    scenario = load_scenario({"name": "queue", "methods": ["base"], "workload": workload})
-    assert rate_of(scenario.workload) == 1.0  # type: ignore[arg-type]
-    for times in (idle_times(scenario, 400, 5.0), 0.5, 1.0, 4.0):
-        found = scaled(scenario, times, 400, 5.0).workload
-        assert isinstance(found, FleetWorkload)
-        assert rate_of(found) == pytest.approx(times)
-        asked, _ = found.arrivals.times()  # type: ignore[union-attr]
-        assert ((asked >= found.warmup_s) & (asked < found.duration_s)).sum() == 80
-    dense = scaled(scenario, 100.0, 400, 5.0).workload
-    assert (dense.duration_s, dense.warmup_s) == (5.0, 0.2)  # type: ignore[union-attr]
-
-
 def test_a_replication_without_a_request_tells_nothing(
     fleet: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +293,7 @@ def test_a_case_that_fails_leaves_the_others_their_answer(
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2,))
     monkeypatch.setattr(module, "ENOUGH", (4,))
-    monkeypatch.setattr(module, "MOST", 1.0)
+    monkeypatch.setattr(loads_module, "MOST", 1.0)
     phone = {"class": "phone", "fp16_tflops": 3.5, "bandwidth_gb_s": 60, "memory_gb": 8.4e-4, "power_w": 6}
     fleet["compute"]["device"]["hardware"] = phone  # without room for the device's weights
     found = ciar_sim.capacity(fleet, slo_p95_s=0.4, requests=20, cache=cache)
@@ -349,39 +303,6 @@ def test_a_case_that_fails_leaves_the_others_their_answer(
     assert "speculative does not fit the device" in found.facts["failed"][0]
     with pytest.raises(CiarSimError, match="speculative does not fit the device"):
         ciar_sim.capacity({**fleet, "methods": ["speculative"]}, slo_p95_s=0.4, requests=20, cache=cache)
-
-
-@pytest.mark.parametrize("arrivals", [{"poisson_per_s": 2}, {"bursty_per_s": 2, "burst_factor": 3}, {"think_s": 5}])
-def test_devices_and_rate_grow_together(arrivals: dict[str, float]) -> None:
-    workload = {"devices": 10, "arrivals": arrivals, "duration_s": 100}
-    scenario = load_scenario({"name": "queue", "methods": ["base"], "workload": workload})
-    larger = scaled(scenario, 2.5, 100, 1.0).workload
-    assert isinstance(larger, FleetWorkload)
-    assert larger.devices == 25
-    assert larger.warmup_s == pytest.approx(larger.duration_s / 3)
-    assert "think_s" in arrivals or rate_of(larger) == pytest.approx(5.0)
-    counted_s = larger.duration_s - larger.warmup_s
-    if "poisson_per_s" in arrivals:
-        assert counted_s == pytest.approx(50)  # objectives: 250 requests
-        longer = scaled(scenario, 2.5, 300, 1.0).workload
-        short = scaled(scenario, 2.5, 300, 1.0, long=False).workload
-        assert 2 / 3 * longer.duration_s == pytest.approx(300 / 5)  # type: ignore[union-attr]
-        assert short == longer
-        assert scaled(scenario, 2.5, 20, 1.0, long=False).workload.duration_s == pytest.approx(1.5 * 10)  # type: ignore[union-attr]
-        busy = scaled(scenario, 2000.0, 20, 1.0).workload
-        assert 2 / 3 * busy.duration_s * rate_of(busy) == pytest.approx(max(LONG_REQUESTS, 10 * 4000))  # type: ignore[union-attr, arg-type]
-    if "bursty_per_s" in arrivals:  # no bursts, no lateness: five cycles of 30 s of burst and 300 s of calm
-        assert counted_s == pytest.approx(5 * 330)
-
-
-@pytest.mark.parametrize("arrivals", [{"poisson_per_s": 0.05}, {"poisson_per_s": 1e6}, {"think_s": 5}])
-@pytest.mark.parametrize("slo_s", [1e-3, 5.0, 1e6])
-def test_the_idle_load_can_be_simulated(arrivals: dict[str, float], slo_s: float) -> None:
-    workload = {"devices": 4, "arrivals": arrivals, "duration_s": 1200}
-    scenario = load_scenario({"name": "queue", "methods": ["base"], "workload": workload})
-    times = idle_times(scenario, 400, slo_s)
-    assert 0 < times <= 0.5
-    assert isinstance(scaled(scenario, times, 400, slo_s).workload, FleetWorkload)
 
 
 @pytest.fixture
@@ -395,8 +316,8 @@ def test_the_command_says_what_each_method_carries(
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2, 4))
     monkeypatch.setattr(module, "ENOUGH", (4, 12))
-    monkeypatch.setattr(module, "LONG_REQUESTS", 20)
-    monkeypatch.setattr(module, "SHORT", 2.0)
+    monkeypatch.setattr(loads_module, "LONG_REQUESTS", 20)
+    monkeypatch.setattr(loads_module, "SHORT", 2.0)
     fleet["workload"]["arrivals"] = {"poisson_per_s": 128}
     path = tmp_path / "fleet.json"
     path.write_text(json.dumps(fleet))
