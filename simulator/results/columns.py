@@ -151,8 +151,8 @@ COLUMNS: dict[str, str] = {
     "cloud_queue_s": _MEAN + "waiting for a replica or a batch",
     "cloud_compute_s": _MEAN + "forward passes in the cloud",
     "downlink_s": _MEAN + "downlink messages, likewise",
-    "wait_s": _MEAN + "waiting for the radio to wake up, and for replies that missed their deadline; the ten parts lie "
-    "along the critical path and add up to latency_s",
+    "wait_s": _MEAN + "waiting for the radio to wake up, and for replies that missed their deadline. The ten parts lie "
+    "on the critical path and add up to latency_s",
     "image_decode_s": _MEAN + "the image decoder",
     "calls": _MEAN + "requests that the device sent to the cloud",
     "device_passes": _MEAN + "forward passes on the device, of its model or of a drafter",
@@ -163,13 +163,13 @@ COLUMNS: dict[str, str] = {
     "device_energy_j": _MEAN
     + "seconds of computing on the device times its power, and the radio where the network has one: transfers, "
     "promotions, and the tail after each message until the next one or until the radio is idle",
-    "device_active_j": _MEAN + "what of device_energy_j goes into computing and into messages on their way",
+    "device_active_j": _MEAN + "part of device_energy_j that is spent on computing and on transfers",
     "device_static_j": _MEAN
-    + "what of device_energy_j the radio uses without carrying a message: promotions, and the tail after "
-    "messages; the device's own idle power is unknown and in no column",
+    + "part of device_energy_j that the radio uses without a transfer: promotions and tails; the idle power of "
+    "the device is unknown and in no column",
     "cloud_gpu_s": _MEAN
-    + "GPU time: of a batched pass the share of the request's rows (two a pass with guidance) in all its rows, and the "
-    "caption encoders and image decoders of its own; what a crash cuts short counts for nobody",
+    + "GPU time of the request: of each batched pass its share of the rows (two rows with guidance), plus its "
+    "caption encoding and image decoding; work lost in a crash is not counted",
     "retries": _MEAN + "times that the device opened a new connection and sent its open requests again",
     "fallback_pct": _MEAN + "tokens, in percent, that the device decided alone after a missed deadline",
     "fallback_cloud_nll_cost": "mean over prompts of the mean over their requests with a fallback of cloud_nll of the image minus that of "
@@ -177,21 +177,21 @@ COLUMNS: dict[str, str] = {
     "fallback_cloud_nll_cost_lo, fallback_cloud_nll_cost_hi": "95 % Student t interval over prompts; NaN below two",
     "cost_usd": "cloud_gpu_s * price per GPU hour / 3600, per image; NaN without a price",
     "cloud_utilisation": "seconds that replicas computed over seconds that they were up, from workload.warmup_s to duration_s, or to the "
-    "last event where that is later; work for other tenants and for unanswered requests included; 1 is always busy; NaN for a "
-    "sequential workload, whose pauses between requests have no meaning",
-    "refused": "requests that the cloud rejected, warm-up included; no other column counts them",
-    "unfinished": "requests still open when the run was stopped at twice the workload's duration_s, warm-up included; no other "
-    "column counts them",
+    "last event if that is later, including work for other tenants and for unanswered requests; 1 means always busy; NaN for a "
+    "sequential workload, where the cloud waits between requests by definition",
+    "refused": "requests that the cloud rejected, including those of the warm-up; no other column counts them",
+    "unfinished": "requests still open when the run stopped at twice the workload's duration_s, including those of the warm-up; "
+    "no other column counts them",
     "goodput_per_s": "requests answered within the slo_s of their device (its kind's, else workload.slo_s), per second of warmup_s to "
     "duration_s; NaN without any SLO",
     "under_way_mean": "sum of latency_s over the seconds from warmup_s to duration_s, or to the last done_s where that is later: mean "
     "number of open requests (Little's law); NaN for a sequential workload or without requests",
     "cloud_waiting_mean": "the same for cloud_queue_s: mean number of requests that wait in the cloud",
-    "distinct_images": "different images among the requests: a method makes one per prompt, however often requested, and another one for "
-    "each call of it that missed its deadline. A mean over distinct images is a mean over prompts: each image of a prompt is weighted by "
-    "the requests that got it",
-    "cloud_nll": "mean over distinct images of the nats per token under the cloud model. Greedy device tokens alone lower it: "
-    "a value far from base's on either side means different images; lower is not better",
+    "distinct_images": "number of different images: a method makes one per prompt, however often it is requested, and a further one for "
+    "each call whose reply missed the deadline. A mean over distinct images is a mean over prompts: of several images of a prompt each is "
+    "weighted by the requests that received it",
+    "cloud_nll": "mean over distinct images of the negative log-likelihood under the cloud model, in nats per token. It is two-sided: a "
+    "value far above or below base's means different images. Lower is not better: greedy device tokens alone lower it",
     "cloud_nll_minus_base": "mean over the distinct images of prompts that both have of cloud_nll minus base's for the same "
     "prompt; NaN without base",
     "cloud_nll_minus_base_lo, cloud_nll_minus_base_hi": "95 % Student t interval of cloud_nll_minus_base, paired by prompt; NaN "
@@ -219,12 +219,12 @@ COLUMNS: dict[str, str] = {
     "same features; NaN with fewer images than provenance.json says under quality",
     "fd_photos_lo, fd_photos_hi, f1_photos_lo, f1_photos_hi": "95 % interval for this number of distinct images, by subsampling halves of "
     "them without replacement; the photographs are fixed",
-    "threshold": "the threshold in force, given or calibrated: a token whose score is at least this goes to the cloud; with threshold_mode "
-    "budget or even that of an image's first 8 scores; of random 1 - upload_rate; NaN for a method without one",
-    "budget": "the share of scored tokens for the cloud in force, given or calibrated, with threshold_mode budget or even; NaN without",
-    "statistical": "1: the sessions are made from published rates of cloud calls, and no model ran; the column is there in such runs alone",
-    "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, cut at the range of the quantity; "
-    "NaN below two images and where it would cover the whole range",
+    "threshold": "threshold in force, given or calibrated: a token with at least this score goes to the cloud; with threshold_mode budget "
+    "or even it applies to the first 8 scores of an image; for random 1 - upload_rate; NaN for a method without a threshold",
+    "budget": "share of scored tokens that go to the cloud, given or calibrated, with threshold_mode budget or even; NaN with other modes",
+    "statistical": "1 if the sessions are made from published rates of cloud calls and no model ran; the column exists in such runs only",
+    "<quality>_lo, <quality>_hi": "95 % Student t interval of the mean over distinct images, limited to the range of the quantity; "
+    "NaN with fewer than two images, or if it would cover the whole range",
 }
 
 
