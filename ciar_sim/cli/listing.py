@@ -52,12 +52,15 @@ def _presets() -> Table:
 def _hardware() -> Table:
     from simulator.pricing import catalogue
 
-    table = _table("hardware", "what", "fp16 TFLOP/s", "GB/s", "W", "evidence")
-    table.add_row("[bold]local", "this machine, with model: pair", "", "", "", "measured")
+    table = _table("hardware", "what", "fp16 TFLOP/s", "GB/s", "GB", "W", "evidence")
+    table.add_row("[bold]local", "this machine, with model: pair", "", "", "", "", "measured")
     for name in catalogue.names("hardware"):
         h = catalogue.hardware(name)
         table.add_row(
-            f"[bold]{name}", h.title, f"{h.fp16_tflops:g}", f"{h.bandwidth_gb_s:g}", f"{h.power_w:g}", h.evidence
+            f"[bold]{name}",
+            h.title,
+            *(f"{figure:g}" for figure in (h.fp16_tflops, h.bandwidth_gb_s, h.memory_gb, h.power_w)),
+            h.evidence,
         )
     return table
 

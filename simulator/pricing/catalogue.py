@@ -394,7 +394,8 @@ def _models() -> dict[str, ModelShape]:
     for name, row in written.items():
         like = written[row["like"]] if "like" in row else {}
         rows[name] = _with_op_counts({**like, **row})
-        rows[one_layer(name)] = _device_form(rows[name])
+        if rows[name].get("ffn_matrices", 3) == 3:  # CIAR's device decodes token by token, VAR's models do not
+            rows[one_layer(name)] = _device_form(rows[name])
     return _build(ModelShape, rows, FOLDER / "models.yaml")
 
 
