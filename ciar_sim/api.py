@@ -92,7 +92,8 @@ class Result:
         """One row per answered request, as in `requests.parquet`."""
         import pandas as pd
 
-        return pd.read_parquet(self.folder / "requests.parquet")
+        with (self.folder / "requests.parquet").open("rb") as file:  # pyarrow takes names in UTF-8 only
+            return pd.read_parquet(file)
 
     @cached_property
     def images(self) -> "dict[tuple[str, int], np.ndarray]":

@@ -56,7 +56,7 @@ def write_report(run: Run, folder: Path) -> Path:
                 old.unlink()
         for name, data in plots.items():
             write_atomically(folder / "plots" / name, data)
-        write_atomically(report, text.encode())
+        write_atomically(report, text.encode("utf-8", "replace"))  # names of folders may hold other bytes
     except OSError as error:
         raise RunFolderError(f"cannot write the report into {folder}: {reason(error)}") from None
     return report

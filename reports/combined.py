@@ -11,7 +11,7 @@ from reports.build import write_report
 from reports.load import Run, load_run, with_words
 from reports.words import grouped
 from simulator.core.errors import RunFolderError, reason
-from simulator.core.files import json_mapping, replace_folder, temporary_sibling, why_unusable
+from simulator.core.files import json_mapping, path_text, replace_folder, temporary_sibling, why_unusable
 from simulator.results.files import csv_bytes, json_bytes
 
 MARK = "comparison.json"
@@ -96,7 +96,10 @@ def write_comparison(folders: Sequence[Path], out: Path | None) -> tuple[Path, R
 def _names(runs: Sequence[Run]) -> list[str]:
     """Return the name of each run: that of the scenario if it is unique, else that of the folder; equal names get a number."""
     own = [run.name for run in runs]
-    names = [name if own.count(name) == 1 else run.folder.resolve().name for name, run in zip(own, runs, strict=True)]
+    names = [
+        name if own.count(name) == 1 else path_text(run.folder.resolve().name)
+        for name, run in zip(own, runs, strict=True)
+    ]
     return [
         f"{name} #{names[:place].count(name) + 1}" if name in names[:place] else name
         for place, name in enumerate(names)

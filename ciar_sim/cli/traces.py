@@ -8,6 +8,7 @@ import click
 
 from ciar_sim.cli.common import errors_in_one_line, options, refuse_unwritable
 from simulator.core.errors import TraceError
+from simulator.core.files import path_text
 
 
 @click.group()
@@ -53,7 +54,7 @@ def import_(files: tuple[Path, ...], out: Path, **reading: Any) -> None:
     _check_out(out, files)
     trace = _read(files, **reading)
     notes = "".join(f"\n{note}" for note in trace.notes)
-    write_own(trace, out, f"from {', '.join(path.name for path in files)} ({trace.format}){notes}")
+    write_own(trace, out, f"from {', '.join(path_text(path.name) for path in files)} ({trace.format}){notes}")
     click.echo(table(trace))
     click.echo(out)
 
@@ -75,7 +76,7 @@ def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: An
         out = files[0].parent / f"{files[0].name}.png"
     trace = _read(files, **reading)
     if out is not None:
-        write(out, plot(trace, f"{', '.join(path.name for path in files)} ({trace.format})"))
+        write(out, plot(trace, f"{', '.join(path_text(path.name) for path in files)} ({trace.format})"))
     click.echo(figures.as_json(figures.summary(trace)) if as_json else f"{figures.table(trace)}\n{out}")
 
 
@@ -128,7 +129,7 @@ def fit(files: tuple[Path, ...], levels: int, **reading: Any) -> None:
         text = as_yaml(fitted(trace, levels))
     except TraceError as error:
         raise TraceError(f"{', '.join(map(str, files))}: {error}") from None
-    click.echo(f"# {', '.join(path.name for path in files)}, {trace.duration_s:g} s")
+    click.echo(f"# {', '.join(path_text(path.name) for path in files)}, {trace.duration_s:g} s")
     for way, rate in (("down", trace.down.rate), ("up", trace.up.rate)):
         click.echo(f"{way}_mbps: {1e-6 * rate.mean_bps():.3g}")
     click.echo("\n".join(["rate:", *(f"  {line}" for line in text.splitlines())]))

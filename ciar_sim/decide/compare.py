@@ -15,6 +15,7 @@ from reports.load import Run, load_run
 from reports.words import own_setting, significant
 from simulator.core import yamlfile
 from simulator.core.errors import CiarSimError, RunFolderError, ScenarioError, counted
+from simulator.core.files import path_text
 from simulator.results.columns import ENERGY, PARTS, REQUEST_COLUMNS, USE, interval_columns
 from simulator.results.statistics import BATCHES, half_width
 
@@ -57,17 +58,17 @@ def compare(folders: Sequence[Path]) -> Decision:
         alike: dict[str, list[str]] = {}
         for name, one, two in pairs:
             found = _differences(runs[0], one, other, two)
-            rows += [{"run": str(other.folder), "case": name, **row} for row in found]
+            rows += [{"run": path_text(other.folder), "case": name, **row} for row in found]
             alike.setdefault(_said(found), []).append(name)
             if left := _left_out(runs[0].of(one), other.of(two), found):
                 alike.setdefault(left, []).append(name)
         told = [f"{_named(names)}: {text}." for text, names in alike.items()]
-        which = f" ({other.folder} against {runs[0].folder})"
+        which = f" ({path_text(other.folder)} against {path_text(runs[0].folder)})"
         # With two runs the folders are named once, with more after each sentence.
         sentences += [f"{text}{which if not place or len(runs) > 2 else ''}" for place, text in enumerate(told)]
         sentences += _unpaired(runs[0], {one for _, one, _ in pairs}, other)
         sentences += _unpaired(other, {two for _, _, two in pairs}, runs[0])
-    facts = {"reference": str(runs[0].folder), "confidence": 0.95}
+    facts = {"reference": path_text(runs[0].folder), "confidence": 0.95}
     table = pd.DataFrame(rows)
     if len(table) <= MOST_ROWS:
         return Decision(tuple(sentences), table, {}, facts)
@@ -103,9 +104,8 @@ class _Loaded:
         self.folder = folder
         self.run: Run = load_run(folder)
         try:
-            self.requests: pd.DataFrame = (
-                pq.ParquetFile(folder / "requests.parquet").read().to_pandas(ignore_metadata=True)
-            )
+            with (folder / "requests.parquet").open("rb") as file:  # pyarrow takes names in UTF-8 only
+                self.requests: pd.DataFrame = pq.ParquetFile(file).read().to_pandas(ignore_metadata=True)
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{folder / 'requests.parquet'} cannot be read: {error}") from None
         wrong = f"{folder / 'requests.parquet'} cannot be read:"
@@ -194,7 +194,7 @@ def _unpaired(one: _Loaded, paired: Set[int], other: _Loaded) -> list[str]:
     """Return a sentence about the cases of a run that the other run does not have."""
     rows = [row for _, row in one.run.summary.iterrows() if int(row["case"]) not in paired]
     names = [_name(row, one.run.swept) for row in rows]
-    return [f"{_named(names)}: not in {other.folder}, and not compared."] if names else []
+    return [f"{_named(names)}: not in {path_text(other.folder)}, and not compared."] if names else []
 
 
 def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict[str, Any]]:

@@ -235,6 +235,11 @@ def _is_token(text: str) -> bool:
     return len(text) == 12 and all(letter in "0123456789abcdef" for letter in text)
 
 
+def path_text(path: Path | str) -> str:
+    """Return a path or name as text that can be written and drawn: bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def shown(path: Path) -> str:
     """Return a path for messages: relative to the current folder if it is inside it."""
     try:

@@ -21,6 +21,8 @@ ROWS = 1 << 17  # rows of a row group, and rows in memory while a table is writt
 def write_parquet(file: BinaryIO | Path, blocks: Iterable[Columns]) -> None:
     """Write a table given as blocks of `ROWS` rows (the last may be shorter). Equal tables give equal bytes: no metadata, no time."""
     with ExitStack() as stack:
+        if isinstance(file, Path):
+            file = stack.enter_context(file.open("wb"))  # pyarrow takes names in UTF-8 only
         writer: pq.ParquetWriter | None = None
         for block in blocks:
             table = pa.table({name: _array(values) for name, values in block.items()})
@@ -75,4 +77,6 @@ def _shortest(value: Any) -> str:
 
 
 def json_bytes(value: Any) -> bytes:
-    return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Return a value as JSON in UTF-8. Bytes of a path that are no UTF-8 are escaped as Python has them, as lone surrogates."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")

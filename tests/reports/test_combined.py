@@ -1,5 +1,8 @@
 """Several runs on one page."""
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ciar_sim.cli.main import main
+from ciar_sim.decide.compare import compare
 from reports.combined import combined, write_comparison
 from reports.load import load_run
 from simulator.core.errors import RunFolderError
@@ -51,6 +55,17 @@ def test_the_command_writes_a_folder_of_its_own_and_says_the_warnings(folders: l
     assert {path: path.read_bytes() for path in before} == before
     again = CliRunner().invoke(main, ["report", str(folders[0]), str(folders[1]), "--out", str(out)])
     assert again.exit_code == 0, again.output
+
+
+def test_names_of_folders_that_are_no_text_are_written(folders: list[Path], tmp_path: Path) -> None:
+    """As of an archive whose names have another encoding."""
+    odd = tmp_path / os.fsdecode(b"o\xfc")
+    shutil.copytree(folders[0], odd)
+    assert set(compare([folders[0], odd]).table["run"]) == {f"{tmp_path}/o\ufffd"}
+    page, run = write_comparison([odd, folders[0]], tmp_path / "both")
+    assert list(run.summary["run"].unique()) == ["o\ufffd", "first"]
+    assert "o\ufffd" in page.read_text()
+    assert json.loads((tmp_path / "both" / "comparison.json").read_text())["runs"]["o\ufffd"] == str(odd)
 
 
 def test_nothing_but_a_comparison_is_replaced(folders: list[Path]) -> None:

@@ -2,7 +2,10 @@
 
 import csv
 import io
+import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from scipy import stats
 from benchmarks.methods import method_table
 from ciar_sim.cli.console import summary_lines
 from simulator.results.columns import COLUMNS, JUDGED, PARTS, QUALITY_COLUMNS, REQUEST_COLUMNS, SAMPLED, definitions
-from simulator.results.files import ROWS, csv_bytes, csv_text, write_parquet
+from simulator.results.files import ROWS, csv_bytes, csv_text, json_bytes, write_parquet
 from simulator.results.statistics import bounded, half_width, percentile, ratio
 from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
 
@@ -381,3 +384,10 @@ def test_labels_are_no_markup() -> None:
     lines = summary_lines(summary(case("ciar [red]x[/red] [/]", [1.0], {"network.preset": "[bold]"})))
     assert "ciar [red]x[/red] [/]" in lines
     assert "[bold]" in lines
+
+
+def test_a_table_is_written_under_any_name(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"o\xfc.parquet")
+    write_parquet(path, [{"x": np.arange(2)}])
+    assert pd.read_parquet(io.BytesIO(path.read_bytes()))["x"].tolist() == [0, 1]
+    assert json.loads(json_bytes({"path": str(path)}))["path"] == str(path)

@@ -1,6 +1,7 @@
 """`ciar-sim traces show | import`."""
 
 import json
+import os
 from pathlib import Path
 
 from simulator.traces.read import read
@@ -26,3 +27,11 @@ def test_show_and_import(tmp_path: Path) -> None:
     assert header == "time_s,down_mbps,up_mbps,rtt_ms,loss_pct"
     assert call("show", file(tmp_path, MOONCAKE, "m"), "--out", tmp_path / "m.png").exit_code == 0
     assert (tmp_path / "m.png").exists()
+
+
+def test_a_name_that_is_no_text_is_drawn_and_written(tmp_path: Path) -> None:
+    """As of an archive whose names have another encoding."""
+    path = file(tmp_path, GNETTRACK, os.fsdecode(b"gr\xfc.csv"))
+    assert call("show", path, "--out", tmp_path / "drawn.png").exit_code == 0
+    assert call("import", path, "--out", tmp_path / "own.csv").exit_code == 0
+    assert (tmp_path / "own.csv").read_text().startswith("# from gr\ufffd.csv (gnettrack)\n")
