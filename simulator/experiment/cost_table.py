@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from simulator.core.errors import ComputeError, ScenarioError, error_context
 from simulator.engine.case import CloudTier
@@ -28,6 +29,7 @@ from simulator.pricing.costs import Costs
 from simulator.pricing.own import shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.program import SessionProgram, compile_colocated, compile_session
+from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol.methods import DrafterSettings
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording
@@ -148,22 +150,30 @@ class CostTable:
                         f"the profile is of the pair {side.profile.model}, and {manifest.name} has other weights; "
                         f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
                     )
+        # Sources of the drafters' costs, by choice and by the side on which they run.
+        self.drafters: dict[str, dict[str, dict[str, Any]]] = {}
         for case in cases:
-            self._check_drafter(case)
+            self._add_drafter(case)
         # Keyed by id(recording), which stays unique because the value references the recording.
         self._programs: dict[tuple[str, str, int], tuple[Recording, SessionProgram, frozenset[str]]] = {}
         self._fingerprints: dict[str, str] = {}
 
-    def _check_drafter(self, case: Case) -> None:
-        """Raise ComputeError if the method has a drafter that runs where a measured profile has no times of it."""
+    def _add_drafter(self, case: Case) -> None:
+        """Note the source of a drafter's costs. Raise ComputeError if it runs where a measured profile has no times of it."""
         method = case.method
         if not isinstance(method, DrafterSettings):
             return
         in_cloud = case.scenario.placement == "cloud" or method.drafter == "cloud"
+        side = "cloud" if in_cloud else "device"
         for choice in computes_of(case.scenario):
             device, cloud, pricing = self.costs[self._key(choice)]
             runs_on, known = (cloud, pricing.drafter) if in_cloud else (device, pricing.device_drafter)
-            if known is None and isinstance(runs_on, MeasuredCosts):
+            if isinstance(known, RooflineCosts | MeasuredCosts):
+                source = {
+                    name: found for name, found in known.provenance.items() if name != "extrapolated"
+                }  # the side's own says it
+                self.drafters.setdefault(self._key(choice), {})[side] = source
+            elif isinstance(runs_on, MeasuredCosts):
                 model, measured = choice.cloud.model, runs_on.profile.model
                 if model == "pair":
                     whose, how = "the pair's", f"measure one with ciar-sim profile --pair {case.scenario.pair}"
@@ -171,7 +181,7 @@ class CostTable:
                     whose = f"{model}'s"
                     how = f"measure one with ciar-sim profile --model {model} --random-weights"
                     how = how if isinstance(model, str) else "give the hardware by name or figures"
-                with error_context("compute", "cloud" if in_cloud else "device"):
+                with error_context("compute", side):
                     raise ComputeError(
                         f"the profile of {measured} holds no times of {whose} drafter, with which {method.label} drafts; {how}"
                     )

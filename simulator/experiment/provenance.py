@@ -255,11 +255,12 @@ def _as_if(costs: CostTable, manifest: PairManifest) -> str | None:
 
 
 def _compute(costs: CostTable, extrapolated: Set[str]) -> dict[str, Any]:
-    """Return the sources of the compute times of both sides, by key if the cases have several."""
+    """Return the sources of the compute times of both sides, and of drafters that run, by key if the cases have several."""
     by_key = {
         key: {
             "device": {**device.provenance, "extrapolated": f"device {key}" in extrapolated},
             "cloud": {**cloud.provenance, "extrapolated": f"cloud {key}" in extrapolated},
+            **({"drafter": costs.drafters[key]} if key in costs.drafters else {}),
         }
         for key, (device, cloud, _) in costs.costs.items()
     }

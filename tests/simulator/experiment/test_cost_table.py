@@ -8,6 +8,7 @@ import pytest
 from simulator.core.errors import ComputeError, ScenarioError
 from simulator.experiment.cost_table import CostTable, fleet_parts
 from simulator.experiment.loading import load_scenario
+from simulator.experiment.provenance import _compute
 from simulator.experiment.sweep import expand
 from simulator.pricing.profile import PassTable, Profile
 from simulator.protocol.pairs import pair_manifest
@@ -123,8 +124,12 @@ def test_a_device_with_a_drafter_holds_no_other_model(method: str) -> None:
     costs = CostTable(pair_manifest(scenario.pair), [case], pytest.fail)
     role = "drafter" if method == "eagle2" else "device"
     priced = costs.priced(case, [recording([forward(role), *call(0)], [[forward("cloud"), reply()]])], {})
+    told = _compute(costs, set())
     if method == "eagle2":
         assert len(fleet_parts(case.scenario, priced)) == 1
+        assert told["drafter"]["device"]["model"] == "drafter of llamagen-xl"
+        assert told["drafter"]["device"]["hardware"] == told["device"]["hardware"]
     else:
+        assert "drafter" not in told
         with pytest.raises(ScenarioError, match="device-only does not fit the device: it needs 2"):
             fleet_parts(case.scenario, priced)
