@@ -236,13 +236,44 @@ def refuse_unusable(folder: Path) -> None:
         raise RunFolderError(f"{folder}: cannot be written: {why}")
 
 
-def refuse_unwritable(file: Path | None) -> None:
-    """Raise RunFolderError if a file is not writable; None is no file. Called before work that may take hours."""
+# Endings of files by which other programs know the format.
+ENDINGS_OF_FORMATS = {
+    "csv",
+    "html",
+    "jpeg",
+    "jpg",
+    "json",
+    "jsonl",
+    "md",
+    "parquet",
+    "pcap",
+    "pdf",
+    "png",
+    "sh",
+    "svg",
+    "tex",
+    "yaml",
+    "yml",
+}
+
+
+def refuse_unwritable(file: Path | None, *endings: str) -> None:
+    """Raise RunFolderError if a file is not writable or its name ends as one of another format. Called before work that may take hours.
+
+    Args:
+        file: The file; None is no file.
+        endings: Endings of the format that is written, the usual one first; none where any name is right.
+    """
     from simulator.core.errors import RunFolderError
     from simulator.core.files import why_unwritable
 
     if file is None:
         return
+    ending = file.suffix.removeprefix(".").lower()
+    if endings and ending in ENDINGS_OF_FORMATS.difference(endings):
+        raise RunFolderError(
+            f"{file}: would not be a file of {ending.upper()}; allowed: a name in .{' or .'.join(endings)}"
+        )
     if why := why_unwritable(file):
         raise RunFolderError(f"{file}: cannot be written: {why}")
 

@@ -56,6 +56,16 @@ max_loss_option = click.option(
     metavar="PERCENT",
     help="Largest acceptable loss of quality relative to base.",
 )
+# By form of `export`: endings of its file.
+ENDINGS = {
+    "accept-trace": ("jsonl", "json"),
+    "ianvs": ("json",),
+    "markdown": ("md",),
+    "latex": ("tex",),
+    "netem": ("sh",),
+    "messages": ("csv", "jsonl"),
+    "pcap": ("pcap",),
+}
 answer_option = click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -82,7 +92,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     from ciar_sim.decide.compare import compare as decide
     from simulator.results.files import csv_bytes
 
-    refuse_unwritable(out)
+    refuse_unwritable(out, "csv")
     found = decide(runs)
     if out is not None:
         write_files(out.absolute().parent, {out.name: csv_bytes(found.table)})
@@ -127,7 +137,7 @@ def capacity(
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
 
-    refuse_unwritable(out)
+    refuse_unwritable(out, "json")
     loaded = load_with_source(scenario_path(scenario), (), sets)
     _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), given), as_json, out)
 
@@ -212,7 +222,7 @@ def recommend(
     from ciar_sim.decide.recommend import recommend as decide
     from ciar_sim.decide.recommend import scenario_of
 
-    refuse_unwritable(out)
+    refuse_unwritable(out, "json")
     path = scenario_of(scenario)
     _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), given), as_json, out)
 
@@ -287,7 +297,7 @@ def export(
     if form == "mahimahi" and out is not None:
         refuse_unusable(out)
     else:
-        refuse_unwritable(out)
+        refuse_unwritable(out, *ENDINGS[form])
     found = exported(run_or_scenario, form, Means(cache=cache), Choice(sets, method, request))
     if isinstance(found, dict):
         assert out is not None

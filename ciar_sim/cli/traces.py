@@ -51,7 +51,7 @@ def import_(files: tuple[Path, ...], out: Path, **reading: Any) -> None:
     from simulator.traces.own import write_own
     from simulator.traces.summary import table
 
-    _check_out(out, files)
+    _check_out(out, files, "csv")
     trace = _read(files, **reading)
     notes = "".join(f"\n{note}" for note in trace.notes)
     write_own(trace, out, f"from {', '.join(path_text(path.name) for path in files)} ({trace.format}){notes}")
@@ -71,7 +71,7 @@ def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: An
     from simulator.traces.plot import plot
 
     if out is not None:
-        _check_out(out, files)
+        _check_out(out, files, "png")
     elif not as_json:
         out = files[0].parent / f"{files[0].name}.png"
     trace = _read(files, **reading)
@@ -96,7 +96,7 @@ def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     from simulator.traces.own import write_own
     from simulator.traces.summary import table
 
-    refuse_unwritable(out)
+    refuse_unwritable(out, "csv")
     trace = generated(kind, seed, duration_s)
     write_own(trace, out, f"ciar-sim traces generate {kind} --seed {seed} --duration-s {duration_s:g}")
     click.echo(table(trace))
@@ -155,12 +155,12 @@ def _read(
         raise TraceError(f"{files[0]}: {error}") from None
 
 
-def _check_out(out: Path, files: tuple[Path, ...]) -> None:
-    """Raise TraceError if the file to write is one of the files to read, and RunFolderError if it is not writable."""
+def _check_out(out: Path, files: tuple[Path, ...], ending: str) -> None:
+    """Raise TraceError if the file to write is one of the files to read, and RunFolderError as `refuse_unwritable`."""
     try:
         same = any(os.path.realpath(out) == os.path.realpath(path) for path in files)
     except (OSError, ValueError):
         return  # reading or writing reports what is wrong with the name
     if same:
         raise TraceError(f"--out {out}: is one of the files to read; allowed: another name")
-    refuse_unwritable(out)
+    refuse_unwritable(out, ending)

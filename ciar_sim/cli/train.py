@@ -258,8 +258,8 @@ def profile(
     for option, value in {"--dtype": dtype, "--runtime": runtime, "--batch": batch}.items():
         if model is None and value is not None:
             raise click.UsageError(f"{option} goes with --model: a pair is timed as it is")
-    for path in (out, fit):
-        refuse_unwritable(path)
+    refuse_unwritable(out, "json")
+    refuse_unwritable(fit, "yaml", "yml")
     device = resolve_torch_device(torch_device)
     with progress_bars(quiet) as progress:
         told = partial(progress, "measuring compute times")

@@ -111,6 +111,7 @@ def test_an_option_without_effect_is_refused(arguments: list[str], needed: str) 
 # Every option that names a file (FILES) or folder (FOLDERS) to write, in a command whose input is missing, which would be the next error.
 # test_reliability.py has --out of run and sweep.
 FILES = {
+    "compare --out": ["compare", "none", "none"],
     "capacity --out": ["capacity", "none", "--slo-p95", "1s"],
     "recommend --out": ["recommend", "none"],
     "export --out": ["export", "none"],

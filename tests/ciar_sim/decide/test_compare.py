@@ -256,3 +256,21 @@ def test_what_is_no_pair_of_runs_is_one_line(folders: list[str], tmp_path: Path)
     assert refused.exit_code == 2
     assert refused.stderr.startswith("Error: ")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "allowed"),
+    [
+        (["compare", "a", "b"], "x.json", ".csv"),
+        (["capacity", "quickstart", "--slo-p95", "5"], "x.csv", ".json"),
+        (["recommend", "quickstart"], "x.csv", ".json"),
+        (["export", "a", "--as", "latex"], "x.md", ".tex"),
+        (["profile", "--seconds", "0"], "x.yaml", ".json"),
+    ],
+)
+def test_a_file_is_not_written_under_the_ending_of_another_format(
+    command: list[str], name: str, allowed: str, tmp_path: Path
+) -> None:
+    shown = CliRunner().invoke(main, [*command, "--out", str(tmp_path / name)])
+    assert shown.exit_code == 2
+    assert f"{name}: would not be a file of {name[2:].upper()}; allowed: a name in {allowed}" in shown.stderr

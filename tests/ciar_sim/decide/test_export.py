@@ -128,7 +128,7 @@ def test_tables(run: Path, tmp_path: Path) -> None:
     latex = tmp_path / "table.tex"
     assert shown(str(run), "--as", "latex", "--out", str(latex)).strip() == str(latex)
     text = latex.read_text()
-    assert r"50\% \& more|less" in text
+    assert r"50\% \& more\textbar{}less" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.replace(r"\&", "").count("&") for line in rows} == {6}
     assert r"\begin{tabular}{llrrrrr}" in text

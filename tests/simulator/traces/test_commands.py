@@ -6,7 +6,7 @@ from pathlib import Path
 
 from simulator.traces.read import read
 from simulator.traces.summary import summary
-from tests.simulator.traces.examples import GNETTRACK, MOONCAKE, call, file
+from tests.simulator.traces.examples import GNETTRACK, MOONCAKE, assert_refused, call, file
 
 
 def test_show_and_import(tmp_path: Path) -> None:
@@ -35,3 +35,17 @@ def test_a_name_that_is_no_text_is_drawn_and_written(tmp_path: Path) -> None:
     assert call("show", path, "--out", tmp_path / "drawn.png").exit_code == 0
     assert call("import", path, "--out", tmp_path / "own.csv").exit_code == 0
     assert (tmp_path / "own.csv").read_text().startswith("# from gr\ufffd.csv (gnettrack)\n")
+
+
+def test_a_name_of_another_format_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, GNETTRACK)
+    for arguments, name, allowed in (
+        (("show", path), "x.pdf", ".png"),
+        (("import", path), "x.JSON", ".csv"),
+        (("generate", "lte"), "x.png", ".csv"),
+    ):
+        result = call(*arguments, "--out", tmp_path / name)
+        ending = name[2:].upper()
+        assert_refused(result, f"{name}: would not be a file of {ending}; allowed: a name in {allowed}")
+        assert not (tmp_path / name).exists()
+    assert call("import", path, "--out", tmp_path / "lte.trace").exit_code == 0
