@@ -12,6 +12,7 @@ from simulator.pricing.costs import Work
 from simulator.pricing.profile import PassTable, Profile
 from simulator.pricing.roofline import RooflineCosts
 
+FITTED = ("device", "cloud")
 PHASES = ("prefill", "decode", "more tokens", "verify")
 # Bounds of the fitted figures: bytes per second, operations per second, seconds per kernel. `OwnHardware` accepts all values within them.
 LEAST, MOST = (1e-3, 1e-3, 1e-20), (1e15, 1e18, 1.0)
@@ -88,13 +89,14 @@ def compare_with_roofline(
 def fit_roofline(profile: Profile, shapes: Mapping[str, ModelShape]) -> FittedRoofline:
     """Fit a roofline to a profile, with memory and arithmetic in parallel (cuda-graphs) or one after the other (serial).
 
-    Minimises the sum of |log(roofline / measured)| over all passes by the Nelder-Mead simplex from several starting points. The fitted
-    figures are the ones reached, so efficiencies are 1. Rooflines count 2 bytes per value; for weights of 4 bytes the fitted bandwidth
-    is half the true one.
+    Minimises the sum of |log(roofline / measured)| over the passes of the cloud's and the device's model, by the Nelder-Mead simplex from
+    several starting points. The fitted figures are the ones reached, so efficiencies are 1. Rooflines count 2 bytes per value; for weights
+    of 4 bytes the fitted bandwidth is half the true one.
     """
     from scipy.optimize import minimize
 
-    passes = [(shapes[role], work, seconds) for role, _, _, work, seconds in _passes(profile)]
+    # Drafters are left out: the figures describe the pair's two models, and a drafter computes no interval as the device does.
+    passes = [(shapes[role], work, seconds) for role, _, _, work, seconds in _passes(profile) if role in FITTED]
     least = min(seconds for _, _, seconds in passes)
     found: list[tuple[float, str, Sequence[float]]] = []
     for runtime in ("cuda-graphs", "serial"):

@@ -313,6 +313,9 @@ def test_a_fit_finds_the_machine_that_made_the_times(runtime: str) -> None:
     machine = catalogue.hardware("rtx-3090")
     shapes = {"cloud": catalogue.model("llamagen-xl"), "device": catalogue.model("llamagen-xl-1layer")}
     costs = {role: RooflineCosts(one, {}, machine, catalogue.runtime(runtime)) for role, one in shapes.items()}
+    # A drafter that takes other times than the machine's is no part of the fit.
+    shapes["drafter"] = catalogue.drafter_of(shapes["cloud"])
+    costs["drafter"] = RooflineCosts(shapes["drafter"], {}, catalogue.hardware("l4"), catalogue.runtime(runtime))
     found = fit_roofline(of_roofline(costs), shapes)
     assert found.runtime == runtime
     assert found.hardware.bytes_per_s == pytest.approx(machine.bytes_per_s, rel=0.01)
