@@ -88,7 +88,7 @@ def short_gaps() -> Iterator[None]:
 def quick_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Search with few and short replications. The answer is fast but not reliable."""
     monkeypatch.setattr("ciar_sim.decide.capacity.LOOKS", (4,))
-    monkeypatch.setattr("ciar_sim.decide.capacity.ENOUGH", (4,))
+    monkeypatch.setattr("ciar_sim.decide.capacity.AT_MOST", 4)
     monkeypatch.setattr("ciar_sim.decide.loads.LONG_REQUESTS", 20)
 
 

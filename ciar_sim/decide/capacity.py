@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from ciar_sim.decide.bench import ALLOWED, Bench, Means, Prepared, candidate, condition
+from ciar_sim.decide.bench import ALLOWED, Bench, Means, Measured, Prepared, candidate, condition
 from ciar_sim.decide.crossing import crossing
 from ciar_sim.decide.decision import Decision, failed_cases, span
 from ciar_sim.decide.loads import MOST, idle_times, most_times, rate_of, scaled
@@ -31,9 +31,10 @@ LOADS = ("workload.arrivals.", "workload.devices")  # swept paths that are what 
 IN_BRACKET = 2  # replications of a load
 WIDTH = 1.25  # ratio of the ends of a bracket that is narrow enough
 AT_FIRST, AT_ONCE = 4, 8  # replications of the first round, from end to end of the bracket, and of each further one
-ENOUGH = (20, 44)  # replications after which the search may end
-# Confidence of the interval at each of these. Shared out between the two it would be 97.5 %, but bursts make the jackknife's interval a
-# little short: the ends then held the closed form of M/D/1 in 90 to 97 % of the seeds.
+# Replications after which the search may end, where they have as many requests as 20 of the usual length, and after which it ends.
+ENOUGH, USUAL, AT_MOST = 12, 20, 44
+# Confidence of the interval after each round. It holds the closed form of M/D/1 in some 95 % of the seeds: it is looked at several times,
+# and bursts make the jackknife's interval a little short.
 LOOK_CONFIDENCE = 0.99
 EMPTY = 0.005  # by which replications that begin empty overestimate the load, at 30 service times within the objective
 OFF = 0.7  # logit from the limit at which replications are placed: 5 % becomes 2.5 and 10 %
@@ -41,7 +42,7 @@ NARROWEST, WIDEST = 1.5, 0.4  # distance of these loads from the estimate: in un
 
 
 class Tried(NamedTuple):
-    """A replication: the load as a multiple of the scenario's, its requests, and those that missed the objective."""
+    """A replication: the load as a multiple of the scenario's, the requests that missed the objective, and all requests."""
 
     times: float
     late: int
@@ -149,7 +150,7 @@ def _search_of(case: Case, prepared: Prepared, slo_s: float, requests: int, prec
     assert isinstance(workload, FleetWorkload)
     devices = workload.devices if isinstance(workload.arrivals, ClosedArrivals) else 0
     idle, most = idle_times(case.scenario, requests, slo_s), most_times(case, requests, slo_s)
-    return search(Replayed(prepared, case, slo_s, requests), precision, idle, most, devices)
+    return search(Replayed(prepared, case, slo_s, requests), precision, requests, idle, most, devices)
 
 
 def _without_loads(cases: Sequence[Case]) -> list[Case]:
@@ -181,23 +182,25 @@ class Replayed:
 
     def tried(self, loads: Sequence[float], long: bool) -> list[Tried]:
         """Simulate a replication of each load, of full length or as short as those of the bracket."""
-        done = self._replications(loads, long)
-        return [Tried(times, *_missed(one, self.slo_s)) for times, one in zip(loads, done, strict=True)]
+        return [self._counted(times, one) for times, one in zip(loads, self._replications(loads, long), strict=True)]
 
     def verdict(self, times: float) -> tuple[int, list[Tried]]:
         """Test a load after 4, 8 and 16 short replications; the test ends as soon as the interval of the share lies on one side of 5 %."""
-        done: list[tuple[np.ndarray, int]] = []
+        done: list[Measured] = []
         verdict = 0
         for look in LOOKS:
             done += self._replications([times] * (look - len(done)), long=False)
-            _, low, high = late_share(done, self.slo_s)
+            _, low, high = late_share([(one.latency_s.to_numpy(), one.lost) for one in done], self.slo_s)
             verdict = 1 if high <= ALLOWED else -1 if low > ALLOWED else 0
             if verdict:
                 break
-        return verdict, [Tried(times, *_missed(one, self.slo_s)) for one in done]
+        return verdict, [self._counted(times, one) for one in done]
 
-    def _replications(self, loads: Sequence[float], long: bool) -> list[tuple[np.ndarray, int]]:
-        """The latencies of the answered requests of each replication, and how many have no answer.
+    def _counted(self, times: float, one: Measured) -> Tried:
+        return Tried(times, one.late(self.slo_s), one.asked)
+
+    def _replications(self, loads: Sequence[float], long: bool) -> list[Measured]:
+        """Simulate a replication of each load.
 
         Raises:
             CiarSimError: A load cannot be simulated, or has no request after its warm-up.
@@ -208,20 +211,14 @@ class Replayed:
             seed = (self.case.scenario.seed + self._seeds) % 2**63
             scenario = scaled(self.case.scenario, times, self.requests, self.slo_s, long)
             variants.append((self.case, scenario.model_copy(update={"seed": seed})))
-        done = [(one.latency_s.to_numpy(), one.lost) for one in self.prepared.again(variants)]
-        for times, (latency_s, lost) in zip(loads, done, strict=True):
-            if not len(latency_s) + lost:  # of none, none is late at any load
+        done = self.prepared.again(variants)
+        for times, one in zip(loads, done, strict=True):
+            if not one.asked:  # of none, none is late at any load
                 raise CiarSimError(
                     f"workload.duration_s: at {significant(times)} times this load a replication has no request after its warm-up, so it "
                     "cannot be tested; give a longer duration_s"
                 )
         return done
-
-
-def _missed(replication: tuple[np.ndarray, int], slo_s: float) -> tuple[int, int]:
-    """Requests of a replication that miss the objective, and all its requests."""
-    latency_s, lost = replication
-    return int(np.count_nonzero(latency_s > slo_s)) + lost, len(latency_s) + lost
 
 
 def late_share(replications: Sequence[tuple[np.ndarray, int]], slo_s: float) -> tuple[float, float, float]:
@@ -259,12 +256,15 @@ def share_beyond(replications: Sequence[tuple[np.ndarray, int]], slo_s: float) -
     return share, quantile * float(np.std(late - share * asked, ddof=1) / asked.mean()) / math.sqrt(len(late))
 
 
-def search(replays: Replays, precision: float, idle: float, most: float = MOST, devices: int = 0) -> Found:
+def search(
+    replays: Replays, precision: float, requests: int, idle: float, most: float = MOST, devices: int = 0
+) -> Found:
     """Find the load at which 5 % of the requests miss the objective.
 
     Args:
         replays: Simulates loads.
         precision: The search ends early where half of the interval is at most this share of the load.
+        requests: Of a replication, where its duration does not follow from the objective.
         idle: A load that is carried if any is.
         most: The largest load that is tried.
         devices: Of the scenario, where only whole devices are different loads, as in a closed loop; 0: all are.
@@ -282,7 +282,8 @@ def search(replays: Replays, precision: float, idle: float, most: float = MOST, 
         at = crossing(np.log(loads), late, asked, ALLOWED, LOOK_CONFIDENCE)
         ends = [math.exp(at.at - at.half - EMPTY), math.exp(at.at + at.half)]
         narrow = at.half <= precision or (devices > 0 and len({math.floor(devices * end) for end in ends}) == 1)
-        if (len(runs) in ENOUGH and narrow) or len(runs) >= ENOUGH[-1]:
+        enough = len(runs) >= USUAL or (len(runs) >= ENOUGH and asked.sum() >= USUAL * requests)
+        if (enough and narrow) or len(runs) >= AT_MOST:
             return Found(math.exp(at.at), ends[0], ends[1], _by_load([*tried, *runs]))
         off = min(max(OFF / at.slope, NARROWEST * precision), WIDEST)
         placed = (at.at + off * np.linspace(-1, 1, AT_ONCE)).tolist()

@@ -21,7 +21,7 @@ from ciar_sim.decide import loads as loads_module
 from ciar_sim.decide.bench import Measured, measured
 from ciar_sim.decide.capacity import (
     ALLOWED,
-    ENOUGH,
+    AT_MOST,
     IN_BRACKET,
     LOOKS,
     Found,
@@ -81,6 +81,10 @@ class Queue:
         raise NotImplementedError
 
 
+def renewed(one: Case, scenario: Scenario) -> Case:
+    return replace(one, scenario=scenario)
+
+
 class OneServer(Queue):
     """Replays a call of one cloud pass, over a link that takes no time, at the arrivals of a scenario."""
 
@@ -92,8 +96,7 @@ class OneServer(Queue):
         asked = poisson_arrivals(scenario.seed, rate_of(workload), workload.duration_s, workload.devices, 1)
         sides = {"device": COSTS["device_costs"], "cloud": COSTS["cloud_costs"]}
         result = case([self.program], asked, network=AT_ONCE, devices=workload.devices, max_batch=1, **sides)
-        renewed = Case(one.index, one.position, one.method, one.swept, scenario)
-        return measured(Simulated(renewed, SimulatedCase(**vars(result)), {}))
+        return measured(Simulated(renewed(one, scenario), SimulatedCase(**vars(result)), {}))
 
 
 class Lindley(Queue):
@@ -107,7 +110,9 @@ class Lindley(Queue):
         requested_s = np.sort(draws.uniform(0.0, workload.duration_s, number))
         served = np.concatenate([[0.0], np.cumsum(SERVICE_S - np.diff(requested_s))])
         latency_s = served - np.minimum.accumulate(served) + SERVICE_S
-        return Measured(one, pd.Series(latency_s[requested_s >= workload.warmup_s]), {}, 0, 0, 0)
+        return Measured(
+            renewed(one, scenario), pd.Series(latency_s[requested_s >= workload.warmup_s]), {}, 0, 0, 0, number
+        )
 
 
 def edge(slo_s: float) -> float:
@@ -119,7 +124,7 @@ def test_capacity_is_that_of_m_d_1() -> None:
     """P(W > 2.5 D) = 5 %: the rate that makes it so, within 2 %. The standard deviation of the estimate is 1 %, at a fixed seed."""
     slo_s = 3.5 * SERVICE_S
     queue = OneServer(slo_s, 1000)
-    found = search(queue.replays, 0.02, LEAST)
+    found = search(queue.replays, 0.02, 1000, LEAST)
     assert 20 * found.times == pytest.approx(edge(slo_s), rel=0.02)
     assert 20 * found.low < edge(slo_s) < 20 * found.high
     assert found.high / found.low < 1.1
@@ -132,7 +137,7 @@ def test_the_interval_holds_the_closed_form_of_m_d_1(services: float) -> None:
     """Over 100 seeds both ends hold in 94 to 97 %, and the standard deviation of the estimate is 1.0 to 1.1 %."""
     expected, seeds, held, errors = edge(services * SERVICE_S), 8, 0, []
     for seed in range(seeds):
-        found = search(Lindley(services * SERVICE_S, 1000, 10_000 * seed).replays, 0.02, LEAST)
+        found = search(Lindley(services * SERVICE_S, 1000, 10_000 * seed).replays, 0.02, 1000, LEAST)
         held += 20 * found.low <= expected <= 20 * found.high
         errors.append(math.log(20 * found.times / expected))
     assert held >= seeds - 2
@@ -142,7 +147,7 @@ def test_the_interval_holds_the_closed_form_of_m_d_1(services: float) -> None:
 @pytest.mark.parametrize("services", [100.0])
 def test_more_than_a_server_serves_is_not_carried_though_its_queue_takes_long_to_be_late(services: float) -> None:
     """Within 100 D: at 1.05 of the server's rate the wait has grown to some 75 D after the 1,500 requests of ten times that."""
-    found = search(Lindley(services * SERVICE_S, 400).replays, 0.02, LEAST)
+    found = search(Lindley(services * SERVICE_S, 400).replays, 0.02, 400, LEAST)
     assert 0.96 / SERVICE_S < 20 * found.times < 1.01 / SERVICE_S
     assert 20 * found.low < 1.0 / SERVICE_S
 
@@ -170,11 +175,11 @@ class Known:
 @pytest.mark.parametrize("at", [0.03, 0.9999, 1.0, 7.3, 900.0])
 @pytest.mark.parametrize(("slope", "burst"), [(3.0, 0.0), (20.0, 0.5), (400.0, 0.0)])
 def test_the_search_finds_the_edge(at: float, slope: float, burst: float) -> None:
-    found = search(Known(at, slope, burst), 0.01, LEAST)
+    found = search(Known(at, slope, burst), 0.01, 1000, LEAST)
     assert 0.97 * found.low <= at <= 1.03 * found.high
     assert found.times == pytest.approx(at, rel=0.03)
     assert math.log(found.high / found.low) < 0.12
-    assert sum(load.replications for load in found.loads) <= ENOUGH[-1] + 2 * 20
+    assert sum(load.replications for load in found.loads) <= AT_MOST + 2 * 20
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,7 @@ def test_the_search_finds_the_edge(at: float, slope: float, burst: float) -> Non
 )
 def test_the_loads_of_a_closed_loop_are_whole_devices(at: float, devices: int, carried: int) -> None:
     known = Known(at, 400.0)
-    found = search(known, 0.01, 1 / devices, MOST, devices)
+    found = search(known, 0.01, 1000, 1 / devices, MOST, devices)
     tried = [devices * load.times for load in found.loads]
     assert tried == pytest.approx([round(one) for one in tried])
     assert abs(math.floor(devices * found.times) - carried) <= (round(devices * at) == devices * at)
@@ -222,12 +227,12 @@ def test_where_nobody_is_late_the_spread_is_that_of_the_latest() -> None:
 
 
 def test_no_load_and_any_load() -> None:
-    none = search(Known(1e-9, 3.0), 0.01, LEAST)
+    none = search(Known(1e-9, 3.0), 0.01, 1000, LEAST)
     assert (none.times, none.low, none.high, none.missed) == (0.0, 0.0, LEAST, True)
-    endless = search(Known(1e9, 3.0), 0.01, LEAST, 8.0)
+    endless = search(Known(1e9, 3.0), 0.01, 1000, LEAST, 8.0)
     assert (endless.times, endless.low, len(endless.loads)) == (math.inf, 8.0, 4)
     assert [load.replications for load in endless.loads] == [IN_BRACKET] * 3 + [IN_BRACKET + 4]
-    assert math.isinf(search(Known(1e9, 3.0), 0.01, LEAST).times)
+    assert math.isinf(search(Known(1e9, 3.0), 0.01, 1000, LEAST).times)
 
 
 def test_no_load_is_named_as_what_was_shown() -> None:
@@ -280,7 +285,7 @@ def test_a_replication_without_a_request_tells_nothing(
     fleet: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2,))
-    monkeypatch.setattr(module, "ENOUGH", (4,))
+    monkeypatch.setattr(module, "AT_MOST", 4)
     fleet |= {"methods": ["base"], "workload": {"devices": 2, "arrivals": {"think_s": 1e7}, "duration_s": 10}}
     with pytest.raises(
         CiarSimError, match=r"^workload.duration_s: at 1.00 times this load a replication has no request"
@@ -292,7 +297,7 @@ def test_a_case_that_fails_leaves_the_others_their_answer(
     fleet: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2,))
-    monkeypatch.setattr(module, "ENOUGH", (4,))
+    monkeypatch.setattr(module, "AT_MOST", 4)
     monkeypatch.setattr(loads_module, "MOST", 1.0)
     phone = {"class": "phone", "fp16_tflops": 3.5, "bandwidth_gb_s": 60, "memory_gb": 8.4e-4, "power_w": 6}
     fleet["compute"]["device"]["hardware"] = phone  # without room for the device's weights
@@ -315,7 +320,7 @@ def test_the_command_says_what_each_method_carries(
     fleet: dict[str, Any], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOKS", (2, 4))
-    monkeypatch.setattr(module, "ENOUGH", (4, 12))
+    monkeypatch.setattr(module, "AT_MOST", 12)
     monkeypatch.setattr(loads_module, "LONG_REQUESTS", 20)
     monkeypatch.setattr(loads_module, "SHORT", 2.0)
     fleet["workload"]["arrivals"] = {"poisson_per_s": 128}
