@@ -55,6 +55,7 @@ class Measured:
         refused: Requests that the cloud refused, warm-up included.
         unfinished: Requests still open at the end, warm-up included.
         lost: Refused and unfinished requests after the warm-up.
+        came: All requests, warm-up included.
     """
 
     case: Case
@@ -63,6 +64,7 @@ class Measured:
     refused: int
     unfinished: int
     lost: int
+    came: int
 
     @cached_property
     def mean_s(self) -> float:
@@ -218,8 +220,8 @@ def measured(one: Simulated) -> Measured:
     refused, unfinished = one.result.refused, one.result.unfinished
     # Requests are numbered in order of time, and those without an answer have no row.
     before = int(columns["request"][~counted].max(initial=-1)) + 1
-    lost = len(columns["request"]) + refused + unfinished - before - len(kept)
-    return Measured(one.case, latency_s, chosen, refused, unfinished, lost)
+    came = len(columns["request"]) + refused + unfinished
+    return Measured(one.case, latency_s, chosen, refused, unfinished, came - before - len(kept), came)
 
 
 def candidate(case: Case) -> str:

@@ -23,7 +23,7 @@ from reports.words import number, significant
 from simulator.core.errors import CiarSimError
 from simulator.experiment.loading import LoadedScenario
 from simulator.experiment.scenario import Case
-from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload
+from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload, PoissonArrivals
 from simulator.results.statistics import CONFIDENCE
 
 LOOKS = (4, 8, 16)  # replications after which the test of a single load may end
@@ -33,20 +33,30 @@ WIDTH = 1.25  # ratio of the ends of a bracket that is narrow enough
 AT_FIRST, AT_ONCE = 4, 8  # replications of the first round, from end to end of the bracket, and of each further one
 # Replications after which the search may end, where they have as many requests as 20 of the usual length, and after which it ends.
 ENOUGH, USUAL, AT_MOST = 12, 20, 44
-# Confidence of the interval after each round. It holds the closed form of M/D/1 in some 95 % of the seeds: it is looked at several times,
+# Confidence of the interval after each round. It holds the closed form of M/D/1 in 95 to 99 % of the seeds: it is looked at several times,
 # and bursts make the jackknife's interval a little short.
-LOOK_CONFIDENCE = 0.99
+LOOK_CONFIDENCE = 0.98
 EMPTY = 0.005  # by which replications that begin empty overestimate the load, at 30 service times within the objective
 OFF = 0.7  # logit from the limit at which replications are placed: 5 % becomes 2.5 and 10 %
 NARROWEST, WIDEST = 1.5, 0.4  # distance of these loads from the estimate: in units of the precision, and as a logarithm
 
 
 class Tried(NamedTuple):
-    """A replication: the load as a multiple of the scenario's, the requests that missed the objective, and all requests."""
+    """A replication.
+
+    Attributes:
+        times: The load, as a multiple of the scenario's.
+        late: Requests that missed the objective.
+        asked: All requests, without those of the warm-up.
+        came: Logarithm of the number of Poisson requests, warm-up included, divided by its expectation; 0 for other arrivals.
+        spread: Standard deviation of `came`.
+    """
 
     times: float
     late: int
     asked: int
+    came: float = 0.0
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +207,12 @@ class Replayed:
         return verdict, [self._counted(times, one) for one in done]
 
     def _counted(self, times: float, one: Measured) -> Tried:
-        return Tried(times, one.late(self.slo_s), one.asked)
+        workload = one.case.scenario.workload
+        counts = times, one.late(self.slo_s), one.asked
+        if not isinstance(workload, FleetWorkload) or not isinstance(workload.arrivals, PoissonArrivals):
+            return Tried(*counts)
+        expected = rate_of(workload) * workload.duration_s
+        return Tried(*counts, math.log(max(one.came, 1) / expected), 1.0 / math.sqrt(expected))
 
     def _replications(self, loads: Sequence[float], long: bool) -> list[Measured]:
         """Simulate a replication of each load.
@@ -278,8 +293,8 @@ def search(
     runs: list[Tried] = []
     while True:
         runs += replays.tried([_whole(math.exp(load), devices) for load in placed], long=True)
-        loads, late, asked = (np.array(column, float) for column in zip(*runs, strict=True))
-        at = crossing(np.log(loads), late, asked, ALLOWED, LOOK_CONFIDENCE)
+        loads, late, asked, *came = (np.array(column, float) for column in zip(*runs, strict=True))
+        at = crossing(np.log(loads), np.stack(came, axis=1), late, asked, ALLOWED, LOOK_CONFIDENCE)
         ends = [math.exp(at.at - at.half - EMPTY), math.exp(at.at + at.half)]
         narrow = at.half <= precision or (devices > 0 and len({math.floor(devices * end) for end in ends}) == 1)
         enough = len(runs) >= USUAL or (len(runs) >= ENOUGH and asked.sum() >= USUAL * requests)

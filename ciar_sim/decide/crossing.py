@@ -16,6 +16,8 @@ LEAST_NEAR = 6  # simulations of the fit, however far they are
 GENTLE, STEEP = 1.0, 1000.0  # bounds of the slope: logit per logarithm of the load
 BEYOND = 0.1  # how far, in the logarithm of the load, the crossing may lie outside the loads that were simulated
 STEPS = 60  # of Newton's method
+NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # of a mean over a normal variable
+WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 class Crossing(NamedTuple):
@@ -32,32 +34,58 @@ class Crossing(NamedTuple):
     half: float
 
 
-def crossing(loads: np.ndarray, late: np.ndarray, asked: np.ndarray, limit: float, confidence: float) -> Crossing:
-    """Estimate where the share of late requests crosses a limit.
+def crossing(
+    loads: np.ndarray, came: np.ndarray, late: np.ndarray, asked: np.ndarray, limit: float, confidence: float
+) -> Crossing:
+    """Estimate the load at which the expected share of late requests crosses a limit.
+
+    Where requests are a Poisson process, their number is a control variate with a known mean. Its best coefficient is the slope, as the
+    covariance of the late requests with it is the derivative of their expectation by the logarithm of the rate. So the share is fitted on
+    the load that came, and the crossing is that of the share's mean over the loads that may come.
 
     Args:
         loads: Logarithm of the load of each simulation, at least three.
+        came: Logarithm of its number of requests divided by their expectation, and the standard deviation of that: two columns, 0 where
+            the number is no control variate.
         late: Late requests of each.
         asked: All requests of each.
         limit: The share that is looked for.
         confidence: Of the interval.
     """
+    loads, spread = loads + came[:, 0], came[:, 1]
     share = smoothed(loads, late, asked)
     over = share[share > limit]
     top = max(FAR, float(np.sort(share)[min(LEAST_NEAR, len(share)) - 1]), float(over.min()) if len(over) else 0.0)
     near = share <= top
-    loads, late, asked = loads[near], late[near], asked[near]
+    loads, late, asked, spread = loads[near], late[near], asked[near], spread[near]
     ends = float(loads.min()) - BEYOND, float(loads.max()) + BEYOND
 
     def fitted(kept: np.ndarray) -> tuple[float, float]:
         at, slope = _fit(loads[kept], late[kept], asked[kept], limit)
+        at -= _raised(slope * math.sqrt(float(np.mean(spread[kept] ** 2))), limit) / slope
         return min(max(at, ends[0]), ends[1]), slope
 
     every = np.arange(len(loads))
     at, slope = fitted(every)
     without = np.array([fitted(every != place)[0] for place in every])
-    spread = math.sqrt((len(every) - 1) / len(every) * float(np.sum((without - without.mean()) ** 2)))
-    return Crossing(at, slope, float(stdtrit(max(len(every) - 2, 1), (1 + confidence) / 2)) * spread)
+    deviation = math.sqrt((len(every) - 1) / len(every) * float(np.sum((without - without.mean()) ** 2)))
+    return Crossing(at, slope, float(stdtrit(max(len(every) - 2, 1), (1 + confidence) / 2)) * deviation)
+
+
+def _raised(spread: float, limit: float) -> float:
+    """Return how far below the logit of a limit the mean of a normal logit must lie for the mean of its share to be the limit.
+
+    spread: Standard deviation of the logit.
+    """
+    goal = math.log(limit / (1.0 - limit))
+    below = 0.5 * spread**2
+    for _ in range(STEPS if spread else 0):
+        shares = expit(goal - below + spread * NODES)
+        step = (float(WEIGHTS @ shares) - limit) / float(WEIGHTS @ (shares * (1.0 - shares)))
+        below += min(max(step, -1.0), 1.0)
+        if abs(step) < 1e-9:
+            break
+    return below
 
 
 def smoothed(loads: np.ndarray, late: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -261,7 +261,7 @@ def test_the_test_of_one_load_ends_where_it_is_clear(late_pct: int, verdict: int
         def simulated(self, one: Case, scenario: Scenario) -> Measured:
             self.number += 1
             late = min(max(late_pct * 4 + (-1) ** self.number * 2 * (0 < late_pct < 100), 0), 400)
-            return Measured(one, pd.Series(np.repeat([2.0, 1.0], [late, 400 - late])), {}, 0, 0, 0)
+            return Measured(one, pd.Series(np.repeat([2.0, 1.0], [late, 400 - late])), {}, 0, 0, 0, 400)
 
     queue = Fixed(1.5, 400)
     found, done = queue.replays.verdict(1.0)

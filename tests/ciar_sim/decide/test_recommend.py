@@ -188,7 +188,7 @@ def test_an_objective_counts_requests_and_those_without_an_answer_as_late(
 ) -> None:
     """One rule with and without lost requests, and that of capacity."""
     latency_s = pd.Series([2.0] * late + [1.0] * (asked - late - lost))
-    one = Measured(None, latency_s, {}, 0, 0, lost)  # type: ignore[arg-type]
+    one = Measured(None, latency_s, {}, 0, 0, lost, asked)  # type: ignore[arg-type]
     assert (one.late(1.5), one.asked) == (late + lost, asked)
     assert one.within(1.5) is within
 

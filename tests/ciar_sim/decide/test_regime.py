@@ -49,7 +49,7 @@ def line(x: list[float], latencies: dict[str, list[list[float]]]) -> Line:
     """Return a line of the map from the latencies of each request at each x, by candidate."""
 
     def cell(values: list[float]) -> Measured:
-        return Measured(None, pd.Series(values), {}, 0, 0, 0)  # type: ignore[arg-type]
+        return Measured(None, pd.Series(values), {}, 0, 0, 0, 0)  # type: ignore[arg-type]
 
     cells = {name: [cell(values) for values in rows] for name, rows in latencies.items()}
     return Line(None, np.array(x), cells, {name: np.ones(len(x), bool) for name in cells})
