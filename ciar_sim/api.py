@@ -302,7 +302,7 @@ def capacity(
     *,
     slo_p95_s: float,
     requests: int = 1000,
-    precision_pct: float = 2.0,
+    precision_pct: float = 2.5,
     sets: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Decision:

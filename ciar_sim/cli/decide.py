@@ -114,7 +114,7 @@ def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 @click.option(
     "--precision",
     type=FiniteRange(0.1, 50),
-    default=2,
+    default=2.5,
     show_default=True,
     metavar="PERCENT",
     help="End the search early when the 95 % interval of the load reaches at most this far to either side.",

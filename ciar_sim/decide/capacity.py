@@ -96,7 +96,7 @@ class Found:
 
 
 def capacity(
-    loaded: LoadedScenario, slo_s: float, means: Means, requests: int = 1000, precision_pct: float = 2.0
+    loaded: LoadedScenario, slo_s: float, means: Means, requests: int = 1000, precision_pct: float = 2.5
 ) -> Decision:
     """Return the largest load that each case of the scenario carries with p95 of the latency within an objective.
 
