@@ -196,7 +196,7 @@ COLUMNS: dict[str, str] = {
     "prompt; NaN without base",
     "cloud_nll_minus_base_lo, cloud_nll_minus_base_hi": "95 % Student t interval of cloud_nll_minus_base, paired by prompt; NaN "
     "below two prompts",
-    "align_minus_base": "as cloud_nll_minus_base, of align_scenes or align_photos, the agreement with the caption; NaN without a judge",
+    "align_minus_base": "as cloud_nll_minus_base, of the agreement with the caption (align_...); NaN without a judge",
     "align_minus_base_lo, align_minus_base_hi": "95 % Student t interval of align_minus_base, paired by prompt; NaN below two prompts",
     "cloud_greedy_pct": "mean over distinct images of the share of tokens, in percent, equal to the cloud's arg max given the "
     "method's own preceding tokens",
