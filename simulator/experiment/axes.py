@@ -47,6 +47,9 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
         place = _sweep_place(scenario, whole, path, fail)
         if place in targets:
             raise fail(f"and sweep.{targets[place]} are the same setting")
+        for other, its in targets.items():
+            if other == place[: len(other)] or place == other[: len(place)]:
+                raise fail(f"and sweep.{its} concern the same setting; sweep one of them")
         targets[place] = path
         drawn = sweep.random is not None or (sweep.tune is not None and path.startswith("methods."))
         if isinstance(axis, Range) and axis.steps is None and not drawn:

@@ -25,10 +25,14 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
         entry = data["methods"][place[1]]
         if isinstance(entry, str):
             data["methods"][place[1]] = {"name": entry}
-    if any(place == axis_place(scenario, swept) for swept in data.get("sweep", {})):
-        raise ScenarioError(
-            f"{label}: {path} is swept in {source.document.name}; use ciar-sim sweep with --axis {path}=..."
-        )
+    for swept in scenario.sweep.axes:
+        target = axis_place(scenario, swept)
+        if target == place:
+            raise ScenarioError(
+                f"{label}: {path} is swept in {source.document.name}; use ciar-sim sweep with --axis {path}=..."
+            )
+        if target == place[: len(target)]:
+            raise ScenarioError(f"{label}: {path} does nothing: {swept} is swept in {source.document.name}")
     parsed = _option_value(value, label)
     if place[0] == "network" and len(place) > 1 and isinstance(scenario.network, PresetNetwork):
         preset = {"preset": scenario.network.preset}  # the file has the default, or a name in place of a mapping

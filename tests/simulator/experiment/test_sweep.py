@@ -70,6 +70,18 @@ def test_a_key_of_a_setting_that_is_a_mapping_is_swept_and_set(entry: str, tmp_p
     assert [case.method.target for case in expand(again)[1:]] == targets[::2]
 
 
+def test_a_setting_and_a_key_of_it_are_not_varied_together(tmp_path: Path) -> None:
+    text = "name: t\nmethods: [base, {name: ciar, label: ciar}]\n"
+    key, whole = "methods.ciar.threshold.call_pct", "methods.ciar.threshold"
+    for first, second in ((f"{key}=10,20", f"{whole}=0.5"), (f"{whole}=0.5", f"{key}=10,20")):
+        names = [axis.partition("=")[0] for axis in (second, first)]
+        said = f"--axis {second}: sweep.{names[0]} and sweep.{names[1]} concern the same setting; sweep one of them"
+        assert refusal(tmp_path, text, axes=(first, second)) == said
+    swept = f"{text}sweep: {{{whole}: [0.3, 0.5]}}\n"
+    said = f"--set {key}=20: {key} does nothing: {whole} is swept in t.yaml"
+    assert refusal(tmp_path, swept, sets=(f"{key}=20",)) == said
+
+
 def test_a_key_of_a_method_with_a_dotted_label_is_swept(tmp_path: Path) -> None:
     text = "name: t\nmethods: [{name: ciar, label: my ciar v1.2, local: {top_p: 0.5}}]\n"
     s = load(tmp_path, text, axes=("methods.my ciar v1.2.local.top_p=0.5,0.9",))
