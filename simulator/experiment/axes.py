@@ -231,7 +231,7 @@ def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]
     names = [entry.name for entry in scenario.methods]
     key = ""
     front, _, outer = middle.rpartition(".")
-    if middle not in labels and middle not in names and (front in labels or front in names):
+    if setting and middle not in labels and middle not in names and (front in labels or front in names):
         middle, setting, key = front, outer, setting
     if not middle:
         raise fail(f"names no single setting; write methods.LABEL.SETTING with a label of {', '.join(labels)}")

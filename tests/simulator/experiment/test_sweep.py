@@ -96,6 +96,7 @@ def test_a_key_of_a_method_with_a_dotted_label_is_swept(tmp_path: Path) -> None:
             "threshold of ciar is 0.5, which has no keys; give the method threshold: {call_pct: ...}",
         ),
         ("methods.random.threshold.cal_pct=3", "threshold of random has no cal_pct; did you mean call_pct?"),
+        ("methods.random.threshold.=3", "no method random.threshold"),
         ("methods.random.thresh.call_pct=3", "random has no setting thresh; did you mean threshold?"),
         (
             "methods.code.local.top_p=0.5",
