@@ -129,6 +129,8 @@ def dump(data: Any) -> str:
 def did_you_mean(found: object, allowed: Iterable[str]) -> str:
     """Return `; did you mean X? allowed: A, B` for a message about an unknown name; the comparison ignores case."""
     names = list(allowed)
+    if not names:
+        return "; allowed: none"
     near = difflib.get_close_matches(str(found).lower(), [name.lower() for name in names], n=1, cutoff=0.5)
     hint = f"; did you mean {next(name for name in names if name.lower() == near[0])}?" if near else ";"
     return f"{hint} allowed: {', '.join(names)}"

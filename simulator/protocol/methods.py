@@ -335,7 +335,7 @@ class CiarSettings(ThresholdSettings):
 
 
 class SpeculativeSettings(MethodSettings):
-    """Vanilla speculative decoding with the device's model as the drafter."""
+    """Vanilla speculative decoding with the device's model as the drafter, with lossless verification."""
 
     lossless: ClassVar[bool] = True
 

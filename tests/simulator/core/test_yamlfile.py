@@ -155,6 +155,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_unknown_names_get_the_nearest_one() -> None:
     assert yamlfile.did_you_mean("rtt_s", ["rtt_ms", "up_mbps"]) == "; did you mean rtt_ms? allowed: rtt_ms, up_mbps"
     assert yamlfile.did_you_mean("zzz", ["rtt_ms"]) == "; allowed: rtt_ms"
+    assert yamlfile.did_you_mean("zzz", []) == "; allowed: none"
 
 
 LETTERS = st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])  # files may not contain the others
