@@ -355,8 +355,8 @@ def write_pair(
     Raises:
         WeightsError: a file would have 15 MiB or more, or the pair does not load.
     """
-    with temporary_sibling(out_dir) as beside:
-        folder = beside / "new"
+    with temporary_sibling(out_dir) as staging:
+        folder = staging / "new"
         folder.mkdir()
         write_atomically(folder / TEXT, save(text.state()))  # float32: caption rows are compared across drivers
         # One metadata entry per file: safetensors writes several in random order, but equal pairs should have equal bytes.
@@ -401,5 +401,5 @@ def write_pair(
         for path in folder.rglob("*"):  # safetensors creates files that only the owner can read
             path.chmod(0o755 if path.is_dir() else 0o644)
         load_pair(folder)  # a pair that does not load must not replace anything
-        replace_folder(beside, out_dir)
+        replace_folder(staging, out_dir)
         return manifest

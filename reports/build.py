@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reports.advice import advice, condition_keys, more_advice
-from reports.beside import shared
 from reports.figure import Form, left_out, render, spread, styled
 from reports.findings import Finding, find, has_quality
+from reports.forked import shared
 from reports.image_grid import grid_prompts, image_grid
 from reports.kinds import of_methods
 from reports.load import Run, load_run

@@ -252,17 +252,17 @@ def summary_lines(summary: pd.DataFrame, columns: Sequence[str] | None = None, w
 
 def _blocks(texts: dict[str, list[str]], numbers: dict[str, list[str]], width: int) -> list[list[str]]:
     """Divide the columns of numbers into groups that fit next to the texts, at least one in each."""
-    beside = sum(_GAP + _longest(name, cells) for name, cells in texts.items())
+    texts_width = sum(_GAP + _longest(name, cells) for name, cells in texts.items())
     widest = max((_longest(name, cells) for name, cells in numbers.items()), default=0)
-    if beside + widest > width:  # the texts must be folded
-        beside = min(beside, max(len(texts) * (_GAP + _TEXT_AT_LEAST), width - 2 * (widest + _GAP)))
+    if texts_width + widest > width:  # the texts must be folded
+        texts_width = min(texts_width, max(len(texts) * (_GAP + _TEXT_AT_LEAST), width - 2 * (widest + _GAP)))
     blocks: list[list[str]] = [[]]
-    used = beside
+    used = texts_width
     for name, cells in numbers.items():
         own = _longest(name, cells) + _GAP
         if blocks[-1] and used + own - _GAP > width:
             blocks.append([])
-            used = beside
+            used = texts_width
         blocks[-1].append(name)
         used += own
     return blocks

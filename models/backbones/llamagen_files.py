@@ -81,12 +81,12 @@ def find(spec: PairSpec) -> FoundPair:
     parts, others = recognise(place, kind_of, "LlamaGen")
     others += other_kinds(parts, kind)
     cloud = the_one([part for part in parts if part.kind == kind], spec.cloud, place, others, "weights", hints_of(spec))
-    beside = Path(spec.tokenizer or folder)
-    if beside != place:
-        parts, others = recognise(beside, kind_of, "LlamaGen")
+    tokenizer_place = Path(spec.tokenizer or folder)
+    if tokenizer_place != place:
+        parts, others = recognise(tokenizer_place, kind_of, "LlamaGen")
         others += other_kinds(parts, "tokenizer")
     tokenizers = [part for part in parts if part.kind == "tokenizer"]
-    tokenizer = the_one(tokenizers, "the image tokenizer", beside, others, "tokenizer", (kind,))
+    tokenizer = the_one(tokenizers, "the image tokenizer", tokenizer_place, others, "tokenizer", (kind,))
     vq = vq_sizes(own_keys(read_checkpoint(tokenizer.path, VQ_CONTAINERS).shapes), tokenizer.path)
     down = 2 ** (len(vq["encoder_ch_mult"]) - 1)
     size = spec.image_size or spec.backbone.image_size

@@ -38,10 +38,15 @@ def find(spec: PairSpec) -> FoundPair:
     place = Path(spec.weights)
     cloud = _var(place, spec.cloud, "weights", (spec.cloud.rpartition("-")[2],))
     config, classes, width = var_shape(cloud.shapes, cloud.path)
-    beside = Path(spec.tokenizer) if spec.tokenizer else place if place.is_dir() else place.parent
-    found, others = recognise(beside, kind_of, "VAR", VAE_CONTAINERS)
+    tokenizer_place = Path(spec.tokenizer) if spec.tokenizer else place if place.is_dir() else place.parent
+    found, others = recognise(tokenizer_place, kind_of, "VAR", VAE_CONTAINERS)
     tokenizer = the_one(
-        [part for part in found if part.kind == "tokenizer"], "the image tokenizer", beside, others, "tokenizer", ()
+        [part for part in found if part.kind == "tokenizer"],
+        "the image tokenizer",
+        tokenizer_place,
+        others,
+        "tokenizer",
+        (),
     )
     vq, phis = tokenizer_shape(tokenizer.shapes, tokenizer.path)
     if (vq["codebook_size"], vq["codebook_dim"]) != (config.vocab_size, width):

@@ -28,11 +28,11 @@ def code_classes(codes: np.ndarray, vocab_size: int, count: int, rng: np.random.
     cells = codes.reshape(-1, grid, grid).astype(np.int64)
     pairs = [(cells[:, :, :-1], cells[:, :, 1:]), (cells[:, :-1], cells[:, 1:])]
     one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
-    beside = coo_matrix((np.ones(len(one)), (one, other)), (vocab_size, vocab_size)).tocsr()
-    beside = beside + beside.T
-    scale = diags((np.asarray(beside.sum(1)).ravel() + 1.0) ** -0.5)
+    adjacency = coo_matrix((np.ones(len(one)), (one, other)), (vocab_size, vocab_size)).tocsr()
+    adjacency = adjacency + adjacency.T
+    scale = diags((np.asarray(adjacency.sum(1)).ravel() + 1.0) ** -0.5)
     values, vectors = eigsh(
-        scale @ beside @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size)
+        scale @ adjacency @ scale, k=min(CLASS_DIMS, vocab_size - 1), which="LA", v0=np.ones(vocab_size)
     )
     points = vectors * values  # weighted by eigenvalue: directions due to noise become small
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)

@@ -78,7 +78,7 @@ class DataConfig(Part):
 
     @field_validator("folder", "coco", "photos")
     @classmethod
-    def _beside_the_file(cls, path: str | None, info: ValidationInfo) -> str | None:
+    def _relative_to_the_file(cls, path: str | None, info: ValidationInfo) -> str | None:
         return None if path is None else str(folder_of(info) / path)
 
     @model_validator(mode="after")

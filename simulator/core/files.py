@@ -156,12 +156,12 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def replace_folder(beside: Path, path: Path) -> None:
-    """Move `new` in `beside`, a `temporary_sibling` of `path`, to `path`, and the previous content to `old`; both or neither.
+def replace_folder(staging: Path, path: Path) -> None:
+    """Move `new` in `staging`, a `temporary_sibling` of `path`, to `path`, and the previous content to `old`; both or neither.
 
     If two processes finish at the same time, the second replaces the result of the first.
     """
-    new, old = beside / "new", beside / "old"
+    new, old = staging / "new", staging / "old"
     with locked(path.parent):
         try:
             if path.exists():

@@ -324,7 +324,7 @@ def _constant(value: float | Capacity | StepFunction) -> float:
     return value
 
 
-def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, beside: bool) -> Callable[[float], float]:
+def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, multipath: bool) -> Callable[[float], float]:
     """Return a function from the time at which a device begins to open a connection to the time at which it is open (infinity: never).
 
     A handshake takes the transport's round trips, with hello and certificates in the last one, and a timeout (`backoff`) for each loss
@@ -336,7 +336,7 @@ def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, beside
         up: uplink.
         down: downlink.
         radio: radio of the device; None for none.
-        beside: whether there are other paths, so that a reply may have to be sent before this connection is open.
+        multipath: whether there are other paths, so that a reply may have to be sent before this connection is open.
     """
     t = up.transport
 
@@ -358,7 +358,7 @@ def _handshake(up: ImpairedLink, down: ImpairedLink, radio: Radio | None, beside
             if radio is not None:
                 now_s += radio.up.more_s(hello_bytes)
             now_s = down.opening_s(now_s, handshake_bytes, timeout_s)
-        if beside:
+        if multipath:
             down.open_s = now_s
         return now_s
 

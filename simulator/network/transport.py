@@ -316,7 +316,7 @@ class Window:
     def send(self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]) -> float:
         """Return the time at which the last bit of a message that may start at `start_s` leaves. finish_s: `Wire.finish_s`."""
         if self._acked_s > start_s:
-            return self._send_beside(start_s, segments, bits, finish_s)
+            return self._send_overlapping(start_s, segments, bits, finish_s)
         window = self._segments + self._growth
         if window > self._most:
             window = self._limited(window)
@@ -338,7 +338,7 @@ class Window:
         self._acked_s = end_s + self._ack_s
         return end_s
 
-    def _send_beside(
+    def _send_overlapping(
         self, start_s: float, segments: int, bits: float, finish_s: Callable[[float, float], float]
     ) -> float:
         """Do `send` with segments in flight."""

@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from reports import beside
-from reports.beside import shared
+from reports import forked
+from reports.forked import shared
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
 FEW_S = 20.0  # a barrier fails after this time, which means that there is no second process
@@ -63,12 +63,12 @@ def test_what_the_copy_cannot_do_is_done_here(monkeypatch: pytest.MonkeyPatch) -
 
     with pytest.raises(ValueError, match="no such plot"):
         shared({"first": wrong, "second": wrong})
-    monkeypatch.setattr(beside.sys, "platform", "darwin")
+    monkeypatch.setattr(forked.sys, "platform", "darwin")
     assert int(shared({"first": process, "second": dict})["process"]) == own
 
 
 def test_a_silent_copy_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "LEAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(forked, "LEAST_PATIENCE_S", 0.1)
     own = os.getpid()
     both = multiprocessing.get_context("fork").Barrier(2)
 
