@@ -42,7 +42,7 @@ KEYS_OF_SETTINGS = {
     "call_pct": "threshold",
     "prompts": "threshold",
     "top_p": "local",
-}  # of methods' settings that are mappings
+}  # by key: `simulator.experiment.axes.FORMS`
 NAMED_KEYS = ("run", "network", "network.preset", "network.trace")  # their values are names that need no key
 
 

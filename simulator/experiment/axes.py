@@ -11,13 +11,14 @@ from simulator.core.problems import dotted, explain
 from simulator.core.yamlfile import Place, did_you_mean
 from simulator.experiment.points import sobol
 from simulator.experiment.scenario import FIXED, Scenario
-from simulator.experiment.schema.methods import CallTarget, settings_of
+from simulator.experiment.schema.methods import CallTarget, MethodEntry, settings_of
 from simulator.experiment.schema.network import NEEDED, ExplicitNetwork, PresetNetwork
 from simulator.experiment.schema.sweep import Range, Sweep
 from simulator.experiment.source import ScenarioSource
 from simulator.protocol.methods import TopP
 
 Values = tuple[Any, ...]
+FORMS: dict[str, type[BaseModel]] = {"threshold": CallTarget, "local": TopP}  # settings of methods that may be mappings
 
 
 def axis_place(scenario: Scenario, path: str) -> Place:
@@ -45,9 +46,9 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
             return ScenarioError(f"{source.where(at)}: sweep.{path} {message}")
 
         place = _sweep_place(scenario, whole, path, fail)
-        if place in targets:
-            raise fail(f"and sweep.{targets[place]} are the same setting")
         for other, its in targets.items():
+            if other == place:
+                raise fail(f"and sweep.{its} are the same setting")
             if other == place[: len(other)] or place == other[: len(place)]:
                 raise fail(f"and sweep.{its} concern the same setting; sweep one of them")
         targets[place] = path
@@ -247,19 +248,23 @@ def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]
     if setting not in settings:
         takes = did_you_mean(setting, settings) if settings else "; it takes no settings"
         raise fail(f"names nothing: {names[index]} has no setting {setting}{takes}")
-    if not key:
-        return ("methods", index, setting)
-    entry = scenario.methods[index]
-    value = entry.target if setting == "threshold" else getattr(entry, setting)  # no threshold is a target, too
+    if key:
+        _check_key(scenario.methods[index], setting, key, f"{setting} of {middle}", fail)
+        return ("methods", index, setting, key)
+    return ("methods", index, setting)
+
+
+def _check_key(entry: MethodEntry, setting: str, key: str, said: str, fail: Callable[[str], Exception]) -> None:
+    """Raise the error of `fail` if the value of a setting has no such key. said: the setting and its method, for the message."""
+    value = (
+        entry.target if setting == "threshold" else getattr(entry, setting)
+    )  # without a threshold the target is the default
     if not isinstance(value, BaseModel):
-        found = getattr(entry, setting)
-        forms: dict[str, type[BaseModel]] = {"threshold": CallTarget, "local": TopP}
-        form = forms.get(setting)
+        form = FORMS.get(setting)
         hint = f"; give the method {setting}: {{{key}: ...}}" if form and key in form.model_fields else ""
-        raise fail(f"names nothing: {setting} of {middle} is {found_text(found)}, which has no keys{hint}")
+        raise fail(f"names nothing: {said} is {found_text(getattr(entry, setting))}, which has no keys{hint}")
     if key not in type(value).model_fields:
-        raise fail(f"names nothing: {setting} of {middle} has no {key}{did_you_mean(key, type(value).model_fields)}")
-    return ("methods", index, setting, key)
+        raise fail(f"names nothing: {said} has no {key}{did_you_mean(key, type(value).model_fields)}")
 
 
 def put(data: Any, place: Place, value: Any) -> Any:

@@ -178,9 +178,11 @@ def summary_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
         dict.fromkeys([*set_columns, *(name for case in cases for name in case.of_set(np.empty(0, np.int64)))])
     )
 
+    compared = [name for name in ("cloud_nll", judged_in(quality).align) if name in quality]
+
     @cache
     def pairing(index: int) -> _Pairing:
-        return _Pairing.of(_record(index, cases[index], quality), quality)
+        return _Pairing.of(_record(index, cases[index], quality), compared)
 
     bases: dict[str, int] = {}
     fastest: dict[str, int] = {}
@@ -206,7 +208,7 @@ def summary_table(cases: Sequence[CaseRecords]) -> pd.DataFrame:
 
 
 class _Pairing(NamedTuple):
-    """The values of a case that others are compared with: latency by request, and quality by prompt."""
+    """The values of a case that others are compared with: latency by request, and some quality columns by prompt."""
 
     requests: np.ndarray
     latency_s: np.ndarray
@@ -309,7 +311,7 @@ def _quality(
         row |= with_ends(name, found.get(name, UNKNOWN))
     for column, name in (("cloud_nll_minus_base", "cloud_nll"), ("align_minus_base", judged_in(quality).align)):
         more = np.empty(0)
-        if base is not None and name in of_prompt:
+        if base is not None and name in base.quality:
             own, its = _paired(prompts, of_prompt[name], base.prompts, base.quality[name])
             more = own - its
         row |= with_ends(column, student_interval(more[np.isfinite(more)]))

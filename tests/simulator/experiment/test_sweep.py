@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from reports.words import KEYS_OF_SETTINGS
 from simulator.core.errors import ScenarioError
+from simulator.experiment.axes import FORMS
 from simulator.experiment.images import CHANGE_IMAGES
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.scenario import Scenario, resolved_yaml
@@ -80,6 +82,10 @@ def test_a_setting_and_a_key_of_it_are_not_varied_together(tmp_path: Path) -> No
     swept = f"{text}sweep: {{{whole}: [0.3, 0.5]}}\n"
     said = f"--set {key}=20: {key} does nothing: {whole} is swept in t.yaml"
     assert refusal(tmp_path, swept, sets=(f"{key}=20",)) == said
+
+
+def test_reports_know_the_keys_of_settings() -> None:
+    assert {key: setting for setting, form in FORMS.items() for key in form.model_fields} == KEYS_OF_SETTINGS
 
 
 def test_a_key_of_a_method_with_a_dotted_label_is_swept(tmp_path: Path) -> None:
