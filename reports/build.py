@@ -1,7 +1,9 @@
 """Plots and page of a run, drawn from its folder only. Repetition gives the same bytes."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,6 @@ from matplotlib.figure import Figure
 from reports.advice import advice, condition_keys, more_advice
 from reports.figure import Form, left_out, render, spread, styled
 from reports.findings import Finding, find, has_quality
-from reports.forked import shared
 from reports.image_grid import grid_prompts, image_grid
 from reports.kinds import of_methods
 from reports.load import Run, load_run
@@ -24,9 +25,12 @@ from reports.setting_plots import heat_maps, setting_pair
 from reports.sweep_plot import numeric_axes, speedup_along, sweep, sweep_name
 from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import why_unusable, write_atomically
+from simulator.core.forked import LostProcessError, can_fork, forked
 
 MOST_AT_A_GLANCE = 4  # methods of the first plot
 MOST_CASES = 2000  # in plots and page
+MOST_PROCESSES = 4  # that draw at once; each has some hundred megabytes
+PATIENCE_S = 600.0  # for a plot of a drawing process
 
 
 def build_report(folder: Path) -> Path:
@@ -116,7 +120,17 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
             figure = plots[name]()
             return {} if figure is None else {f"{name}.{form}": render(figure, form) for form in ("png", "svg")}
 
-    return shared({name: partial(files, name) for name in plots})
+    return _in_processes(files, list(plots))
+
+
+def _in_processes(files: Callable[[str], dict[str, bytes]], names: list[str]) -> dict[str, bytes]:
+    """Return the files of all plots in order, drawn in processes where there are further cores. What these fail to draw is drawn here."""
+    processes = min(len(names), MOST_PROCESSES, len(os.sched_getaffinity(0))) if can_fork() else 1
+    drawn: dict[str, dict[str, bytes]] = {}
+    if processes > 1:
+        with suppress(LostProcessError):
+            drawn.update(forked(files, names, processes, PATIENCE_S))
+    return {file: data for name in names for file, data in (drawn.get(name) or files(name)).items()}
 
 
 def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:

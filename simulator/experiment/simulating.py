@@ -5,9 +5,9 @@ import math
 import pickle
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -127,13 +127,14 @@ def simulate_cases(
     progress(stage, len(results), len(cases))
     workers = workers.settled([case for case in cases if case.index not in results])
     free_bytes = float("inf") if workers.remote else free_memory_bytes() / workers.most
+    limits = _Limits(case_timeout_s, free_bytes, timeline_sessions, draw)
     while left := [case for case in cases if case.index not in results and case.index not in failed]:
         missing: list[tuple[int, tuple[int, int]]] = []
-        limits = _Limits(case_timeout_s, free_bytes, timeline_sessions, draw)
-        for task, content in workers.run(attempt, _tasks(left, costs, plan, recordings, branches, workers, limits)):
-            index = task.case.index
+        tasks = _Tasks(costs, plan, recordings, branches, workers.apart, limits)
+        for case, content in workers.run(attempt, left, tasks.of):
+            index = case.index
             if isinstance(content, Failure):
-                failed[index] = FailedCase(task.case, f"{task.case.title}: {content.message}", content.error)
+                failed[index] = FailedCase(case, f"{case.title}: {content.message}", content.error)
                 continue
             result = KeptCase.from_bytes(content).result
             missing += [(index, place) for place in result.missing]
@@ -193,31 +194,32 @@ class Failure(NamedTuple):
 _PICKLES = 8  # size of the caches of priced sessions; consecutive cases share them
 
 
-def _tasks(
-    cases: Sequence[Case],
-    costs: CostTable,
-    plan: Plan,
-    recordings: Mapping[str, Recording],
-    branches: Mapping[int, Branches],
-    workers: Workers,
-    limits: _Limits,
-) -> Iterator[Task]:
-    """Yield the tasks of cases, which are built on demand."""
-    pickles: OrderedDict[str, bytes] = OrderedDict()
-    for case in cases:
-        broken = branches[case.index]
-        keys = plan.of_case[case.index]
-        priced = costs.priced(case, [recordings[key] for key in keys], broken)
-        told = repr((keys, sorted(broken), costs.fingerprint(case), case.scenario.placement))
+@dataclass
+class _Tasks:
+    """Builds the tasks of cases. pickled: whether the worker is another process without the memory of this one."""
+
+    costs: CostTable
+    plan: Plan
+    recordings: Mapping[str, Recording]
+    branches: Mapping[int, Branches]
+    pickled: bool
+    limits: _Limits
+    pickles: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
+
+    def of(self, case: Case) -> Task:
+        broken = self.branches[case.index]
+        keys = self.plan.of_case[case.index]
+        priced = self.costs.priced(case, [self.recordings[key] for key in keys], broken)
+        told = repr((keys, sorted(broken), self.costs.fingerprint(case), case.scenario.placement))
         name = hashlib.sha256(told.encode()).hexdigest()
         content: Priced | bytes = priced
-        if workers.apart:
-            if name not in pickles:
-                pickles[name] = pickle.dumps(priced, protocol=pickle.HIGHEST_PROTOCOL)
-            content = pickles[name]
-            if len(pickles) > _PICKLES:
-                pickles.popitem(last=False)
-        yield Task(case, content, name, costs.kv_tokens(case, priced), tuple(sorted(broken)), limits)
+        if self.pickled:
+            if name not in self.pickles:
+                self.pickles[name] = pickle.dumps(priced, protocol=pickle.HIGHEST_PROTOCOL)
+            content = self.pickles[name]
+            if len(self.pickles) > _PICKLES:
+                self.pickles.popitem(last=False)
+        return Task(case, content, name, self.costs.kv_tokens(case, priced), tuple(sorted(broken)), self.limits)
 
 
 _opened: OrderedDict[str, Priced] = OrderedDict()  # in a worker: priced sessions of earlier cases by name

@@ -1,4 +1,4 @@
-"""Parallel execution: in this process, in processes of this machine (loky), or on a Dask cluster. Results come in any order."""
+"""Parallel execution: in this process, in processes of this machine (forked, or loky's), or on a Dask cluster, in any order."""
 
 import math
 import multiprocessing
@@ -10,15 +10,17 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from simulator.core.errors import CiarSimError, SimulationError
+from simulator.core.forked import LostProcessError, can_fork, forked
 from simulator.core.limits import free_memory_bytes
 from simulator.experiment.estimate import REQUEST_BYTES, size_of
 from simulator.experiment.scenario import Case
 
+ItemT = TypeVar("ItemT")
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 _WAITING = 4  # queued tasks per worker, so that no worker idles; it bounds the memory of this process
 _IDLE_S = 300  # time for which an idle worker process is kept
-# Least requests per process by default: some seconds of work, because a process needs a second or two to load the program.
+# Least requests per process by default: half a second of work. Processes that are not forked need a second or two to load the program.
 _LEAST_REQUESTS = 500
 _SPARE = 4.0  # memory per process, as a multiple of the (low) estimate for a case
 
@@ -44,8 +46,8 @@ class Workers:
 
     @property
     def apart(self) -> bool:
-        """Whether tasks run in other processes."""
-        return self.remote or self.most > 1
+        """Whether tasks are sent to other processes as pickles. Forked processes have the memory of this one."""
+        return self.remote or (self.most > 1 and not can_fork())
 
     @property
     def most(self) -> int:
@@ -62,20 +64,25 @@ class Workers:
         by_memory = free_memory_bytes() / (_SPARE * max(largest_bytes, 1.0))
         return replace(self, jobs=max(1, int(min(cores(), len(cases), by_work, by_memory))))
 
-    def run(self, work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, ResultT]]:
-        """Yield each task with its result, in the order of completion.
+    def run(
+        self, work: Callable[[TaskT], ResultT], items: Sequence[ItemT], task: Callable[[ItemT], TaskT]
+    ) -> Iterator[tuple[ItemT, ResultT]]:
+        """Yield each item with the result of `work` on its task, in the order of completion. An error ends the iteration.
 
-        Tasks are taken from the iterable when workers are free. An error in `work` ends the iteration.
+        Args:
+            work: Runs in a worker; importable there, and its result picklable.
+            items: What to work on.
+            task: Builds the task of an item when a worker is free: in the worker if that has the memory of this process, else here.
 
         Raises:
             SimulationError: A worker process was killed.
             CiarSimError: The cluster cannot be used.
         """
         if self.remote:
-            return _on_cluster(work, tasks, self)
+            return _on_cluster(work, items, task, self)
         if self.most > 1:
-            return _in_processes(work, tasks, self.most)
-        return ((task, work(task)) for task in tasks)
+            return _in_processes(work, items, task, self.most)
+        return ((item, work(task(item))) for item in items)
 
 
 def cores() -> int:
@@ -98,18 +105,20 @@ def _pool(jobs: int) -> Any:
 
 
 def _in_processes(
-    work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], jobs: int
-) -> Iterator[tuple[TaskT, ResultT]]:
+    work: Callable[[TaskT], ResultT], items: Sequence[ItemT], task: Callable[[ItemT], TaskT], jobs: int
+) -> Iterator[tuple[ItemT, ResultT]]:
     from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    pool = _pool(jobs)
 
     def ended(pending: Collection[Any]) -> Iterable[Any]:
         return wait(pending, return_when=FIRST_COMPLETED).done
 
     try:
-        yield from _windowed(lambda task: pool.submit(work, task), ended, tasks, _WAITING * jobs)
-    except TerminatedWorkerError:
+        if can_fork():
+            yield from forked(lambda item: work(task(item)), items, jobs)
+        else:
+            pool = _pool(jobs)
+            yield from _windowed(lambda item: pool.submit(work, task(item)), ended, items, _WAITING * jobs)
+    except (TerminatedWorkerError, LostProcessError):
         raise SimulationError(
             "a worker process was killed, perhaps for lack of memory; finished cases are kept, and the same command continues from there; "
             "fewer --jobs need less memory"
@@ -117,8 +126,8 @@ def _in_processes(
 
 
 def _on_cluster(
-    work: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: Workers
-) -> Iterator[tuple[TaskT, ResultT]]:
+    work: Callable[[TaskT], ResultT], items: Sequence[ItemT], task: Callable[[ItemT], TaskT], workers: Workers
+) -> Iterator[tuple[ItemT, ResultT]]:
     """Run tasks on a Dask cluster, which repeats the tasks of a dead worker on another one."""
     try:
         import distributed
@@ -152,28 +161,28 @@ def _on_cluster(
             done: Iterable[Any] = found.done
             return done
 
-        submit = lambda task: client.submit(work, task, pure=False)  # noqa: E731
-        yield from _windowed(submit, ended, tasks, _WAITING * threads)
+        submit = lambda item: client.submit(work, task(item), pure=False)  # noqa: E731
+        yield from _windowed(submit, ended, items, _WAITING * threads)
 
 
 def _windowed(
-    submit: Callable[[TaskT], Any],
+    submit: Callable[[ItemT], Any],
     ended: Callable[[Collection[Any]], Iterable[Any]],
-    tasks: Iterable[TaskT],
+    items: Iterable[ItemT],
     most: int,
-) -> Iterator[tuple[TaskT, Any]]:
-    """Run tasks with at most `most` of them submitted at a time."""
-    left = iter(tasks)
-    pending = {submit(task): task for task in islice(left, most)}
+) -> Iterator[tuple[ItemT, Any]]:
+    """Submit items, at most `most` of them at a time, and yield each with its result."""
+    left = iter(items)
+    pending = {submit(item): item for item in islice(left, most)}
     try:
         while pending:
             for future in list(ended(pending)):
-                task = pending.pop(future)
+                item = pending.pop(future)
                 result = future.result()
                 del future
                 for more in islice(left, 1):
                     pending[submit(more)] = more
-                yield task, result
+                yield item, result
     finally:
         for future in pending:
             future.cancel()

@@ -22,7 +22,7 @@ from ciar_sim.api import open_run
 from models.pair import load_pair
 from models.recorder import Recorder
 from models.scenes import captions
-from simulator.core.errors import CiarSimError
+from simulator.core.errors import CiarSimError, SimulationError
 from simulator.core.limits import TimeLimitError, limited_time
 from simulator.experiment import simulating, workers
 from simulator.experiment.kept import CaseCache
@@ -137,16 +137,37 @@ def test_branches_of_missed_replies_are_kept_with_their_case(world: World, tmp_p
 # ---- processes and clusters
 
 
-def test_processes_change_no_result(world: World) -> None:
+@pytest.mark.parametrize("fork", [pytest.param(True, id="forked"), pytest.param(False, id="as on macOS")])
+def test_processes_change_no_result(world: World, monkeypatch: pytest.MonkeyPatch, fork: bool) -> None:
+    if not fork:
+        monkeypatch.setattr(workers, "can_fork", lambda: False)
     world.run("processes", jobs=2)
     assert world.tables("processes") == world.tables("here")
+
+
+def test_a_killed_process_is_an_error_and_its_finished_cases_are_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept, real, here = CaseCache(tmp_path), simulating.simulate_case, os.getpid()
+
+    def killed(*args: Any) -> Any:
+        if os.getpid() != here and list(tmp_path.rglob("*.case")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+
+    monkeypatch.setattr(simulating, "simulate_case", killed)
+    with pytest.raises(SimulationError, match=r"^a worker process was killed, .*; finished cases are kept"):
+        world.run("killed", jobs=2, kept=kept)
+    monkeypatch.undo()
+    assert 1 <= 20 - world.run("killed", kept=kept).simulated <= 3
+    assert world.tables("killed") == world.tables("here")
 
 
 def test_a_process_that_may_have_no_children_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a worker of `multiprocessing.Pool`."""
     monkeypatch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(daemon=True))
     assert (workers.cores(), Workers(3).most, Workers(3).apart) == (1, 1, False)
-    assert list(Workers(3).run(str, [1, 2])) == [(1, "1"), (2, "2")]
+    assert list(Workers(3).run(str, [1, 2], float)) == [(1, "1.0"), (2, "2.0")]
 
 
 @pytest.mark.parametrize(
