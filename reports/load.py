@@ -232,11 +232,14 @@ def condition_names(summary: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
 
 
 def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
-    """Convert cells to numbers. Names remain text (a label may be NA), and so does a swept column with any cell that is not a number."""
+    """Convert cells to numbers. Names remain text (a label may be NA), and so does a swept column with any cell that is not a number.
+
+    An empty cell is NaN, as in a table that pandas or a spreadsheet has saved again.
+    """
     if is_text:
         return cells.astype(object)
     try:
-        return pd.Series([float(cell) for cell in cells], dtype=np.float64)
+        return pd.Series([float(cell or "nan") for cell in cells], dtype=np.float64)
     except ValueError:
         if may_be_text:
             return cells.astype(object)
@@ -246,7 +249,7 @@ def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        float(cell or "nan")
     except ValueError:
         return False
     return True

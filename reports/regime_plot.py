@@ -185,11 +185,18 @@ def _map(drawn: RegimeMap, form: Form) -> Figure:
     if not sure.all():
         handles.append(Patch(facecolor=mix(INK, "white", 0.75), label="lead not significant (pale)"))
     if (winners == NOBODY).any():
-        handles.append(Patch(facecolor=GRID, label="no method keeps the floor"))
+        handles.append(Patch(facecolor=GRID, label=f"no winner: {_why_nobody(drawn)}"))
     if len(drawn.break_evens):
         handles.append(Line2D([], [], color=INK, lw=1.4, marker="|", ms=7, label="break-even, 95 % interval"))
     finish(figure, form, handles, [f"The method with the lowest mean latency. {drawn.note}"])
     return figure
+
+
+def _why_nobody(drawn: RegimeMap) -> str:
+    """Return why cells have no winner. It is never the floor, which base keeps; where base failed, there are no latencies."""
+    keys = [drawn.x, str(drawn.y)]
+    empty = drawn.cells.loc[drawn.cells["winner"] == NOBODY, keys]
+    return "no request was answered" if len(empty.merge(drawn.latency[keys])) else "base failed"
 
 
 def _lines(ax: Axes, drawn: RegimeMap) -> None:

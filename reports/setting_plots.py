@@ -205,6 +205,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             logarithmic(ax, "y")
     else:
         grid[0][0].set_ylim(0, 1.08 * max(highest, *(bound for bound in slos_s.values() if math.isfinite(bound)), 0.0))
+    crossed = False
     for place, column in enumerate(shown):
         own, slo_s = table[table["column"] == column], slos_s[column]
         upper, under = grid[0][place], grid[1][place]
@@ -225,6 +226,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
                 knees.append((at, label))
             elif p95[0] > bound:
                 above.append(label)
+        crossed |= bool(knees)
         if math.isfinite(slo_s):
             upper.axhline(slo_s, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
         unit = split_unit(key)[1]
@@ -246,7 +248,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
         from_zero(under)
     notes = [
         _objective([slos_s[column] for column in shown]),
-        "Crosses: the knee, interpolated between the runs.",
+        "Crosses: the knee, interpolated between the runs." if crossed else "",
         left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
         left_out(len(shown), len(columns), "conditions", EVENLY),
     ]

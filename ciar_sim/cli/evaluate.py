@@ -1,5 +1,6 @@
 """`ciar-sim evaluate uncertainty|samples|pictures`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,18 @@ captions_option = click.option(
     type=click.Path(path_type=Path),
     help="Take the first --prompts different captions of this file.  [default: the pair's own, or class labels]",
 )
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=3,
-    show_default=True,
-    help="Seed of the captions and of every draw.",
-)
+SEED = 3
+SAMPLES_SEED = 4  # of samples of scenes, which are compared with real scenes of seed 3
+
+
+def seed_option(default: int | None, said: str = "") -> Callable[[Any], Any]:
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        default=default,
+        show_default=default is not None,
+        help=f"Seed of the captions and of every draw.{said}",
+    )
 
 
 @click.group(no_args_is_help=True)
@@ -49,7 +55,7 @@ def evaluate() -> None:
 
 
 def _captions(pair: "PairRef", file: Path | None) -> "Captions":
-    """Return the source of captions: the distinct ones of a file in order, or those of the pair. Raises PromptError if there are none."""
+    """Return the source of captions: distinct ones of a file, or the pair's held-out ones. Raises PromptError if there are none."""
     from models.quality.judges import captions_of
     from simulator.core.errors import PromptError
     from simulator.protocol.pairs import pair_manifest
@@ -57,7 +63,7 @@ def _captions(pair: "PairRef", file: Path | None) -> "Captions":
     if file is not None:
         found = list(dict.fromkeys(prompt.text for prompt in prompts_of(file)))
         return lambda seed, count: found[:count]
-    own, manifest = captions_of(pair), pair_manifest(pair)
+    own, manifest = captions_of(pair, held_out_only=True), pair_manifest(pair)
     if not own(0, 1) and manifest.statistics is None:
         raise PromptError(f"--captions: a file of captions is needed; the pair {manifest.name} holds none of its own")
     return own
@@ -67,7 +73,7 @@ def _captions(pair: "PairRef", file: Path | None) -> "Captions":
 @pair_option
 @captions_option
 @click.option("--prompts", type=click.IntRange(2, 100_000), default=64, show_default=True, help="Held-out prompts.")
-@seed_option
+@seed_option(SEED)
 @click.option(
     "--on",
     type=click.Choice(["generated", "scenes"]),
@@ -144,7 +150,7 @@ def uncertainty(
 @pair_option
 @captions_option
 @click.option("--prompts", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Held-out captions.")
-@seed_option
+@seed_option(None, f"  [default: {SEED}; of scenes {SAMPLES_SEED}]")
 @click.option(
     "--method",
     type=click.Choice(["base", "device-only"]),
@@ -165,7 +171,7 @@ def samples(
     pair: str,
     captions_file: Path | None,
     prompts: int,
-    seed: int,
+    seed: int | None,
     method: str,
     guidance: float | None,
     out: Path,
@@ -178,12 +184,20 @@ def samples(
     from 128 images on, their distance to real ones (for photographs also the values of real photographs)."""
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.samples import draw_samples
+    from models.quality.judges import REFERENCE_SEED, TRAINED_ON
+    from simulator.core.errors import CiarSimError
     from simulator.protocol.cache import CachedSource, RecordingCache
+    from simulator.protocol.pairs import pair_manifest
     from simulator.results.files import csv_bytes
 
     named = pair_of(pair)
     refuse_unusable(out)
     captions = _captions(named, captions_file)
+    of_scenes = captions_file is None and pair_manifest(named).subject == "scenes"
+    if of_scenes and seed in (*TRAINED_ON, REFERENCE_SEED):
+        known = "are what the images are compared with" if seed == REFERENCE_SEED else "were used in training"
+        raise CiarSimError(f"--seed {seed}: scenes of this seed {known}; choose another seed")
+    seed = seed if seed is not None else SAMPLES_SEED if of_scenes else SEED
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:
         source = CachedSource(RecordingCache(cache), Models(named, torch_device, max_batch, cache, progress).record)

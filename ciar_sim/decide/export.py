@@ -194,6 +194,7 @@ def _ianvs(folder: Path, means: Means) -> str:
     rows = []
     for prepared, one, rounds in _replayed(folder, means):
         tokens = prepared.bench.manifest.image_tokens
+        rounds = rounds[rounds["request"].isin(one.columns["request"])]  # as `columns`, without the warm-up
         latency, first = (one.columns[name] for name in ("latency_s", "first_token_s"))
         drafted = int(rounds["drafted"].sum())
         rows.append(

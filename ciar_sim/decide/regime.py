@@ -22,6 +22,7 @@ from simulator.experiment.scenario import Case
 from simulator.experiment.schema.sweep import Range
 
 X_POINTS, Y_POINTS = 25, 9
+NOBODY = "none"  # winner of a cell without one
 ALIASES = {"cloud.background": "cloud.background.utilisation", "workload.rate": "workload.arrivals.poisson_per_s"}
 
 
@@ -276,9 +277,9 @@ def _cells(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame
             rows.append(
                 {
                     **row,
-                    "winner": winner or "none",
+                    "winner": winner or NOBODY,
                     "latency_s": seconds,
-                    "next": second or "none",
+                    "next": second or NOBODY,
                     "ahead_s": lead,
                     "ahead_lo_s": lead - half,
                     "ahead_hi_s": lead + half,
@@ -301,13 +302,16 @@ def _sentences(
     shares = table["winner"].value_counts(normalize=True, sort=False).sort_values(ascending=False, kind="stable")
     told = []
     if up is not None:
-        parts = [f"{name} wins {100 * share:.0f} %" for name, share in shares.items()]
+        parts = [
+            f"{name} wins {100 * share:.0f} %" if name != NOBODY else f"{100 * share:.0f} % have no winner"
+            for name, share in shares.items()
+        ]
         told.append(f"Of the map, with {floor}: {', '.join(parts)}.")
     same = up is not None and not any(some for _, some in changes) and len(shares) == 1
     for line, some in [] if same else changes:
         where = "" if up is None else f"At {_value(up.path, line.y or 0.0)}: "
         winners = line.winners()
-        text = in_words(winners, some, across.path)
+        text = in_words(winners, some, across.path, why_nobody(line, winners))
         begins = text if where or (winners[0] and not some) else sentence(text)  # labels are not capitalised
         told.append(f"{where}{begins}{'' if up else f', with {floor}'}.")
     for name, rows in quality.groupby("method", sort=False):
@@ -333,16 +337,23 @@ def _sentences(
     return tuple(told)
 
 
-def in_words(winners: Sequence[str], some: Sequence[BreakEven], path: str) -> str:
+def why_nobody(line: Line, winners: Sequence[str]) -> str:
+    """Return why a line has points without a winner. It is never the floor, which base itself keeps."""
+    places = [place for place, winner in enumerate(winners) if not winner]
+    measured = any(cells[place] is not None for cells in line.cells.values() for place in places)
+    return "no request was answered" if measured else "base failed"
+
+
+def in_words(winners: Sequence[str], some: Sequence[BreakEven], path: str, why_nobody: str) -> str:
     """Describe break-evens: `below RTT 28 ms (26 to 30) ciar, above it base`, or `base wins throughout` without any."""
     if not some:
-        return f"{winners[0]} wins throughout" if winners[0] else "no method keeps the floor"
+        return f"{winners[0]} wins throughout" if winners[0] else f"{why_nobody} throughout, so no method wins"
     parts = []
     for place, one in enumerate(some):
         here = f"{_value(path, one.at)}{span(one.low, one.high)}"
         if place == 0:
-            parts.append(f"below {here} {one.below or 'none'}")
-        parts.append(f"above {'it' if place == 0 else here} {one.above or 'none'}")
+            parts.append(f"below {here} {one.below or f'none ({why_nobody})'}")
+        parts.append(f"above {'it' if place == 0 else here} {one.above or f'none ({why_nobody})'}")
     return ", ".join(parts)
 
 

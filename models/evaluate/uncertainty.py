@@ -28,11 +28,10 @@ from models.evaluate.reading import Prompts, Settings, ceiling_data, token_table
 from models.evaluate.sequences import Progress, distinct_scenes
 from models.evaluate.tables import DRAWS, rank, region_table, with_pixels
 from models.evaluate.timing import time_measures
-from models.quality.judges import Captions
+from models.quality.judges import TRAINED_ON, Captions
 from models.recording import Models
 from simulator.core.errors import CiarSimError, WeightsError
 
-TRAINED_ON = (1, 2)  # scene seeds of training and model selection
 CEILING_PROMPTS_PER_PROMPT = 3
 DEFAULTS = Settings()
 
@@ -136,7 +135,7 @@ def _prompts(seed: int, count: int, captions: Captions | None) -> Prompts:
         return Prompts([scenes.scene(seed, index).caption for index in indices], indices)
     found = list(dict.fromkeys(captions(seed, count)))
     if len(found) < count:
-        raise CiarSimError(f"{count} different captions are needed, found {len(found)}")
+        raise CiarSimError(f"--prompts: {count} different captions are needed, found {len(found)}")
     return Prompts(found, [])
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from models.quality.photo_network import PhotoNetwork
 
 SCENE_NETWORK = SHIPPED / "scene-network" / "scene_network.safetensors"
+TRAINED_ON = (1, 2)  # scene seeds of training and model selection
 # Scene seed of the reference renders. Neither models nor the network were trained on it, and scenarios use another seed by default.
 REFERENCE_SEED = 3
 REFERENCE_IMAGES = 2048
@@ -215,11 +216,18 @@ def judge_of(pair: PairRef) -> Judge | None:
     return SceneJudge() if manifest.subject == SceneJudge.subject else None
 
 
-def captions_of(pair: PairRef) -> Captions:
+def captions_of(pair: PairRef, held_out_only: bool = False) -> Captions:
     """Return a function of (seed, count) that draws the captions of a pair's prompts.
 
     It may return equal captions, and returns fewer than `count` if there are no more. For a class-conditional model it
-    draws labels. It returns none for a pair whose subject has no captions. Raises WeightsError.
+    draws labels. It returns none for a pair whose subject has no captions.
+
+    Args:
+        pair: the pair.
+        held_out_only: whether the captions of training photographs, which follow those of held-out ones, are left out.
+
+    Raises:
+        WeightsError: the pair cannot be read.
     """
     if isinstance(pair, PairSpec) and pair.backbone.classes:
         labels = find_pair(pair).facts["classes"]
@@ -227,6 +235,7 @@ def captions_of(pair: PairRef) -> Captions:
     manifest = pair_manifest(pair)
     if manifest.subject == PhotoJudge.subject and not isinstance(pair, PairSpec):
         captions, held_out = read_captions(pair_folder(pair) / JUDGE)
+        captions = captions[:held_out] if held_out_only else captions
         return lambda seed, count: draw_captions(captions, held_out, seed, count)
     return scenes.captions if manifest.subject == SceneJudge.subject else lambda seed, count: []
 

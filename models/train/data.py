@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from rich.console import Console
 from rich.progress import track
@@ -207,7 +207,7 @@ def read_image(item: Item, size: int) -> np.ndarray:
     """Return the image's central square, resized (Lanczos), uint8 [size, size, 3]. Raises DataError if it cannot be decoded."""
     with _open(item) as picture:
         try:
-            rgb = rgb_of(ImageOps.exif_transpose(picture))
+            rgb = rgb_of(picture)
         except UNREADABLE as error:
             raise DataError(f"{item.place}: {item.path} cannot be decoded: {error}") from error
     side = min(rgb.size)

@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ciar_sim.cli.main import main
+from models.images import rgb_of
 from models.pair import load_pair
 from models.text import UNKNOWN, WordEncoder
 from models.train import data as data_module
@@ -129,6 +130,28 @@ def test_pictures_of_any_kind_show_what_a_viewer_shows(tmp_path: Path) -> None:
             DataError, match=r"here: .*real\.tif cannot be decoded: pixels of 32 bits \(.\) have no known"
         ):
             read(Image.new(mode, (4, 4), 1), "real.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_of_phones_stand_upright(tmp_path: Path, orientation: int) -> None:
+    """Pillow turns the image for the expected pixels. `load_photos` and `evaluate pictures --real` read with the same function."""
+    corner = np.zeros((8, 12, 3), np.uint8)
+    corner[:4, :4] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    for name in ("turned.png", "turned.jpg", "turned.webp"):
+        Image.fromarray(corner).save(tmp_path / name, exif=exif, quality=100)
+        with Image.open(tmp_path / name) as picture, Image.open(tmp_path / name) as again:
+            expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            found = np.asarray(rgb_of(again))
+        assert found.shape == ((12, 8, 3) if orientation > 4 else (8, 12, 3))
+        assert np.array_equal(found, expected)
+
+
+def test_a_damaged_exif_block_turns_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (12, 8), (9, 9, 9)).save(tmp_path / "good.png", exif=b"Exif\0\0II*\0\xff\xff\xff\x0f")
+    with Image.open(tmp_path / "good.png") as picture:
+        assert rgb_of(picture).size == (12, 8)
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x1c"])

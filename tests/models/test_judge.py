@@ -153,6 +153,12 @@ def test_prompts_are_held_out_captions_first_and_all_different() -> None:
     assert len(set(draw_captions(captions, 20, 0, 99))) == 30
 
 
+def test_an_evaluation_draws_no_caption_of_a_training_photograph(pair: Path) -> None:
+    captions, held_out = read_captions(pair / JUDGE)
+    assert 0 < held_out < len(captions) == len(captions_of(pair)(0, 9999))
+    assert sorted(captions_of(pair, held_out_only=True)(0, 9999)) == sorted(captions[:held_out])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

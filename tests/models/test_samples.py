@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from PIL import Image
 
@@ -36,3 +37,14 @@ def test_a_pair_of_figures_draws_nothing(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2
     assert "Error: pair paper-anole: has published figures and no weights" in result.output
+
+
+@pytest.mark.parametrize(("seed", "said"), [("1", "used in training"), ("3", "what the images are compared with")])
+def test_scenes_that_the_models_or_the_reference_know_are_refused(
+    tiny_pair_folder: Path, tmp_path: Path, seed: str, said: str
+) -> None:
+    asked = ["evaluate", "samples", "--pair", str(tiny_pair_folder), "--out", str(tmp_path / "o"), "--seed", seed]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 2
+    assert f"Error: --seed {seed}: scenes of this seed " in result.output
+    assert said in result.output

@@ -181,6 +181,15 @@ def test_facts_of_a_recommendation_are_checked_before_they_are_drawn(tmp_path: P
         drawn(tmp_path, "recommend", **change)
 
 
+@pytest.mark.parametrize(("measured", "said"), [(False, "base failed"), (True, "no request was answered")])
+def test_a_map_says_why_a_cell_has_no_winner(drawn_maps: tuple[Path, Path], measured: bool, said: str) -> None:
+    drawn = read_map(drawn_maps[1])
+    cells = drawn.cells.assign(winner=["none", *drawn.cells["winner"][1:]])
+    latency = drawn.latency if measured else drawn.latency.iloc[2:]
+    figure = regime_map(drawn._replace(cells=cells, latency=latency))
+    assert f"no winner: {said}" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_a_label_of_a_map_may_read_as_a_missing_value(line: Path) -> None:
     for file in line.glob("*.csv"):
         file.write_text(file.read_text().replace("ciar", "NA"))

@@ -269,7 +269,10 @@ def test_a_method_beyond_the_objective_at_every_load_is_not_said_to_be_within_it
     runs: dict[str, Run], slo_s: int, title: str
 ) -> None:
     run = replace(runs["load"], scenario=f"workload: {{slo_s: {slo_s}}}")
-    assert plot(run, "load", Form()).axes[0].get_title("left").replace("\n", " ") == title
+    figure = plot(run, "load", Form())
+    assert figure.axes[0].get_title("left").replace("\n", " ") == title
+    crosses = any(line.get_marker() == "x" for line in figure.axes[0].lines)
+    assert ("Crosses" in words(figure)) == crosses == (slo_s == 8)
 
 
 def test_a_condition_without_answers_is_not_said_to_have_no_break_even(tmp_path: Path) -> None:

@@ -229,8 +229,10 @@ def other_json(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None
             r"base_0\.png is not a complete PNG file",
         ),
         (
-            lambda folder: (folder / "summary.csv").write_text((folder / "summary.csv").read_text().replace("NaN", "")),
-            r"line \d+: \w+ must be a number or NaN, got ''",
+            lambda folder: (folder / "summary.csv").write_text(
+                (folder / "summary.csv").read_text().replace("NaN", "-")
+            ),
+            r"line \d+: \w+ must be a number or NaN, got '-'",
         ),
     ],
 )
@@ -241,6 +243,17 @@ def test_files_with_other_content_are_named(
     damage(tmp_path / "run")
     with pytest.raises(RunFolderError, match=message):
         build_report(tmp_path / "run")
+
+
+def test_a_table_that_pandas_has_saved_again_is_read(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run" / "summary.csv")
+    assert table.isna().any(axis=None)
+    for index in (False, True):
+        table.to_csv(tmp_path / "run" / "summary.csv", index=index)
+        pd.testing.assert_frame_equal(
+            load_run(tmp_path / "run").summary[table.columns], load_run(folder).summary[table.columns]
+        )
 
 
 def test_files_of_two_runs_are_no_run(folder: Path, tmp_path: Path) -> None:

@@ -121,6 +121,19 @@ def test_ianvs_metrics_are_those_of_their_names(run: Path, cache: Path) -> None:
     assert rows["speculative", 20]["acceptance_rate"] == rows["speculative", 50]["acceptance_rate"]
 
 
+def test_ianvs_metrics_leave_the_warm_up_out(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    load = {"devices": 1, "arrivals": {"poisson_per_s": 0.5}, "duration_s": 20, "warmup_s": 10}
+    out = tmp_path / "run"
+    requests = ciar_sim.run({**scenario, "methods": ["speculative"], "workload": load}, out=out, cache=cache).requests
+    (row,) = json.loads(shown(str(out), "--as", "ianvs", "--cache", str(cache)))
+    lines = shown(str(out), "--as", "accept-trace", "--cache", str(cache))
+    rounds = pd.DataFrame(map(json.loads, lines.splitlines()))
+    counted = rounds["request"].isin(requests.loc[requests["requested_s"] >= 10, "request"])
+    assert 0 < counted.sum() < len(rounds)
+    shares = [part["accepted"].sum() / part["drafted"].sum() for part in (rounds[counted], rounds)]
+    assert row["acceptance_rate"] == shares[0] != shares[1]
+
+
 def test_tables(run: Path, tmp_path: Path) -> None:
     table = shown(str(run), "--as", "markdown").splitlines()
     assert len(table) == 2 + 6

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import ciar_sim
 from ciar_sim.cli.main import main
 from ciar_sim.decide.bench import Measured
 from ciar_sim.decide.break_even import Line, break_evens
-from ciar_sim.decide.regime import axis
+from ciar_sim.decide.regime import axis, in_words, why_nobody
 from simulator.core.errors import CiarSimError
 from simulator.network.access import Network
 from tests.simulator.build import UniformCosts, arrivals, base, call, case, forward, program, reply
@@ -62,6 +63,19 @@ def test_a_third_method_that_wins_between_two_grid_points_is_found() -> None:
     )
     assert [(one.below, one.above) for one in found] == [("a", "c"), ("c", "b")]
     assert [one.at for one in found] == pytest.approx([2.0, 4.0])
+
+
+def test_a_cell_without_a_winner_says_why() -> None:
+    """Base's own loss is 0, so the floor is never the reason."""
+    found = line([0, 4], {"base": [[5.0, 5.0], [5.0, 5.0]], "ciar": [[2.0, 2.0], [2.0, 2.0]]})
+    failed = replace(found, cells={name: [None, cells[1]] for name, cells in found.cells.items()})
+    reason = why_nobody(failed, failed.winners())
+    assert in_words(failed.winners(), break_evens(failed), "network.rtt_ms", reason) == (
+        "below RTT 2.00 ms (0 to 4.00) none (base failed), above it ciar"
+    )
+    assert in_words(["", ""], [], "network.rtt_ms", reason) == "base failed throughout, so no method wins"
+    refused = line([0, 4], {"base": [[], []], "ciar": [[], []]})
+    assert why_nobody(refused, refused.winners()) == "no request was answered"
 
 
 def test_the_interval_of_a_break_even_is_that_of_the_difference_over_its_slope() -> None:
