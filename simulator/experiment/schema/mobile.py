@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from simulator.core.part import Part, items
 from simulator.core.settings import refuse
 from simulator.experiment.schema.queue import Queue
-from simulator.network.radio import RadioFigures
 from simulator.pricing import catalogue
 
 # The least values are far below a symbol of any radio (18 us in NR at 60 kHz) and above the resolution of the clock in a long run.
@@ -217,14 +216,6 @@ class Mobile(Queue):
             refuse("must have a share each, or none of them", "operators")
         if shares and abs(sum(shares) - 1.0) > 1e-9:
             refuse(f"must have shares that add up to 1, got {sum(shares):g}", "operators")
-
-    @property
-    def usual_access_s(self) -> float:
-        """Mean wait for the uplink that a measured round trip includes, in seconds."""
-        row = self.radio_row()
-        if row is None or row.sr_period_ms is None:
-            return 0.0
-        return RadioFigures(sr_period_s=row.sr_period_ms * 1e-3, sr_grant_s=row.sr_grant_ms * 1e-3).mean_access_s
 
     def cell(self) -> dict[str, Any]:
         """Return the fields of `LinkFigures`."""

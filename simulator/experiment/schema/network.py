@@ -19,6 +19,7 @@ from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.mobile import Mobile
 from simulator.experiment.schema.rate import CONSTANT, Variation, gaps_of
 from simulator.network.impairments import MAX_JITTER
+from simulator.network.radio import RadioFigures
 from simulator.pricing import catalogue
 from simulator.traces.choice import TraceChoice
 from simulator.traces.trace import Trace
@@ -121,6 +122,15 @@ class PresetNetwork(Mobile):
     def radio_row(self) -> catalogue.RadioPreset | None:
         radio = self._own("radio", catalogue.network(self.preset))
         return None if radio in (None, "none") else catalogue.radio(radio)
+
+    @property
+    def usual_access_s(self) -> float:
+        """Mean wait for the uplink that the preset's round trip includes, in seconds: that of its own radio, with which it was measured."""
+        radio = catalogue.network(self.preset).radio
+        row = None if radio is None else catalogue.radio(radio)
+        if row is None or row.sr_period_ms is None:
+            return 0.0
+        return RadioFigures(sr_period_s=row.sr_period_ms * 1e-3, sr_grant_s=row.sr_grant_ms * 1e-3).mean_access_s
 
     def figures(self) -> LinkFigures:
         p = catalogue.network(self.preset)
@@ -470,6 +480,8 @@ def _one_form(data: Any) -> Any:
     if isinstance(data, str):
         return {"preset": data}
     if isinstance(data, dict):
+        if "paths" in data:
+            refuse("cannot be in a path: give all of them in one list", "paths")
         preset, explicit, trace = (list(form.model_fields) for form in (PresetNetwork, ExplicitNetwork, TraceNetwork))
         for key in data:
             if key not in [*preset, *explicit, *trace]:

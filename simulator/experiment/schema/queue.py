@@ -61,7 +61,7 @@ class WifiHop(Part):
     @model_validator(mode="after")
     def _does_something(self) -> Self:
         if not self.stations and not self.tail_pct:
-            refuse("needs stations, tail_pct or both")
+            refuse("needs stations or tail_pct, above 0")
         return self
 
 

@@ -36,6 +36,10 @@ def test_the_uplink_of_a_preset_takes_the_place_of_the_usual_one(tmp_path: Path)
     assert lte.rtt_s == pytest.approx(usual.rtt_s + radio.mean_access_s)  # the mean stays
     assert link(tmp_path, "preset: lte, rtt_ms: 60, uplink: {sr_period_ms: 20}").rtt_s == 0.06
     assert link(tmp_path, "preset: lte, uplink: {configured_ms: 5}").uplink == (0.0, 0.0, 0.0, 0.005)
+    # It is the preset's own radio that the round trip was measured with, whatever radio is put in its place.
+    assert link(tmp_path, "preset: fibre, radio: lte, uplink: {sr_period_ms: 20}").rtt_s == 0.012
+    assert link(tmp_path, "preset: lte, radio: none, uplink: {slot_ms: 5}").rtt_s == pytest.approx(0.043)
+    assert link(tmp_path, "preset: lte, radio: 5g-sub6, uplink: {slot_ms: 5}").rtt_s == pytest.approx(0.043)
     assert link(tmp_path, "preset: 5g, uplink: {slot_ms: 2.5}").uplink == (0.01, 0.003, 0.0025, 0.0)
     plain = link(tmp_path, "rtt_ms: 50, up_mbps: 1, down_mbps: 1, uplink: {sr_period_ms: 10, grant_ms: 4}")
     assert (plain.rtt_s, plain.uplink, plain.radio) == (0.05, (0.01, 0.004, 0.0, 0.0), None)
@@ -167,7 +171,7 @@ def test_paths_are_networks_side_by_side(tmp_path: Path) -> None:
         ("{paths: [wifi, wifi, lte, lte, lan]}", "network.paths must be 2 to 4 networks, got 5"),
         ("{paths: [wifi, lte], rtt_ms: 3}", "network.rtt_ms conflicts with paths: give it in each of them"),
         ("{paths: [wifi, {preset: lte, rtt: 3}]}", "network.paths[1].rtt is not a known key"),
-        ("{paths: [wifi, {paths: [wifi, lte]}]}", "network.paths[1].paths "),
+        ("{paths: [wifi, {paths: [wifi, lte]}]}", "network.paths[1].paths cannot be in a path"),
         (
             "{paths: [wifi, {preset: lte, distance_km: 3}]}\ncloud: {tier: here, tiers: {here: {rtt_ms: 30}}}",
             "network.paths[1].distance_km conflicts",
