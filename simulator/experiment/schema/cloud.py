@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from simulator.core.part import Part, filled_in, found_text, items
 from simulator.core.settings import refuse
 from simulator.core.yamlfile import did_you_mean
-from simulator.experiment.schema.compute import CloudHardware, catalogued
+from simulator.experiment.schema.compute import CloudHardware, Runtime, catalogued
 from simulator.experiment.schema.network import MS_PER_1000_KM, RttMs
 
 
@@ -125,7 +125,7 @@ class Tier(Serving):
     distance_km: float | None = Field(default=None, ge=0, le=40_000)
     rtt_ms: RttMs | None = None
     hardware: CloudHardware | None = None
-    runtime: Literal["eager", "cuda-graphs"] | None = None
+    runtime: Runtime | None = None
 
     @model_validator(mode="after")
     def _placed(self) -> Self:

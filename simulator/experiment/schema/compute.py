@@ -149,6 +149,9 @@ ChosenModel = Annotated[
 ]
 
 
+Runtime = Literal["eager", "cuda-graphs", "serial"]
+
+
 class DeviceCompute(Part):
     """How long the device's passes take.
 
@@ -159,7 +162,7 @@ class DeviceCompute(Part):
 
     model: ChosenModel = "llamagen-xl-1layer"
     hardware: ChosenHardware = ""
-    runtime: Literal["eager", "cuda-graphs", "serial"] | None = None
+    runtime: Runtime | None = None
     profile: StoredProfile = None
     throttling: ThermalThrottling | None = None
 
@@ -177,7 +180,7 @@ class CloudCompute(Part):
 
     model: ChosenModel = "llamagen-xl"
     hardware: CloudHardware = ""
-    runtime: Literal["eager", "cuda-graphs", "serial"] | None = None
+    runtime: Runtime | None = None
     profile: StoredProfile = None
 
     @model_validator(mode="after")

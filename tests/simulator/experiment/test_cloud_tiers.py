@@ -60,6 +60,8 @@ def test_a_sweep_sends_a_method_to_each_tier(tmp_path: Path) -> None:
     assert [next(iter(case.scenario.servings.values())).replicas for case in cases] == [1, 2, 1]
     hardware = expand(made(tmp_path, "sweep: {cloud.tiers.edge.hardware: [l4, a100]}\n"))[:2]
     assert [computes_of(case.scenario)[0].cloud.hardware for case in hardware] == ["l4", "a100"]
+    runtimes = expand(made(tmp_path, "sweep: {cloud.tiers.edge.runtime: [serial, eager]}\n"))[:2]
+    assert [computes_of(case.scenario)[0].cloud.runtime for case in runtimes] == ["serial", "eager"]
 
 
 NOWHERE = TIERS.replace("  tier: edge\n", "")
