@@ -83,6 +83,7 @@ def _serve(
 ) -> None:
     """Answer numbers of items with results or errors, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # only the parent says why it ends
     for other in inherited:  # otherwise the end of the parent would not close them
         other.close()
     while True:
