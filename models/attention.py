@@ -46,6 +46,14 @@ def rope_table(config: TransformerConfig, zeros_before: int | None = None, zeros
     return F.pad(image, (0, 0, 0, 0, before, zeros_after))  # [S, hd/2, 2]
 
 
+def line_rope_table(config: TransformerConfig, positions: int) -> Tensor:
+    """Return the rotary table with one axis, float64 [positions, hd/2, 2]: the angle of channel pair j is position * base^(-2j / hd)."""
+    half = config.head_dim // 2
+    frequency = config.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.outer(torch.arange(positions, dtype=torch.float64), frequency)
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate adjacent channel pairs of x [R, n, H, hd] by `rotation` [R or 1, n, hd/2, 2], in float32 or wider; the result has x's type."""
     wide = at_least_float32(x)
@@ -63,6 +71,15 @@ def repeat_heads(rows: Tensor, groups: int, share: int) -> Tensor:
         [groups * share * w, ...].
     """
     return rows.reshape(groups, -1, *rows.shape[1:]).repeat_interleave(share, dim=0).flatten(0, 1)
+
+
+def paired_channels(rows: Tensor, heads: int) -> Tensor:
+    """Reorder the channels of every head, of queries, keys or their norms [heads * hd, ...], from halves to adjacent pairs.
+
+    The rotary embedding of the transformers library turns channel j with j + hd/2, `rotate` 2j with 2j + 1. Attention does not change
+    if queries and keys have the same order.
+    """
+    return rows.reshape(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
 def attention_mask(positions: Tensor, key_count: int, caption_mask: Tensor | None, caption_slots: int) -> Tensor:

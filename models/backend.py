@@ -127,7 +127,7 @@ class Backend:
         if moves:
             cache.move(*zip(*moves, strict=True))
         if isinstance(model, EagleDrafter):
-            embeds = self._embed_drafts(model, group, int(new.max()))  # [R, n, D]
+            embeds = self._embed_drafts(model, cache, group, rows, int(new.max()))  # [R, n, D]
         else:
             assert isinstance(model, Transformer)
             embeds = self._embed(model, cache, group, rows, int(new.max()))  # [R, n, D]
@@ -154,16 +154,28 @@ class Backend:
         for index, request in enumerate(group):
             if request.op.caption is not None:
                 first = int(repeats[:index].sum())
-                padded = left_pad(torch.from_numpy(request.op.caption), slots)  # [slots, caption_dim], [slots]
-                caption, mask = (one.unsqueeze(0).to(embeds.device) for one in padded)
-                halves = [(caption, mask), model.unconditional(caption, mask)]
+                halves = self._captions(model, request.op.caption)
                 for half, (text, valid) in enumerate(halves[: request.rows], start=first):
                     cache.caption_mask[rows[half]] = valid[0]
                     embeds[half, :slots] = model.embed_caption(text)[0]
         return embeds
 
-    def _embed_drafts(self, model: EagleDrafter, group: Sequence[PassRequest], longest: int) -> Tensor:
-        """Return the drafter's inputs [R, longest, D]: at each position the next token and the cloud model's feature there."""
+    def _captions(self, model: Transformer, caption: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        """Return the padded rows [1, slots, caption_dim] and the mask [1, slots] of a caption and of its unconditional half.
+
+        caption: float32 [n, caption_dim], the valid rows.
+        """
+        padded = left_pad(torch.from_numpy(caption), self.pair.manifest.caption_slots)  # [slots, caption_dim], [slots]
+        rows, mask = (one.unsqueeze(0).to(self.pair.torch_device) for one in padded)
+        return [(rows, mask), model.unconditional(rows, mask)]
+
+    def _embed_drafts(
+        self, model: EagleDrafter, cache: KVCache, group: Sequence[PassRequest], rows: Tensor, longest: int
+    ) -> Tensor:
+        """Return the drafter's inputs [R, longest, D]: at each position the next token and the cloud model's feature there.
+
+        If the drafter reads the prompt, set the masks of new captions.
+        """
         slots, device, dtype = self.pair.manifest.caption_slots, self.pair.torch_device, self.pair.dtype
         count = sum(r.rows for r in group)
         ids = torch.full((count, longest), CAPTION_TOKEN)
@@ -174,14 +186,25 @@ class Backend:
             first = slots - 1 if op.caption is not None else 0  # position of the first token
             ids[mine, first : first + len(op.tokens)] = torch.tensor(op.tokens, dtype=torch.long)
             if op.caption is not None:
-                features[mine, :slots] = torch.as_tensor(op.caption, dtype=dtype, device=device)
+                caption = torch.as_tensor(op.caption, dtype=dtype, device=device)  # [rows, n, D]
+                features[mine, slots - caption.shape[1] : slots] = caption
             after = first + (op.caption is not None)  # position of the first feature in op.features
             if after < first + len(op.tokens):
                 features[mine, after : first + len(op.tokens)] = torch.as_tensor(
                     op.features, dtype=dtype, device=device
                 )
             row += request.rows
-        return model.inputs(self.pair.cloud.embed_tokens(ids.to(device)), features)
+        embedded = model.embed_tokens(ids.to(device), self.pair.cloud)
+        row = 0
+        for request in group:
+            if model.reads_prompt and request.op.caption is not None:
+                halves = self._captions(self.pair.cloud, request.op.prompt)
+                for half, (text, valid) in enumerate(halves[: request.rows], start=row):
+                    cache.caption_mask[rows[half]] = valid[0]
+                    following = text[0, 1:]  # each position reads the token after it
+                    embedded[half, : slots - 1] = model.embed_prompt(following, self.pair.cloud)
+            row += request.rows
+        return model.inputs(embedded, features)
 
     def _read(self, role: str, group: Sequence[PassRequest], hidden: Tensor) -> list[Step]:
         """Return a step per session from hidden states [R, n, D]: the picked token and, on the device, its interval and scores."""

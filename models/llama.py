@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import line_rope_table
 from models.kv_cache import OVERHANG, KVCache, Pass
 from models.transformer import Block, Transformer
 from simulator.core.errors import WeightsError
@@ -24,6 +25,12 @@ from simulator.protocol.llama import BASE, LlamaConfig, digits
 from simulator.protocol.pairs import TransformerConfig
 
 QK_NORM_EPS = 1e-5  # a constant in both references, independent of the RMS norms' eps
+
+
+def prompt_tokens(rows: Tensor) -> Tensor:
+    """Return the prompt tokens int [...] of caption rows [..., 2] (`simulator.protocol.llama.digits`)."""
+    pair = rows.round().long()
+    return pair[..., 0] * BASE + pair[..., 1]
 
 
 class HeadNorm(nn.Module):
@@ -63,8 +70,7 @@ class LlamaDecoder(Transformer):
 
     def embed_caption(self, features: Tensor) -> Tensor:
         """Return the embeddings [..., D] of prompt tokens given as two digits [..., 2] (`simulator.protocol.llama.digits`)."""
-        pair = features.round().long()
-        embedded: Tensor = self.text_embeddings(pair[..., 0] * BASE + pair[..., 1])
+        embedded: Tensor = self.text_embeddings(prompt_tokens(features))
         return embedded
 
     def unconditional(self, caption: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,11 +88,8 @@ class LlamaDecoder(Transformer):
     # --- positions
 
     def _rope_table(self) -> Tensor:
-        """Return the rotary table with one axis, float64 [S + OVERHANG, hd/2, 2]: the angle of pair j is position * base^(-2j / hd)."""
-        half = self.config.head_dim // 2
-        frequency = self.config.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
-        angle = torch.outer(torch.arange(self.config.positions + OVERHANG, dtype=torch.float64), frequency)
-        return torch.stack([angle.cos(), angle.sin()], dim=-1)
+        """Return the rotary table with one axis, float64 [S + OVERHANG, hd/2, 2], see `line_rope_table`."""
+        return line_rope_table(self.config, self.config.positions + OVERHANG)
 
     def columns(self, positions: int) -> int:
         return positions + (int(self._row_tokens(torch.tensor(positions))) if self.config.row_token >= 0 else 0)

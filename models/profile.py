@@ -493,7 +493,8 @@ def _longer(timed: Timed, positions: int) -> Timed:
     grid = math.ceil(math.sqrt(positions - own.config.caption_slots))
     config = replace(own.config, grid=max(grid, own.config.grid))
     with unallocated():
-        wide = EagleDrafter(config) if timed.drafter is not None else decoder(config, timed.model.classes)
+        drafter = timed.drafter and EagleDrafter(config, timed.drafter.embeddings is not None)
+        wide = drafter or decoder(config, timed.model.classes)
     wide.load_state_dict(own.state_dict(), assign=True)
     wide.eval()
     return replace(timed, drafter=wide) if isinstance(wide, EagleDrafter) else replace(timed, model=wide)

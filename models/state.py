@@ -96,18 +96,21 @@ def refuse_nonfinite_model(model: nn.Module, source: Path | str) -> None:
 
 
 def refuse_misfits(
-    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, exact: bool = False, finite: bool = False
+    needed: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: Path | str,
+    exact: bool = False,
+    finite: bool = False,
 ) -> None:
-    """Raise WeightsError if tensors do not fit a module; the message lists missing keys, shapes and types.
+    """Raise WeightsError if tensors do not fit; the message lists missing keys, shapes and types.
 
     Args:
-        module: the model, with or without allocated memory.
+        needed: tensors of the needed shapes and types by key, such as a module's, with or without allocated memory.
         state: tensors by key.
         source: file, for messages.
-        exact: also refuse keys that the module does not have.
+        exact: also refuse keys that are not needed.
         finite: also refuse values that are not finite.
     """
-    needed = module.state_dict()
     missing = [f"{key} is missing, needed {list(t.shape)}" for key, t in needed.items() if key not in state]
     both = [(key, state[key], needed[key]) for key in needed if key in state]
     shapes = [f"{key} has shape {list(t.shape)}, needed {list(n.shape)}" for key, t, n in both if t.shape != n.shape]
@@ -148,7 +151,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path | st
     Raises:
         WeightsError: a key is missing, has another shape or type, or is unknown; or a value is not finite.
     """
-    refuse_misfits(module, state, source, exact, finite=True)
+    refuse_misfits(module.state_dict(), state, source, exact, finite=True)
     _copy(state, module, source)
 
 
@@ -190,7 +193,7 @@ def build(
     """
     with unallocated():
         module = make()
-    refuse_misfits(module, state, source, exact, finite=True)
+    refuse_misfits(module.state_dict(), state, source, exact, finite=True)
     # The tensors are assigned, not copied: torch is slow to allocate memory for a module that has none.
     own = {
         key: state[key].to(needed.dtype, copy=True, memory_format=torch.contiguous_format)

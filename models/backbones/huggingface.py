@@ -2,8 +2,7 @@
 
 Tensors are read, converted and copied one at a time into a model that already has its final type and device, which saves memory.
 
-Their rotary embedding pairs channel j with j + hd/2, ours 2j with 2j + 1. So the rows of queries and keys, and the norms over them, are
-reordered when they are read. Attention does not change if queries and keys have the same order.
+The rows of queries and keys, and the norms over them, are reordered when they are read (`models.attention.paired_channels`).
 
 Sources: ChameleonForConditionalGeneration and JanusForConditionalGeneration of transformers (keys, arithmetic); the VQGAN code of
 Chameleon's `vqgan.ckpt` (keys).
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from models.attention import repeat_heads
+from models.attention import paired_channels, repeat_heads
 from models.backbones.huggingface_files import (
     CONFIG,
     PROMPT_SLOTS,
@@ -34,9 +33,10 @@ from models.backbones.huggingface_files import (
     vq_sizes,
     weight_files,
 )
-from models.backbones.parts import own_device
+from models.backbones.parts import own_device, own_keys
 from models.checkpoint import few, read_checkpoint, reason, unwrapped
 from models.device import DeviceModel
+from models.eagle import COMPUTED, from_checkpoint
 from models.llama import LlamaDecoder
 from models.pair import Pair, assembled
 from models.phi import IntervalProjection
@@ -50,7 +50,6 @@ VQ_OFFSET = 127.5  # Chameleon and Janus: (x + 1) / 2 * 255, truncated
 # Prefixes of keys that the decoder does not need.
 UNUSED = (VQMODEL, "model.vision_model.", "model.aligner.", "lm_head.", "loss.")
 TRAINING = ("loss.", "model_ema.")  # prefixes of training state in the file of an image tokenizer
-COMPUTED = "rotary_emb.inv_freq"  # suffix of a table that older versions of transformers saved
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
@@ -134,14 +133,17 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
     folder, manifest = Path(found.spec.weights), found.manifest
     cloud = load_decoder(folder, described, torch_device, dtype)
     tokenizer = load_tokenizer(folder, described, found.files.get("tokenizer", ()))
-    device, phi = None, None
+    device = phi = drafter = None
     for path in found.files.get("device", ())[:1]:
         device = load_device(path, found, tokenizer, torch_device, dtype)
     dims = (manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck)
     for path in found.files.get("phi", ()):
         phi = build(lambda: IntervalProjection(*dims), read_state(path, finite=False), path, exact=True)
+    for path in found.files.get("drafter", ()):
+        state = own_keys(read_state(path, finite=False))
+        drafter = from_checkpoint(state, cloud.config, path, codes=described.codes)
     text = PromptEncoder(folder, described.prompt)
-    return assembled(manifest, text, tokenizer, cloud, device, phi, None, torch_device, dtype)
+    return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
 
 
 def load_tokenizer(folder: Path, described: Described, paths: Sequence[Path]) -> VQModel:
@@ -258,10 +260,10 @@ def _block_places(prefix: str, described: Described) -> dict[str, list[TensorPla
         return paired(every(tensor))
 
     def paired(tensor: Tensor) -> Tensor:
-        """Reorder the channels of queries or keys [H * hd, ...], or of their norm [H, hd] or [hd], from halves to adjacent pairs."""
+        """Return queries or keys [H * hd, ...], or their norm [H, hd] or [hd], in our order of channels."""
         if tensor.dim() == 1:
             tensor = tensor.expand(config.n_head, -1)
-        return tensor.reshape(config.n_head, 2, config.head_dim // 2, -1).transpose(1, 2)
+        return paired_channels(tensor.reshape(dim, -1), config.n_head)
 
     places = {f"{prefix}norm.weight": [TensorPlace("norm.weight")]}
     for layer in range(config.n_layer):

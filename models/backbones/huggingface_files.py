@@ -27,7 +27,9 @@ from models.backbones.parts import (
     bottleneck_of,
     count,
     downloading,
+    drafter_ffn,
     first_size,
+    is_drafter,
     own_device,
     own_kind,
     recognise,
@@ -273,6 +275,8 @@ def find(spec: PairSpec) -> FoundPair:
         or "decoder.up.0.attn.0.q.weight" in shapes
     )
     facts: dict[str, Any] = {"described": described, "kv_heads": {"cloud": described.kv_heads}}
+    if "drafter" in files:
+        facts["drafter_ffn"] = drafter_ffn(*files["drafter"])
     if len(files.get("device", ())) > 1:  # a smaller model; a device model trained here does not share keys and values
         facts["kv_heads"]["device"] = describe(spec.cloud, Path(str(spec.device))).kv_heads
     return FoundPair(spec, manifest, files, decoder, {}, facts)
@@ -283,23 +287,37 @@ def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path,
     if spec.device is None:
         return {}
     place = Path(spec.device)
-    if (place / CONFIG).is_file():  # a smaller model of the same kind
+
+    def kind_of(shapes: Shapes) -> str:
+        return own_kind(shapes) or ("drafter" if "fc.weight" in shapes and is_drafter(shapes) else "")
+
+    parts, others = recognise(place, kind_of, f"{spec.cloud} device")
+    if (
+        place / CONFIG
+    ).is_file() and not parts:  # a smaller model of the same kind; a drafter's folder also holds a config.json
         other = describe(spec.cloud, place)
         same = [(one.prompt, one.codes, one.config.grid, one.config.row_token) for one in (other, cloud)]
         if same[0] != same[1] or vocabulary(place / TOKENIZER) != vocabulary(Path(spec.weights) / TOKENIZER):
             raise WeightsError(f"{place}: its text tokens, image codes or size are not those of {spec.weights}")
         files["device"] = (place / CONFIG, place / TOKENIZER, *weight_files(place))
         return {"device": other.config}
-    parts, others = recognise(place, own_kind, "`ciar-sim train device`")
     said: dict[str, Any] = {}
-    for kind in ("device", "phi"):
+    for kind in ("device", "phi", "drafter"):
         if found := [part for part in parts if part.kind == kind]:
             part = the_one(found, f"the {kind}", place, others, "device", ())
             files[kind], said[kind] = (part.path,), part
+    if "drafter" in said and spec.backbone.no_drafter:
+        raise WeightsError(
+            f"{said['drafter'].path}: a drafter, but {spec.cloud} takes none: {spec.backbone.no_drafter}"
+        )
+    if "device" not in said and "drafter" in said:
+        files.pop("phi", None)
+        return {}
     own = own_device(said["device"].path) if "device" in said else None
     if own is None:
+        told = f"; {'; '.join(others[:4])}" if others else ""
         raise WeightsError(
-            f"{place}: holds neither {CONFIG} of a smaller {spec.cloud} nor a device model that was trained for it"
+            f"{place}: holds no {CONFIG} of a smaller {spec.cloud}, no device model that was trained for it, and no drafter{told}"
         )
     config, bounds = own
     if replace(config, n_layer=1) != replace(cloud.config, n_layer=1):

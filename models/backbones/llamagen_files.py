@@ -15,8 +15,9 @@ from models.backbones.parts import (
     Shapes,
     WeightFile,
     bottleneck_of,
-    count,
+    drafter_ffn,
     first_size,
+    is_drafter,
     own_device,
     own_keys,
     own_kind,
@@ -59,7 +60,7 @@ def kind_of(shapes: Shapes) -> str:
         return own
     if "quantize.embedding.weight" in shapes:
         return "tokenizer"
-    if "layers.0.self_attn.q_proj.weight" in shapes and count(shapes, r"layers\.(\d+)\.") == 1:
+    if is_drafter(shapes):
         return "drafter"
     if "tok_embeddings.weight" in shapes or "layers.0.attention.wqkv.weight" in shapes:
         return "c2i" if LABELS in shapes else "t2i"
@@ -328,12 +329,6 @@ def device_parts(
         "phi_bottleneck": bottleneck_of(said["phi"]) if "phi" in said else 0,
         "bounds": bounds,
     }
-
-
-def drafter_ffn(path: Path) -> int:
-    """Return the width of a drafter's feed-forward part. Raises WeightsError."""
-    shapes = own_keys(read_checkpoint(path).shapes)
-    return first_size(shapes, "layers.0.mlp.gate_proj.weight", path, "a feature-level drafter")
 
 
 def device_heads(shapes: Shapes, cloud: TransformerConfig) -> int | None:

@@ -84,6 +84,17 @@ def own_kind(shapes: Shapes) -> str:
     return "phi" if set(shapes) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} else ""
 
 
+def is_drafter(shapes: Shapes) -> bool:
+    """Whether the shapes are those of a feature-level drafter in EAGLE's layout: one layer under transformers' keys."""
+    return "layers.0.self_attn.q_proj.weight" in shapes and count(shapes, r"layers\.(\d+)\.") == 1
+
+
+def drafter_ffn(path: Path) -> int:
+    """Return the width of a drafter's feed-forward part. Raises WeightsError."""
+    shapes = own_keys(read_checkpoint(path).shapes)
+    return first_size(shapes, "layers.0.mlp.gate_proj.weight", path, "a feature-level drafter")
+
+
 def recognise(
     place: Path, kind_of: Callable[[Shapes], str], owner: str, containers: Sequence[str] = CONTAINERS
 ) -> tuple[list[WeightFile], list[str]]:

@@ -16,10 +16,12 @@ from torch import Tensor
 from models.pair import Pair
 from models.sampling import greedy
 from models.tree import Growth, Tree, accepted_children
+from simulator.protocol.llama import LlamaConfig
 from simulator.protocol.messages import (
     DraftTree,
     Message,
     Opened,
+    OpenedPrompt,
     Path,
     Start,
     Tokens,
@@ -32,7 +34,7 @@ from simulator.protocol.methods import DrafterSettings, TreeSettings
 from simulator.protocol.ops import Await, Call, CloudProgram, Compute, DeviceProgram, Emit, Forward, Op, Send
 from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
 
-from .session import CloudState, DecodingPolicy, DeviceState
+from .session import CloudState, DeviceState
 
 Found = TypeVar("Found")
 # Whether a drafted token is accepted under greedy decoding, given the target's logits [V].
@@ -163,8 +165,8 @@ def verify_greedy(
 class Drafting:
     """The drafter of a session, on the device or in the cloud. Between rounds its KV cache holds only committed positions."""
 
-    def __init__(self, policy: DecodingPolicy) -> None:
-        self.policy = policy
+    def __init__(self, s: DeviceState | CloudState) -> None:
+        self.state, self.policy = s, s.policy
         self._held = -1  # image positions in the cache; -1: the caption has not been fed
 
     def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
@@ -173,14 +175,14 @@ class Drafting:
         Args:
             tokens: the decided tokens since the last call; on the first call the image's first token.
             features: float [rows, n, D], the cloud model's features at the position before each token; on the first call at the
-                caption positions.
+                last n caption positions.
         """
         raise NotImplementedError
 
     def committed(self, tokens: Sequence[int], features: Any) -> Forward:
         """Return the pass over decided tokens. Arguments are those of `grow`."""
         if self._held < 0:
-            op = Forward("drafter", tokens, caption=features, decides=False)
+            op = Forward("drafter", tokens, caption=features, prompt=self.state.caption_rows, decides=False)
         else:
             op = Forward("drafter", tokens, features=features, keep=self._held, decides=False)
         self._held = max(self._held, 0) + op.new_positions
@@ -190,8 +192,8 @@ class Drafting:
 class DynamicDrafting(Drafting):
     """EAGLE-2's drafting: expand the most probable nodes, then keep the best nodes (`Growth`)."""
 
-    def __init__(self, settings: TreeSettings, policy: DecodingPolicy) -> None:
-        super().__init__(policy)
+    def __init__(self, settings: TreeSettings, s: DeviceState | CloudState) -> None:
+        super().__init__(s)
         self.settings = settings
 
     def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
@@ -218,13 +220,16 @@ class Eagle2:
         self.settings = settings
         self.dim = pair.manifest.cloud.dim
         self.caption_slots = pair.manifest.caption_slots
+        self.reads_prompt = isinstance(
+            pair.manifest.cloud, LlamaConfig
+        )  # whether the drafter reads the prompt's tokens
 
     # --- what variants replace
 
     def drafting(self, s: DeviceState | CloudState) -> Drafting:
         """Return the session's drafter."""
         assert isinstance(self.settings, TreeSettings)
-        return DynamicDrafting(self.settings, s.policy)
+        return DynamicDrafting(self.settings, s)
 
     def pack(self, drafted: Drafted) -> DraftTree:
         """Return the message with a draft tree."""
@@ -259,13 +264,20 @@ class Eagle2:
     def draft(self, s: DeviceState) -> Generator[Op, Any, None]:
         """Run all rounds with the drafter on the device."""
         drafting = self.drafting(s)
-        reply = yield Call(s.start(1, want_caption=False))
+        fresh, features = yield from self.opened(s)
+        while not s.done:
+            drafted = yield from drafting.grow(fresh, features)
+            reply = yield Call(self.pack(drafted))
+            fresh, features = self.take_reply(s, drafted, reply), self.features(s, reply.features)
+
+    def opened(self, s: DeviceState) -> Generator[Op, Any, tuple[list[int], np.ndarray]]:
+        """Open the session, and return the first token in a list and the features of the caption, float32 [rows, n, D]."""
+        reply = yield Call(s.start(1, want_caption=self.reads_prompt))
+        if self.reads_prompt:
+            s.caption_rows = unpack_floats(reply.caption_rows, s.caption_dim)
         fresh = unpack_ids(reply.ids)
         s.accept(fresh[0], FROM_CLOUD)
-        while not s.done:
-            drafted = yield from drafting.grow(fresh, self.features(s, reply.features))
-            reply = yield Call(self.pack(drafted))
-            fresh = self.take_reply(s, drafted, reply)
+        return fresh, self.features(s, reply.features)
 
     def features(self, s: DeviceState, blob: bytes) -> np.ndarray:
         """Return the cloud model's features in a reply, float32 [rows, n, D]."""
@@ -286,9 +298,14 @@ class Eagle2:
             yield from s.open(message)
             step = yield s.decide("all")
             s.accept([self.pick(s, s.policy.probs(step.logits)[-1].cpu().numpy())])
-            caption = step.states[:, : self.caption_slots]  # [rows, caption_slots, D]
+            assert s.caption_rows is not None
+            # A drafter that reads the prompt masks padding; any other one sees all caption slots.
+            first = self.caption_slots - len(s.caption_rows) if self.reads_prompt else 0
+            caption = step.states[:, first : self.caption_slots]  # [rows, n, D]
             if self.settings.drafter == "cloud":
                 return (yield from self.draft_here(s, caption))
+            if self.reads_prompt:
+                return OpenedPrompt(pack_ids(s.tokens), _pack(caption), pack_floats(s.caption_rows))
             return Opened(pack_ids(s.tokens), _pack(caption))
         assert isinstance(message, DraftTree)
         drafted = self.unpack(s.tokens[-1], message)
@@ -298,7 +315,7 @@ class Eagle2:
         return Path(number, len(nodes) - 1, pack_ids(token), b"" if s.done else _pack(features))
 
     def draft_here(self, s: CloudState, features: Tensor) -> Generator[Op, Any, Message]:
-        """Run all rounds with the drafter in the cloud, and send each round's tokens at once. features: [rows, caption_slots, D]."""
+        """Run all rounds with the drafter in the cloud, and send each round's tokens at once. features: [rows, n, D], of the caption."""
         drafting = self.drafting(s)
         sent = 0
         while not s.done:

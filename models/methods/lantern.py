@@ -198,9 +198,8 @@ class StaticDrafting(Drafting):
     """
 
     def __init__(self, parents: Sequence[int], s: DeviceState | CloudState) -> None:
-        super().__init__(s.policy)
+        super().__init__(s)
         self.parents = list(parents)
-        self.state = s
 
     def grow(self, tokens: Sequence[int], features: Any) -> Generator[Op, Any, Drafted]:
         children: dict[int, list[int]] = {}

@@ -24,7 +24,7 @@ from simulator.protocol.messages import (
 )
 from simulator.protocol.methods import VvsSettings
 from simulator.protocol.ops import Call, CloudProgram, Emit, Op
-from simulator.protocol.recording import FROM_CLOUD, FROM_DEVICE
+from simulator.protocol.recording import FROM_DEVICE
 
 from .eagle2 import Drafted
 from .lantern import Lantern
@@ -112,10 +112,8 @@ class Vvs(Lantern):
 
     def draft(self, s: DeviceState) -> Generator[Op, Any, None]:
         drafting, rounds = self.drafting(s), Rounds(self.settings, self.codebook)
-        reply = yield Call(s.start(1, want_caption=False))
-        fresh = unpack_ids(reply.ids)
-        s.accept(fresh[0], FROM_CLOUD)
-        features, unsent = self.features(s, reply.features), list[int]()
+        fresh, features = yield from self.opened(s)
+        unsent = list[int]()
         while not s.done:
             drafted = yield from drafting.grow(fresh, features)
             fresh = rounds.take(s, drafted.tree)

@@ -367,7 +367,7 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str
     """Load weights and optimiser state, and check the averages. Raises WeightsError if one does not fit or is not finite."""
     for name in ("model", "averaged"):
         try:
-            refuse_misfits(model, saved[name], path, exact=True)
+            refuse_misfits(model.state_dict(), saved[name], path, exact=True)
         except AttributeError as error:
             raise WeightsError(f"{path}: damaged checkpoint: {name} holds values that are not tensors") from error
         refuse_nonfinite(saved[name], path)

@@ -286,9 +286,11 @@ def drafter_of(cloud: ModelShape, ffn_hidden: int | None = None, all_rows: bool 
         all_rows: Whether it reads all rows of the output matrix that the model reads; if not, only those of image codes.
     """
     own = {"n_layer": 1, "interhead": False, "fused": True, "ffn_hidden": ffn_hidden or cloud.ffn_hidden}
-    own["caption_parameters"] = 0  # it reads the cloud's features of the caption
+    # It reads the cloud's features of the caption and, of a prompt of text tokens, the tokens' embeddings.
+    of_tokens = cloud.caption_parameters is not None and cloud.caption_slots > 1
+    captions = {"caption_parameters": cloud.caption_parameters if of_tokens else 0}
     rows = {} if all_rows else {"head_rows": None}
-    return cloud.model_copy(update={**own, **rows, "title": f"a drafter for {cloud.title}"})
+    return cloud.model_copy(update={**own, **captions, **rows, "title": f"a drafter for {cloud.title}"})
 
 
 def one_layer(name: str) -> str:

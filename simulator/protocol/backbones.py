@@ -27,6 +27,7 @@ class Backbone:
         image_size: pixels per side of its images, unless the scenario sets another value.
         guidance: guidance used by its authors; the default of a scenario.
         classes: whether its prompts are class labels, not captions.
+        no_drafter: why it takes no feature-level drafter; empty: it takes one.
     """
 
     title: str
@@ -35,11 +36,14 @@ class Backbone:
     image_size: int
     guidance: float
     classes: bool = False
+    no_drafter: str = ""
 
 
 _FIND, _LOAD = "models.backbones.llamagen_files:find", "models.backbones.llamagen:load"
 _VAR = "models.backbones.var_files:find", "models.backbones.var:load"
 _HUGGING_FACE = "models.backbones.huggingface_files:find", "models.backbones.huggingface:load"
+_ROWS = "it reads a row token after every row of codes, with which draft trees are not supported"
+_JANUS = "no drafter in a known layout is published for it"
 
 BACKBONES: dict[str, Backbone] = {
     "llamagen-xl-stage1": Backbone("LlamaGen text to image, stage I, 256 pixels", _FIND, _LOAD, 256, 7.5),
@@ -47,11 +51,21 @@ BACKBONES: dict[str, Backbone] = {
     "llamagen-c2i-256": Backbone("LlamaGen class to image, B to 3B, 256 pixels", _FIND, _LOAD, 256, 4.0, classes=True),
     "llamagen-c2i-384": Backbone("LlamaGen class to image, B to 3B, 384 pixels", _FIND, _LOAD, 384, 4.0, classes=True),
     "anole-7b": Backbone("Anole (Chameleon) in transformers' layout, 512 pixels", *_HUGGING_FACE, 512, 3.0),
-    "lumina-mgpt-512": Backbone("Lumina-mGPT in transformers' layout, 512 pixels", *_HUGGING_FACE, 512, 4.0),
-    "lumina-mgpt-768": Backbone("Lumina-mGPT in transformers' layout, 768 pixels", *_HUGGING_FACE, 768, 4.0),
-    "lumina-mgpt-1024": Backbone("Lumina-mGPT in transformers' layout, 1024 pixels", *_HUGGING_FACE, 1024, 4.0),
-    "janus-pro-1b": Backbone("Janus-Pro 1B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0),
-    "janus-pro-7b": Backbone("Janus-Pro 7B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0),
+    "lumina-mgpt-512": Backbone(
+        "Lumina-mGPT in transformers' layout, 512 pixels", *_HUGGING_FACE, 512, 4.0, no_drafter=_ROWS
+    ),
+    "lumina-mgpt-768": Backbone(
+        "Lumina-mGPT in transformers' layout, 768 pixels", *_HUGGING_FACE, 768, 4.0, no_drafter=_ROWS
+    ),
+    "lumina-mgpt-1024": Backbone(
+        "Lumina-mGPT in transformers' layout, 1024 pixels", *_HUGGING_FACE, 1024, 4.0, no_drafter=_ROWS
+    ),
+    "janus-pro-1b": Backbone(
+        "Janus-Pro 1B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0, no_drafter=_JANUS
+    ),
+    "janus-pro-7b": Backbone(
+        "Janus-Pro 7B in transformers' layout, 384 pixels", *_HUGGING_FACE, 384, 5.0, no_drafter=_JANUS
+    ),
     "var-d16": Backbone("VAR of depth 16, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
     "var-d20": Backbone("VAR of depth 20, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),
     "var-d24": Backbone("VAR of depth 24, class to image, scale by scale, 256 pixels", *_VAR, 256, 4.0, classes=True),

@@ -219,6 +219,16 @@ class Opened(Message, frozen=True):
     features: bytes
 
 
+class OpenedPrompt(Message, frozen=True):
+    """`Opened` for a drafter that reads the prompt's tokens: with the valid caption rows, fp16 [n, caption_dim], and the features at
+    their positions only, fp16 [rows, n, D]."""
+
+    elements: ClassVar[dict[str, str]] = {"ids": "ids", "features": "feature_vectors", "caption_rows": "caption_rows"}
+    ids: bytes
+    features: bytes
+    caption_rows: bytes
+
+
 class DraftTree(Message, frozen=True):
     """A tree of drafts without its root, which is the newest decided token.
 
@@ -284,6 +294,7 @@ MESSAGE_TYPES: tuple[type[Message], ...] = (
     DraftTree,
     Path,
     TreeAfter,
+    OpenedPrompt,
 )
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
@@ -298,6 +309,7 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
     | Drafts
     | Verdict
     | Opened
+    | OpenedPrompt
     | DraftTree
     | Path
     | TreeAfter

@@ -13,6 +13,7 @@ from pydantic import Field, Tag, model_validator
 from simulator.core.errors import ScenarioError, WeightsError
 from simulator.core.part import Part, mapping_or
 from simulator.core.settings import Settings, refuse
+from simulator.protocol.backbones import BACKBONES
 from simulator.protocol.ops import INTERVAL_SAMPLES
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.registry import MethodKind, MethodTable
@@ -368,6 +369,8 @@ class DrafterSettings(MethodSettings):
         super().check(decoding, pair)
         if not pair.has_drafter:
             how = "name one with pair.device" if pair.backbone else "train the stage drafter and export the pair"
+            if pair.backbone and (why := BACKBONES[pair.backbone].no_drafter):
+                how = f"none is supported: {why}"
             raise WeightsError(f"the pair {pair.name} has no drafter, which this method drafts with; {how}")
 
 

@@ -29,7 +29,7 @@ class Forward:
     """One pass of a model over new positions of this session.
 
     The drafter reads, at each position, the next token together with the base model's feature there. So its caption is float
-    [rows, caption_slots, D], the features of the caption positions, its features are float [rows, len(tokens), D] (without the
+    [rows, n, D], the features of the last n caption positions, its features are float [rows, len(tokens), D] (without the
     first token's after a caption), and the first token after a caption stands in the last caption slot.
 
     Attributes:
@@ -50,6 +50,7 @@ class Forward:
             parents up to it. Nodes that are never requested decide nothing, so a driver need not compute them; the pass over
             the whole tree is the one that counts.
         chain: Entries of the tree before its root: decided tokens, one after the other.
+        prompt: float32 [n, caption_dim], with a drafter's caption: the valid caption rows, for a drafter that reads the prompt's tokens.
     """
 
     role: str
@@ -64,6 +65,7 @@ class Forward:
     bounds: str = ""
     revisit: bool = False
     chain: int = 0
+    prompt: Any = None
 
     @property
     def new_positions(self) -> int:

@@ -218,6 +218,8 @@ class PairManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         rest = {name: getattr(self, name) for name in self.__struct_fields__ if name not in free}
         if self.backbone:  # two backbones may have equal shapes
             rest["backbone"] = self.backbone
+            if any(file.name == "drafter" for file in self.files):
+                rest["drafter_table"] = "own"  # earlier versions recorded with the cloud's embeddings instead
         if self.statistics is not None:
             rest["statistics"] = self.statistics
         return hashlib.sha256(msgspec.json.encode({**rest, "weights": weights}, order="sorted")).hexdigest()

@@ -118,6 +118,18 @@ def chameleon(folder: Path, seed: int = 0, old_names: bool = False, pixels: int 
     return folder
 
 
+def drafter(folder: Path, seed: int = 7, ffn: int = 40) -> Path:
+    """Write a drafter for Anole as LANTERN publishes it, with its own feed-forward width: `config.json` and `pytorch_model.bin`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {"embed_tokens.weight": [TEXT, WIDTH], "fc.weight": [WIDTH, 2 * WIDTH], "fc.bias": [WIDTH]}
+    own = {key: shape for key, shape in blocks("", qk_norm=True).items() if key.startswith("layers.0.")}
+    own |= {f"layers.0.mlp.{name}_proj.weight": [ffn, WIDTH] for name in ("gate", "up")}
+    own |= {"layers.0.mlp.down_proj.weight": [WIDTH, ffn]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "chameleon", "num_hidden_layers": 1}))
+    torch.save(numbers(shapes | own, seed), folder / "pytorch_model.bin")
+    return folder
+
+
 def janus(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
     """Write a Janus-Pro as saved by `JanusForConditionalGeneration`. Equal seeds give equal image tokenizers at every width."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -94,10 +94,10 @@ def write_c2i(folder: Path) -> Path:
 
 
 def write_drafter(folder: Path) -> Path:
-    """Write a one-layer drafter under LANTERN's keys, with its own feed-forward width. Return the folder."""
+    """Write a one-layer drafter under LANTERN's keys, with its own feed-forward width and embeddings. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(4)
-    state = to_checkpoint(EagleDrafter(drafter_config(T2I, DRAFTER_FFN)))
-    torch.save({**state, "embed_tokens.weight": torch.zeros(CODES, T2I.dim)}, folder / "pytorch_model.bin")
+    state = to_checkpoint(EagleDrafter(drafter_config(T2I, DRAFTER_FFN), own_table=True))
+    torch.save(state, folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps({"hidden_size": T2I.dim}))
     return folder

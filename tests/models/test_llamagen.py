@@ -403,6 +403,10 @@ def test_two_backbones_of_one_tokenizer_serve_the_methods_without_intervals(fold
 
 def test_a_published_drafter_drafts_trees_without_a_device_model(folder: Path) -> None:
     pair = load_pair(t2i(folder, device=str(folder / "drafter")))
+    table = torch.load(folder / "drafter" / "pytorch_model.bin", weights_only=True)["embed_tokens.weight"]
+    ids = torch.tensor([3, 1])
+    assert pair.drafter is not None
+    assert torch.equal(pair.drafter.embed_tokens(ids, pair.cloud), table[ids])  # LANTERN's is not the cloud's embedding
     tree = {"total_tokens": 6, "depth": 2, "top_k": 3}
     for recording in recorded(
         pair,
@@ -432,5 +436,10 @@ def test_half_precision_rounds_no_class(folder: Path) -> None:
 def test_a_drafter_of_another_width_is_refused(folder: Path, tmp_path: Path) -> None:
     state = torch.load(folder / "drafter" / "pytorch_model.bin", weights_only=True)
     state["fc.weight"] = torch.zeros(8, 16)
+    del state["fc.bias"]
+    state["layers.0.input_layernorm.weight"] = torch.ones(16)
     torch.save(state, tmp_path / "pytorch_model.bin")
-    assert "fc.weight has shape [8, 16], needed [16, 32]" in refused(t2i(folder, device=str(tmp_path)))
+    assert (
+        "fc.bias is missing, needed [16]; fc.weight has shape [8, 16], needed [16, 32]; "
+        "layers.0.input_layernorm.weight with shape [16] has no place in this model"
+    ) in refused(t2i(folder, device=str(tmp_path)))

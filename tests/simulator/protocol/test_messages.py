@@ -13,6 +13,7 @@ from simulator.protocol.messages import (
     DraftTree,
     Message,
     Opened,
+    OpenedPrompt,
     Path,
     Picture,
     Revised,
@@ -81,6 +82,9 @@ def drafting(widths: Widths) -> list[Message]:
         ),
         Verdict(3, pack_ids([9])),
         Opened(pack_ids([1]), pack_floats(np.ones((2 * widths.caption_slots, widths.dim)))),
+        OpenedPrompt(
+            pack_ids([1]), pack_floats(np.ones((2 * 5, widths.dim))), pack_floats(np.ones((5, widths.caption_dim)))
+        ),
         DraftTree(pack_ids(range(58)), bytes(58)),
         DraftTree(pack_ids(range(57)), b"", pack_floats(np.ones(57)), pack_floats(np.ones((25, widths.vocab_size)))),
         TreeAfter(pack_ids(range(3)), pack_ids(range(58)), bytes(58)),
