@@ -6,7 +6,7 @@ a bound delta on the total variation); Park et al., "LANTERN++" (static trees, a
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -67,19 +67,21 @@ class Relaxation:
         k: number of nearest codes whose probability may be added.
         delta: bound on the added probability; None: lambda_ determines the bound.
         lambda_: the added probability is at most (lambda_ - 1) p(x).
+        removes: "neighbours": a rejection removes the nearest codes too; "draft": only the draft.
     """
 
     table: np.ndarray
     k: int
     delta: float | None = None
     lambda_: float | None = None
+    removes: Literal["neighbours", "draft"] = "neighbours"
 
     def relaxed_accept(self, p: np.ndarray, token: int) -> tuple[float, np.ndarray]:
         """Return the relaxed probability p'(x) of a draft x, and the codes that its rejection removes in addition to x.
 
         C_j is the sum of the probabilities of the j nearest codes. For the largest j <= k with C_j within the bound,
-        p'(x) = p(x) + C_j; if there is none, p'(x) = p(x). A rejection removes the k + 1 nearest codes if j >= 1, else none.
-        Source: the relaxed acceptance is LANTERN's equation; the codes that a rejection removes are those of its code.
+        p'(x) = p(x) + C_j; if there is none, p'(x) = p(x). A rejection removes the k + 1 nearest codes if j >= 1, else none; none with
+        `removes` "draft". Source: the relaxed acceptance is LANTERN's equation; the codes that a rejection removes are those of its code.
 
         Args:
             p: float64 [V], the cloud's distribution.
@@ -91,7 +93,7 @@ class Relaxation:
         j = int(np.searchsorted(mass, bound, side="right"))
         if j == 0:
             return float(p[token]), near[:0]
-        return float(p[token] + mass[j - 1]), near[: self.k + 1]
+        return float(p[token] + mass[j - 1]), near[: self.k + 1 if self.removes == "neighbours" else 0]
 
     def relaxed_best(self, logits: Tensor, token: int) -> bool:
         """Whether the draft is the arg max after p'(x) replaces p(x) (greedy acceptance). logits: [V], unfiltered.
@@ -170,7 +172,8 @@ class Lantern(Eagle2):
 def relaxation(settings: RelaxedSettings, pair: Pair) -> Relaxation:
     """Return the relaxed acceptance of the settings in the pair's codebook."""
     count = min(settings.k + 1, pair.manifest.codebook_size - 1)
-    return Relaxation(neighbour_table(pair, count), settings.k, settings.absolute_bound, settings.lambda_)
+    table = neighbour_table(pair, count)
+    return Relaxation(table, settings.k, settings.absolute_bound, settings.lambda_, settings.removes)
 
 
 # --- static trees

@@ -427,6 +427,10 @@ class RelaxedSettings(DrafterSettings):
         ge=1.0,
         description="bound relative to the draft's own p(x): (lambda_ - 1) p(x) (LANTERN++: 5 to 20); instead of delta",
     )
+    removes: Literal["neighbours", "draft"] = Field(
+        "neighbours",
+        description="what a rejection removes from p: the draft and its k + 1 nearest codes (LANTERN's code), or the draft only",
+    )
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:

@@ -76,11 +76,16 @@ def test_the_bound_of_lantern(k: int, bound: dict[str, float], relaxed: float, r
     relaxation = Relaxation(TABLE, k, **bound)
     found, others = relaxation.relaxed_accept(P, 0)
     assert (found, others.tolist()) == (relaxed, removed)
+    only = Relaxation(TABLE, k, **bound, removes="draft")  # type: ignore[arg-type]
+    assert only.relaxed_accept(P, 0)[0] == relaxed
     test = ChosenTest(relaxation, Tree([4, 0], [-1, 0]))
     left = P.copy()
     left[[0, *removed]] = 0.0
     wanted = left / left.sum() if left.sum() else np.full(5, 0.2)
     np.testing.assert_allclose(test.rejected(P, 1), wanted, atol=1e-15)
+    rest = np.where(np.arange(5) == 0, 0.0, P)
+    of_draft = ChosenTest(only, Tree([4, 0], [-1, 0])).rejected(P, 1)
+    np.testing.assert_allclose(of_draft, rest / rest.sum(), atol=1e-15)
 
 
 @given(delta=st.floats(0, 1), token=st.integers(0, 4), seed=st.integers(0, 2**32))
