@@ -139,6 +139,8 @@ class Prepared:
         self.cases, _ = search_thresholds(self.cases, bench.manifest, bench.models.captions, bench.source)
         self.plan = Plan(self.cases, bench.manifest, bench.models.captions)
         self.recordings = self.plan.record(bench.source)
+        for case in self.cases:  # simulated many times, in processes that have what is priced now
+            self.costs.priced(case, [self.recordings[key] for key in self.plan.of_case[case.index]], {})
         self._simulated: dict[int, Simulated] = {}
         self._quality: dict[Any, CaseRecords] = {}
 

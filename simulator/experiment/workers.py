@@ -20,8 +20,8 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 _WAITING = 4  # queued tasks per worker, so that no worker idles; it bounds the memory of this process
 _IDLE_S = 300  # time for which an idle worker process is kept
-# Least requests per process by default: half a second of work. Processes that are not forked need a second or two to load the program.
-_LEAST_REQUESTS = 500
+# Least requests per process by default. Forking takes as long as some tens of them; other processes load the program for a second or two.
+_LEAST_REQUESTS, _LEAST_FORKED = 500, 100
 _SPARE = 4.0  # memory per process, as a multiple of the (low) estimate for a case
 
 
@@ -60,7 +60,7 @@ class Workers:
             return self
         sizes = [size_of(case.scenario) for case in cases]
         largest_bytes = max(REQUEST_BYTES * size.requests + size.state_bytes for size in sizes)
-        by_work = sum(size.requests for size in sizes) / _LEAST_REQUESTS
+        by_work = sum(size.requests for size in sizes) / (_LEAST_FORKED if can_fork() else _LEAST_REQUESTS)
         by_memory = free_memory_bytes() / (_SPARE * max(largest_bytes, 1.0))
         return replace(self, jobs=max(1, int(min(cores(), len(cases), by_work, by_memory))))
 
