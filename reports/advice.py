@@ -76,7 +76,9 @@ def more_advice(findings: Sequence[Finding], keys: Sequence[str] = ()) -> str:
     others = [row for row in advised if not is_base(row)]
     if others:
         judged = " and the agreement with the caption" if any("align" in known_qualities(row) for row in others) else ""
-        prompts = min(int(row["distinct_images"]) for row in others)
+        # Where replies were given up, a method made several images of a prompt. Base never does, and qualities are paired with base's.
+        bases = [row for said in findings for _, row in said.cases.iterrows() if is_base(row)]
+        prompts = min(int(row["distinct_images"]) for row in [*others, *bases] if row["distinct_images"] > 0)
         texts.append(
             f"Quality: cloud_nll{judged} on {counted(prompts, 'prompt')}; ciar-sim recommend tests a bound on the loss."
         )

@@ -32,7 +32,10 @@ class ScenarioSource:
         for end in range(len(place), -1, -1):
             if place[:end] in self.options:
                 return self.options[place[:end]]
-            if place[:end] in self.document.lines:
+            replaced = any(
+                place[:before] in self.options for before in range(end)
+            )  # by an option, for a part around it
+            if place[:end] in self.document.lines and not replaced:
                 return f"{self.document.name}:{self.document.lines[place[:end]]}"
         return self.document.where(())
 

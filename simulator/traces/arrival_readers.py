@@ -131,7 +131,8 @@ def _read_table(name: str, layout: Layout, source: Source, said: Told) -> Arriva
         for column in (layout.inputs, layout.outputs)
     ]
     if layout.unit == "date":
-        seconds, note = _dates(table, layout.time), layout.why
+        seconds, any_without_zone = _dates(table, layout.time)
+        note = layout.why if any_without_zone else ""
     else:
         times = table.numbers(layout.time)
         unit = unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None, named=layout.names_unit)
@@ -189,20 +190,23 @@ def own_arrivals_table(source: Source) -> Table:
     return table
 
 
-def _dates(table: Table, column: str) -> Floats:
-    """Return the seconds of a column of ISO 8601 dates with times. Dates without a zone are taken as UTC."""
-    seconds = np.empty(len(table.rows))
+def _dates(table: Table, column: str) -> tuple[Floats, bool]:
+    """Return the seconds of a column of ISO 8601 dates with times, and whether any has no zone; such dates are taken as UTC."""
+    seconds, any_without_zone = np.empty(len(table.rows)), False
     for i, text in enumerate(table.texts(column)):
         try:
             # Of a date alone, as a spreadsheet may save it, and of 20231116 every request would be at midnight.
             stamp = datetime.fromisoformat(text if ":" in text else "")
         except ValueError:
-            table.source.fail(f"{column} {text[:40]!r}; allowed: YYYY-MM-DD HH:MM:SS with any fraction", table.lines[i])
+            table.source.fail(
+                f"{column} {text[:40]!r}; allowed: YYYY-MM-DD HH:MM:SS with any fraction, and a zone or none",
+                table.lines[i],
+            )
         if stamp.tzinfo is None:
-            stamp = stamp.replace(tzinfo=UTC)
+            stamp, any_without_zone = stamp.replace(tzinfo=UTC), True
         # datetime has a resolution of 1 us, and float64 seconds of a Unix time one of 0.24 us, so the conversion loses nothing.
         seconds[i] = stamp.timestamp()
-    return seconds
+    return seconds, any_without_zone
 
 
 def _arrivals(

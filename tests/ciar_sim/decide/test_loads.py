@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ciar_sim.decide.loads import LONG_REQUESTS, MOST, MOST_REQUESTS, idle_times, most_times, rate_of, scaled
+from ciar_sim.decide.loads import LONG_REQUESTS, MOST, MOST_REQUESTS, fleet_of, idle_times, most_times, rate_of, scaled
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.sweep import expand
@@ -81,3 +81,28 @@ def test_the_idle_load_can_be_simulated(arrivals: dict[str, float], slo_s: float
     times = idle_times(scenario, 400, slo_s)
     assert 0 < times <= 0.5
     assert isinstance(scaled(scenario, times, 400, slo_s).workload, FleetWorkload)
+
+
+@pytest.mark.parametrize("arrivals", [{"poisson_per_s": 2}, {"bursty_per_s": 2}, {"think_s": 5}])
+def test_a_fleet_keeps_its_kinds_at_every_load(arrivals: dict[str, float]) -> None:
+    """Rounding would change who asks, or leave a kind without a device: then no load below the scenario's could be simulated."""
+    fleet = [{"share": 0.5}, {"share": 0.3, "priority": 1}, {"share": 0.2, "priority": 2}]
+    workload = {"devices": 40, "arrivals": arrivals, "duration_s": 100, "fleet": fleet}
+    scenario = load_scenario({"name": "queue", "methods": ["base"], "workload": workload})
+    closed = "think_s" in arrivals
+    idle = idle_times(scenario, 100, 1.0)
+    counts = [scaled(scenario, times, 100, 1.0).workload.devices for times in (idle, 0.4, 1.0, 2.0)]
+    assert counts == [10, 16 if closed else 20, 40, 80]
+    assert idle * 40 == 10 if closed else idle < 0.01
+
+
+@pytest.mark.parametrize(
+    ("shares", "devices", "fewest"), [((0.95, 0.05), 400, 20), ((1 / 3, 2 / 3), 4000, 3), ((0.37, 0.63), 50, 27)]
+)
+def test_the_fewest_devices_of_a_fleet(shares: tuple[float, ...], devices: int, fewest: int) -> None:
+    kinds = [{"share": share, "priority": place} for place, share in enumerate(shares)]
+    workload = {"devices": devices, "arrivals": {"poisson_per_s": 1}, "duration_s": 9, "fleet": kinds}
+    found = load_scenario({"name": "queue", "methods": ["base"], "workload": workload}).workload
+    assert isinstance(found, FleetWorkload)
+    assert fleet_of(found, 1) == fewest
+    assert fleet_of(found, devices + 1) == devices + 1

@@ -158,6 +158,13 @@ def test_options_are_named_in_their_refusals(tmp_path: Path, options: dict[str, 
     assert refusal(tmp_path, HEAD, **options) == message
 
 
+def test_what_an_option_lacks_is_not_sought_in_the_file_that_it_replaces(tmp_path: Path) -> None:
+    text = HEAD + "network:\n  rtt_ms: 5\n  up_mbps: 5\n  down_mbps: 5\n"
+    assert refusal(tmp_path, text, sets=("network={up_mbps: 5, down_mbps: 5}",)) == (
+        "--set network={up_mbps: 5, down_mbps: 5}: network.rtt_ms is missing"
+    )
+
+
 def test_what_is_swept_in_the_file_cannot_be_set(tmp_path: Path) -> None:
     message = refusal(tmp_path, QUICKSTART, sets=("network.rtt_ms=1",))
     assert (

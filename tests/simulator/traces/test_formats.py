@@ -194,6 +194,13 @@ OTHERWISE = {
 }
 
 
+def test_dates_are_said_to_be_utc_only_if_they_have_no_zone(tmp_path: Path) -> None:
+    zoned = re.sub(r"\.\d+", "+01:00", AZURE)
+    for content, said in ((AZURE, True), (zoned, False), ("".join(zoned.rsplit("+01:00", 1)), True)):
+        found = read_arrivals(file(tmp_path, content))
+        assert ("dates without a zone are UTC" in found.notes) == said
+
+
 @pytest.mark.parametrize("case", OTHERWISE)
 def test_other_ways_to_say_the_same(case: str, tmp_path: Path) -> None:
     original, content = OTHERWISE[case]
