@@ -10,7 +10,7 @@ import numpy as np
 from simulator.core.rng import stream
 from simulator.network.closing import ClosingLink
 from simulator.network.cross import AQMS, Aqm, CrossQueue, QueueDrops, Traffic
-from simulator.network.fair import At, FairCell, FairLink
+from simulator.network.fair import At, FairCell, FairLink, Other
 from simulator.network.handover import Handovers, Interruptions, PausingWire
 from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
@@ -148,8 +148,8 @@ class AccessNetwork:
             raise ValueError(f"devices_per_cell must be >= 1, got {network.devices_per_cell}")
         if network.devices_per_cell > 1 and network.handovers is not None:
             raise ValueError("handovers go with devices_per_cell 1: a device that moves leaves its cell")
-        if network.fair and (at is None or network.also or network.up_cross or network.down_cross or network.wifi):
-            raise ValueError("a fair cell needs a clock, and goes with one path, without cross traffic and Wi-Fi")
+        if network.fair and (at is None or network.also or network.wifi):
+            raise ValueError("a fair cell needs a clock, and goes with one path, without Wi-Fi")
         if network.burst_packets is not None and any(
             isinstance(loss, StepFunction) for loss in (network.up_loss, network.down_loss)
         ):
@@ -218,10 +218,13 @@ class AccessNetwork:
             return None
         assert self._at is not None
         if cell not in self._fair_cells:
-            self._fair_cells[cell] = (
-                FairCell(up, self._at, n.fading_snr_db),
-                FairCell(down, self._at, n.fading_snr_db),
-            )
+            at = self._at
+
+            def fair(name: str, wire: Wire, cross: Traffic | None) -> FairCell:
+                other = None if cross is None else Other(cross, self._stream(f"link.{name}.cross", cell))
+                return FairCell(wire, at, n.fading_snr_db, other)
+
+            self._fair_cells[cell] = (fair("up", up, n.up_cross), fair("down", down, n.down_cross))
         return self._fair_cells[cell]
 
     def _radio_figures(self, device: int) -> RadioFigures | None:
@@ -305,7 +308,7 @@ class AccessNetwork:
                 wire = PausingWire(wire, gaps)
             if n.wifi is not None:
                 wire = HopWire(wire, n.wifi, self._stream(f"link.{name}.wifi", cell))
-            if cross is None:
+            if cross is None or n.fair:  # in a fair cell it has its own queue
                 return wire, None
             turns = self._stream(f"link.{name}.cross", cell)
             return wire, CrossQueue(cross, wire, 8.0 * buffer_bytes, n.aqm, n.rtt_s, turns)

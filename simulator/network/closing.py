@@ -34,7 +34,6 @@ class ClosingLink(ImpairedLink):
             if now_s - used_s > self.timeout_s:
                 self.reconnect()
                 other.reconnect()
-                self._fresh = other._fresh = False  # no older message is in flight
         arrival_s = super().send(now_s, size_bytes)
         if arrival_s < math.inf:
             self._used_s = arrival_s if self._used_s == math.inf else max(self._used_s, arrival_s)

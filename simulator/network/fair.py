@@ -10,14 +10,18 @@ ratio r and a rate of log2(1 + r x),
 which tends to 1 + 1/2 + ... + 1/n for small r. The rate of the cell is that of one user alone. A user's messages wait for one another.
 Slots are assumed to be short compared with messages: 1 ms in LTE, less in NR.
 
+Other traffic is one more user of the cell, with its own queue: it takes its share while it is busy.
+
 The time when a message has been sent depends on later messages, so it cannot be computed when the message is handed over: a cell has an
-event for every message that it has sent, and one for every message that starts later than it is handed over.
+event for every message that it has sent, one for every message that starts later than it is handed over, and one for every time at which
+other traffic with pauses begins or ends while users have something to send.
 
 Sources: D. Tse and P. Viswanath, Fundamentals of Wireless Communication, sec. 6.6; E. Liu and K. Leung, VTC Spring 2008, for the sum at
 small r.
 """
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +29,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from simulator.network.cross import Traffic
 from simulator.network.link import ImpairedLink
 from simulator.network.wire import Wire
 
@@ -57,6 +62,39 @@ def _mean_rate(users: int, snr_db: float) -> float:
     return float(np.trapezoid(slope * (1.0 - below**users), _FADES))
 
 
+class Other:
+    """Other traffic in a cell: a user that sends whenever it is busy. Times may be queried in any order."""
+
+    __slots__ = ("_begins_busy", "_ends_s", "_stream", "_traffic")
+
+    def __init__(self, traffic: Traffic, stream: np.random.Generator) -> None:
+        """Raises ValueError for fetches of fixed size, whose length depends on the rate that is left for them.
+
+        Args:
+            stream: random stream of its periods.
+        """
+        if traffic.fixed:
+            raise ValueError("other traffic of a fair cell is greedy, or busy for times that do not depend on its rate")
+        self._traffic = traffic
+        self._stream = stream
+        self._begins_busy = bool(stream.random() < traffic.busy_share)
+        self._ends_s: list[float] = [
+            self._turn_s(self._begins_busy)
+        ]  # the rest of an exponential turn is like a whole one
+
+    def _turn_s(self, busy: bool) -> float:
+        mean_s = self._traffic.busy_s if busy else self._traffic.quiet_s
+        return mean_s * float(self._stream.standard_exponential()) if mean_s < math.inf else math.inf
+
+    def at(self, time_s: float) -> tuple[bool, float]:
+        """Return whether it is busy at a time, and the end of this turn."""
+        ends_s = self._ends_s
+        while ends_s[-1] <= time_s < math.inf:
+            ends_s.append(ends_s[-1] + self._turn_s(self._begins_busy == (len(ends_s) % 2 == 0)))
+        turn = bisect_right(ends_s, time_s)
+        return self._begins_busy == (turn % 2 == 0), ends_s[min(turn, len(ends_s) - 1)]
+
+
 class _Job:
     """A message in the cell. left_bits: bits that are still to be sent."""
 
@@ -70,20 +108,24 @@ class _Job:
 class FairCell:
     """One direction of a cell. Its users' messages come in order of time."""
 
-    def __init__(self, wire: Wire, at: At, snr_db: float | None = None) -> None:
+    def __init__(self, wire: Wire, at: At, snr_db: float | None = None, other: Other | None = None) -> None:
         """Create a cell with empty queues.
 
         Args:
             wire: the wire that its users share.
             at: schedules a callback.
             snr_db: mean signal-to-noise ratio of fading channels; None for no fading.
+            other: other traffic; None for none.
         """
         self.wire = wire
         self._snr_db = snr_db
         self._at = at
+        self._other = other
         self._queues: dict[int, deque[_Job]] = {}  # by user, for users that have something to send
         self._served_s = 0.0  # time until which all queues are served
-        self._alarm: Scheduled | None = None  # at the end of the next message
+        self._alarm: Scheduled | None = (
+            None  # at the end of the next message, or of the other traffic's turn if that is earlier
+        )
 
     @property
     def users(self) -> int:
@@ -99,11 +141,13 @@ class FairCell:
             self._join(now_s, user, job)
 
     def finish_s(self, start_s: float, bits: float) -> float:
-        """Return the time at which `bits` of another user would be sent if no user came or left, see `Wire.finish_s`."""
-        return self.wire.finish_s(start_s, bits / self._share(self.users + 1))
+        """Return the time at which `bits` of another user would be sent if nobody came or left, see `Wire.finish_s`."""
+        return self.wire.finish_s(start_s, bits / self._share(self.users + 1, start_s))
 
-    def _share(self, users: int) -> float:
-        """Return the share of the cell's rate for each of `users` users."""
+    def _share(self, users: int, time_s: float) -> float:
+        """Return the share of the cell's rate for each of `users` users at a time, with other traffic if it is busy."""
+        if self._other is not None and self._other.at(time_s)[0]:
+            users += 1
         return gain(users, self._snr_db) / users
 
     def _join(self, now_s: float, user: int, job: _Job) -> None:
@@ -117,7 +161,7 @@ class FairCell:
 
     def _serve(self, now_s: float) -> None:
         if self._queues:
-            carried = self.wire.bits(self._served_s, now_s) * self._share(len(self._queues))
+            carried = self.wire.bits(self._served_s, now_s) * self._share(len(self._queues), self._served_s)
             for queue in self._queues.values():
                 queue[0].left_bits -= carried
         self._served_s = now_s
@@ -129,12 +173,21 @@ class FairCell:
         if not self._queues:
             return
         least_bits = max(0.0, min(queue[0].left_bits for queue in self._queues.values()))
-        end_s = self.wire.finish_s(now_s, least_bits / self._share(len(self._queues)))
+        end_s = self.wire.finish_s(now_s, least_bits / self._share(len(self._queues), now_s))
         if end_s == math.inf:  # a wire that never carries anything again
             for queue in self._queues.values():
                 queue[0].sent(end_s)
             return
-        self._alarm = self._at(end_s, (self._on_sent,), None)
+        until_s = math.inf if self._other is None else self._other.at(now_s)[1]
+        if until_s < end_s:
+            self._alarm = self._at(until_s, (self._on_turn,), None)
+        else:
+            self._alarm = self._at(end_s, (self._on_sent,), None)
+
+    def _on_turn(self, alarm: Scheduled) -> None:
+        self._alarm = None
+        self._serve(alarm.time_s)
+        self._schedule(alarm.time_s)
 
     def _on_sent(self, alarm: Scheduled) -> None:
         now_s = alarm.time_s
@@ -166,6 +219,7 @@ class FairLink(ImpairedLink):
     def in_cell(self, cell: FairCell, user: int) -> "FairLink":
         """Assign the link to a user of a cell, and return it."""
         self.cell = cell
+        self._finish_s = cell.finish_s  # of a handshake
         self.user = user
         self._begun_s = 0.0  # start of the latest message; no message starts before the previous one
         return self
@@ -206,7 +260,9 @@ class FairLink(ImpairedLink):
                 arrives(end_s)
                 return
             end_s += window_s
-            outage_s = self._outage_s(ready_s, end_s) if end_s - ready_s > self._rto_s else 0.0
+            tried_s = max(ready_s, self._left_s)
+            self._left_s = end_s
+            outage_s = self._outage_s(tried_s, end_s) if end_s - tried_s > self._rto_s else 0.0
             delay_s = self.delay_s if self._draw is None else self._draw()
             if self.delay_at is not None:
                 delay_s = self._delay_at_s(self.delay_at(end_s), delay_s)

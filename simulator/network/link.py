@@ -112,7 +112,7 @@ class ImpairedLink:
     message behind others of its own connection is held back by the window instead. Of packets sent together (a message, or its initial
     window) those that do not fit are dropped and sent again, as many at a time as the buffer holds; a window grows until path and
     buffer are full, and loses the excess once. An outage longer than the timeout interrupts the message in
-    transmission: it continues with the first retransmission after the outage.
+    transmission: it continues with the first retransmission after the outage. Its timer runs while it queues behind traffic of others.
 
     Attributes:
         rtt_s: mean round trip, including standing queues.
@@ -131,10 +131,10 @@ class ImpairedLink:
         "_draw",
         "_finish_s",
         "_framed",
-        "_fresh",
         "_gate",
         "_handshake",
         "_last_s",
+        "_left_s",
         "_path_bits",
         "_queue",
         "_reach_s",
@@ -216,7 +216,7 @@ class ImpairedLink:
         self._queue = queue
         self._finish_s = queue.finish_s if queue is not None and queue.fair else wire.finish_s
         self._handshake: Callable[[float], float] | None = None
-        self._fresh = False
+        self._left_s = -math.inf  # time at which the last bit of the connection's latest message leaves
         self._framed = transport.framed
         self._last_s = 0.0
         self.ready_s = -math.inf
@@ -249,6 +249,7 @@ class ImpairedLink:
                 self._timer = None
         extra_s = 0.0
         wire = self.wire
+        tried_s = ready_s
         ahead_s = queued_s = ready_s if self._queue is None else self._queue.clear_s(ready_s)
         start_s = wire.free_s
         if start_s < ahead_s:
@@ -265,7 +266,8 @@ class ImpairedLink:
             # A message behind another one of its connection is held back by the window: it waits in the sender, not in the buffer.
             if bounded and (window is None or window.last_s <= ahead_s):
                 if start_s > ahead_s:
-                    start_s = max(start_s, ahead_s := self._admitted_s(ready_s, ahead_s, bits))
+                    tried_s, ahead_s = self._admitted_s(ready_s, ahead_s, bits)
+                    start_s = max(start_s, ahead_s)
                 extra_s += self._overflow_s(ahead_s, segments, bits)
             if bounded and start_s > wire.free_s and not wire.shared:
                 self._busy_s = start_s
@@ -284,11 +286,9 @@ class ImpairedLink:
         else:
             wire.free_s = free_s
         self.sent_bits += bits
-        if self._fresh:  # it queues behind messages of another connection, and only its own connection waits for the end of an outage
-            self._fresh = False
-            tried_s = now_s
-        else:
-            tried_s = start_s
+        if tried_s < self._left_s:  # the message before it has waited for the end of an outage
+            tried_s = self._left_s
+        self._left_s = free_s
         if not end_s - tried_s <= self._rto_s:
             if end_s == math.inf:
                 return math.inf
@@ -328,7 +328,7 @@ class ImpairedLink:
         self.open_s = -math.inf if self._handshake is None else math.inf
         self._connect()
         self._last_s = 0.0
-        self._fresh = True
+        self._left_s = -math.inf
 
     def _recovery(
         self, loss: Losses, sent_s: float, segments: int, bits: float, lost: Sequence[int]
@@ -349,8 +349,9 @@ class ImpairedLink:
         self.dropped_bits += repeated * bits / segments
         return extra_s, bits + repeated * bits / segments
 
-    def _admitted_s(self, ready_s: float, ahead_s: float, bits: float) -> float:
-        """Return the time at which a message ready at `ready_s` fits into the buffer. Cross traffic in the buffer gives way to it.
+    def _admitted_s(self, ready_s: float, ahead_s: float, bits: float) -> tuple[float, float]:
+        """Return the time at which a message ready at `ready_s` fits into the buffer, and the time at which the cross traffic waiting then
+        has left. Cross traffic in the buffer gives way to it.
 
         Args:
             ready_s: time of the first attempt.
@@ -363,7 +364,7 @@ class ImpairedLink:
             ready_s += next(timeouts_s)
             ahead_s = self.ahead_s(ready_s)
             self._repeat(bits)
-        return ahead_s
+        return ready_s, ahead_s
 
     def _waiting_bits(self, ahead_s: float) -> float:
         """Return the bits that wait at `ahead_s` for a busy wire, or at the start of its busy period if that is later (the radio wakes)."""
@@ -453,8 +454,8 @@ class ImpairedLink:
                 time_s = sent_s + timeout_s if self._gate is None else self._gate.turn_s(sent_s + timeout_s)
         start_s = self.ahead_s(time_s)
         end_s = self._finish_s(start_s, 8.0 * wire_bytes)
-        if end_s - start_s > self._rto_s and end_s < math.inf:
-            end_s += self._outage_s(start_s, end_s)
+        if end_s - time_s > self._rto_s and end_s < math.inf:
+            end_s += self._outage_s(time_s, end_s)
         return end_s + (self.delay_s if self.delay_at is None else self.delay_at(end_s))
 
     def ahead_s(self, time_s: float) -> float:

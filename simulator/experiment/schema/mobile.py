@@ -135,9 +135,13 @@ class Mobile(Queue):
             refuse("does nothing with devices_per_cell: 1", "sharing")
         if self.fading_snr_db is not None and not fair:
             refuse("does nothing without sharing: proportional-fair", "fading_snr_db")
-        for key in ("buffer_bytes", "buffer_ms", "cross_traffic", "wifi"):
-            if fair and getattr(self, key) is not None:
+        for key in ("buffer_bytes", "buffer_ms", "aqm", "wifi"):
+            if fair and getattr(self, key) not in (None, "none"):
                 refuse("does not go with sharing: proportional-fair, which has a queue for each device", key)
+        if fair and self.cross_traffic is not None:
+            for way in ("up", "down"):
+                if getattr(self.cross_traffic, way) == "video":
+                    refuse("must be greedy or {busy_s, quiet_s} with sharing: proportional-fair", "cross_traffic", way)
         for key in ("congestion_control", "idle_timeout_s"):
             if fair and getattr(self, key, None) is not None:
                 refuse(

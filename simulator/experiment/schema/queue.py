@@ -107,7 +107,8 @@ class Queue(Part):
                     refuse("needs transport: tcp, grpc, quic or sctp, got ideal", key)
         if self.flow_window_bytes is not None and transport not in ("grpc", "quic", "sctp"):
             refuse(f"needs transport: grpc, quic or sctp, got {transport}", "flow_window_bytes")
-        if self.cross_traffic is not None and self.aqm == "none" and not bounded:
+        fair = getattr(self, "sharing", "fcfs") != "fcfs"  # then it has its own queue
+        if self.cross_traffic is not None and self.aqm == "none" and not bounded and not fair:
             refuse("needs buffer_ms or buffer_bytes, or an aqm: it fills what there is", "cross_traffic")
         return self
 

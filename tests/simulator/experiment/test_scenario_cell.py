@@ -7,6 +7,7 @@ import pytest
 
 from simulator.experiment.fleet import network_of
 from simulator.experiment.schema.figures import LinkFigures
+from simulator.network.cross import GREEDY
 from simulator.network.handover import Handovers
 from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
 
@@ -122,6 +123,9 @@ def test_a_cell_is_shared_side_by_side(tmp_path: Path) -> None:
     )
     assert (network.fair, network.fading_snr_db, network.devices_per_cell) == (True, 10.0, 9)
     assert not network_of(link(tmp_path, "preset: lte, devices_per_cell: 9, sharing: fcfs"), 0).fair
+    fair = "preset: lte, devices_per_cell: 9, sharing: proportional-fair"
+    busy = network_of(link(tmp_path, f"{fair}, cross_traffic: {{down: greedy}}"), 0)  # in a queue of its own: no buffer
+    assert (busy.up_cross, busy.down_cross) == (None, GREEDY)
 
 
 FAIR = "network: {preset: lte, devices_per_cell: 9, sharing: proportional-fair}\n"
@@ -133,6 +137,14 @@ FAIR = "network: {preset: lte, devices_per_cell: 9, sharing: proportional-fair}\
         ("network: {preset: lte, sharing: proportional-fair}", "network.sharing does nothing with devices_per_cell: 1"),
         ("network: {preset: lte, devices_per_cell: 2, fading_snr_db: 3}", "network.fading_snr_db does nothing without"),
         (FAIR.replace("}", ", buffer_ms: 50}"), "network.buffer_ms does not go with sharing: proportional-fair"),
+        (
+            FAIR.replace("}", ", aqm: codel, cross_traffic: {up: greedy}}"),
+            "network.aqm does not go with sharing: proportional-fair",
+        ),
+        (
+            FAIR.replace("}", ", cross_traffic: {up: greedy, down: video}}"),
+            "network.cross_traffic.down must be greedy or {busy_s, quiet_s} with sharing: proportional-fair",
+        ),
         (FAIR.replace("}", ", wifi: {stations: 1}}"), "network.wifi does not go with sharing: proportional-fair"),
         (
             "network: {paths: [wifi, {preset: lte, devices_per_cell: 2, sharing: proportional-fair}]}",

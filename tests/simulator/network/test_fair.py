@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import exp1
 
+from simulator.core.rng import stream
 from simulator.engine.clock import Clock
 from simulator.engine.workload import Requests
 from simulator.network.access import AccessNetwork, Network
-from simulator.network.fair import FairCell, FairLink, gain
+from simulator.network.cross import GREEDY, Traffic
+from simulator.network.fair import FairCell, FairLink, Other, gain
 from simulator.network.radio import RadioFigures
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity, Wire
@@ -24,10 +26,12 @@ ONE_SEGMENT = replace(TRANSPORTS["tcp"], flow_bytes=1448, handshake_rtts=0)
 Message = tuple[float, int, float]  # time in s, user, bits
 
 
-def ends(messages: list[Message], snr_db: float | None = None, wire: Wire | None = None) -> list[float]:
+def ends(
+    messages: list[Message], snr_db: float | None = None, wire: Wire | None = None, other: Other | None = None
+) -> list[float]:
     """Return the time at which each message has been sent."""
     clock = Clock()
-    cell = FairCell(wire or Wire(RATE), clock.at, snr_db)
+    cell = FairCell(wire or Wire(RATE), clock.at, snr_db, other)
     found = [math.nan] * len(messages)
 
     def start(number: int) -> None:
@@ -59,6 +63,30 @@ def test_shares_change_as_users_come_and_go() -> None:
 def test_a_varying_rate_is_shared_too() -> None:
     wire = Capacity([0.0, 1.0], [RATE, 0.0], 2.0).wire(0.0, True)
     assert ends([(0.0, 0, RATE), (0.0, 1, RATE)], wire=wire) == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("snr_db", [None, 10.0])
+def test_other_traffic_is_one_more_user(snr_db: float | None) -> None:
+    """A greedy flow is a user with an endless message, one with pauses is there in its busy turns."""
+    messages = [(0.0, 0, 2 * RATE), (1.0, 1, RATE), (1.5, 0, 300.0), (9.0, 1, 100.0)]
+    greedy = Other(GREEDY, stream(0, "turns"))
+    assert ends(messages, snr_db, other=greedy) == pytest.approx(ends([*messages, (0.0, 9, 1e3 * RATE)], snr_db)[:4])
+    turns = Other(Traffic(1.0, 1.0), stream(0, "turns"))
+    turns._begins_busy, turns._ends_s = True, [1.0, 2.0, 9.0]
+    both = gain(2, snr_db) / 2
+    assert ends([(0.0, 0, (both + 0.5) * RATE), (2.5, 0, RATE)], snr_db, other=turns) == pytest.approx(
+        [1.5, 2.5 + 1 / both]
+    )
+
+
+def test_other_traffic_is_busy_for_its_share_of_the_time() -> None:
+    turns = Other(Traffic(2.0, 6.0), stream(0, "turns"))
+    late = turns.at(40_000.0)  # in any order
+    assert np.mean([turns.at(float(at))[0] for at in range(40_000)]) == pytest.approx(0.25, abs=0.02)
+    assert turns.at(40_000.0) == late
+    assert np.diff(turns._ends_s).mean() == pytest.approx(4.0, rel=0.05)
+    with pytest.raises(ValueError, match="times that do not depend on its rate"):
+        Other(Traffic.video(1e7), stream(0, "turns"))
 
 
 def test_the_gain_is_the_known_sum() -> None:
@@ -96,6 +124,9 @@ def test_work_is_conserved_order_kept_and_more_traffic_never_makes_a_message_ear
         own = [end for end, (_, whose, _) in zip(found, messages, strict=True) if whose == user]
         assert own == sorted(own)
     assert all(end >= when + size / RATE - 1e-6 for end, (when, _, size) in zip(found, messages, strict=True))
+    slower = [ends(messages, other=Other(flow, stream(1, "turns"))) for flow in (Traffic(1.0, 2.0), GREEDY)]
+    for less, more in zip([found, slower[0]], slower, strict=True):
+        assert all(late >= end - 1e-6 for late, end in zip(more, less, strict=True))
     beside = sorted([*messages, (at, 9, bits)])
     place = next(index for index, message in enumerate(beside) if message[1] == 9)
     more = ends(beside)
@@ -147,6 +178,13 @@ def test_a_device_alone_in_its_cell_does_not_notice_who_schedules_it(network: Ne
     assert found == pytest.approx([up.send(at, size) for at, size in sent])
     payload = sum(8.0 * network.transport.frame(size)[0] for _, size in sent)
     assert link.sent_bits - link.dropped_bits == pytest.approx(payload)
+
+
+def test_a_message_waits_for_the_end_of_an_outage_as_without_a_cell() -> None:
+    network = Network(Capacity.with_outages(RATE, 9.0, 3.0), RATE, 0.01, 0.01)
+    sent = [(0.0, 400), (5.0, 4000), (5.5, 10), (6.0, 10), (20.0, 10), (30.0, 2000)]
+    up = AccessNetwork(network, 0, [0.0], [0.0]).links(0)[0]
+    assert delivered(replace(network, fair=True), sent)[0] == pytest.approx([up.send(at, size) for at, size in sent])
 
 
 def test_messages_of_a_waking_radio_keep_their_order() -> None:
