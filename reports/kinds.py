@@ -65,7 +65,7 @@ def _heat_maps(asked: PlotRequest) -> Figure:
     pair = setting_pair(asked.run)
     if pair is None:
         raise RunFolderError(
-            "this run sweeps no two numbers of one method; one that does: "
+            "this run sweeps no two numbers of one method under one condition; one that does: "
             "--axis methods.ciar.threshold=0.5,1,1.5 --axis methods.ciar.prefix_rate=0,0.1,0.3"
         )
     return heat_maps(asked.run, *pair, asked.form)

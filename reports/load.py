@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -229,6 +229,47 @@ def condition_names(summary: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
     return [condition(dict(zip(keys, row, strict=True)), keys) for row in zip(*table.values(), strict=True)] or [
         ""
     ] * len(summary)
+
+
+class Panels(NamedTuple):
+    """The panels of a plot along a swept key.
+
+    Attributes:
+        names: Panel of every case, named by the other conditions; empty if there are none.
+        joined: Whether a panel shows a curve along the key. If not, as for random points, its points differ in `apart` too.
+        apart: Keys of the other conditions that the panels do not name.
+    """
+
+    names: list[str]
+    joined: bool
+    apart: tuple[str, ...]
+
+
+def panels_along(summary: pd.DataFrame, swept: tuple[str, ...], key: str) -> Panels:
+    """Divide the cases of a run by the conditions other than a swept key.
+
+    Numbers that rise or fall with the key (`zip`) are no other condition. If no panel then has two values of the key, as with random
+    points, only names remain, such as network presets, and the points of a panel are not a curve.
+    """
+    others = tuple(other for other in swept if other != key and not other.startswith("methods."))
+    numbers = [other for other in others if pd.api.types.is_numeric_dtype(summary[other])]
+    with_key = [other for other in numbers if in_step(summary, key, other)]
+    for left_out, joined in (((), True), (with_key, True), (numbers, False), (others, False)):
+        kept = tuple(other for other in others if other not in left_out)
+        names = condition_names(summary, kept)
+        several = summary.groupby(pd.Series(names, index=summary.index))[key].nunique().max() > 1
+        if several:
+            return Panels(names, joined, tuple(other for other in left_out if summary[other].nunique() > 1))
+    return Panels(condition_names(summary, others), True, ())  # one value of the key in all
+
+
+def in_step(summary: pd.DataFrame, key: str, other: str) -> bool:
+    """Return whether each value of a swept key has its own value of another one, which rises or falls with it."""
+    if not all(pd.api.types.is_numeric_dtype(summary[one]) for one in (key, other)):
+        return False
+    pairs = summary.loc[summary[key].notna(), [key, other]].drop_duplicates().sort_values(key)
+    steps = np.diff(pairs[other].to_numpy(dtype=float))
+    return not pairs[key].duplicated().any() and bool((steps > 0).all() or (steps < 0).all())
 
 
 def _typed(cells: pd.Series, is_text: bool, may_be_text: bool) -> pd.Series:

@@ -3,11 +3,15 @@
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from reports.figure import (
@@ -25,61 +29,61 @@ from reports.figure import (
     new_figure,
     scale_x,
     spread,
+    text_width,
     wrapped_title,
 )
 from reports.findings import Finding, best_labels, is_base, pareto_front, quality_metric
-from reports.load import Run, condition_names
+from reports.load import Run, panels_along
 from reports.looks import looks
 from reports.metrics import BUSY, CALLS, GOODPUT, LATENCY, P95, Metric
-from reports.words import axis_label, joined, number, own_setting, shortened, significant, split_unit
+from reports.words import apart_note, axis_label, joined, number, own_setting, shortened, significant, split_unit
 
 # Rows of heat maps, lines of a panel, cells of a heat map up to which values are written into them.
 MOST_CONDITIONS, MOST_LINES, MOST_WRITTEN = 3, 8, 120
 MOST_KNEES = 3  # named in a title
 KNEE = 2.0  # without an objective, p95 at the knee as a multiple of that at the lowest load
+FRONT = "#e4572e"  # outline of the Pareto front
 HEAT = mpl.colormaps["cividis"].with_extremes(bad=GRID)
 
 
 def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
-    """Draw heat maps of latency, cloud calls and quality over two settings of one method: a row per condition, up to three."""
+    """Draw heat maps of latency, cloud calls and quality over two settings of one method: a row per condition, up to three.
+
+    Settings that fill less than half of their grid, as those of `tune` and random points do, are drawn as points.
+    """
     own = run.summary[run.summary[x].notna() & run.summary[y].notna()]
     own = own[np.isfinite(own[x].astype(float)) & np.isfinite(own[y].astype(float))]
     conditions = list(dict.fromkeys(own["condition"]))
     shown = spread(conditions, 1 if form.compact else MOST_CONDITIONS)
     maps = (LATENCY, CALLS, quality_metric(run))
     xs, ys = (sorted(set(map(float, own[key]))) for key in (x, y))
+    tried = {name: own[own["condition"] == name].drop_duplicates([x, y]) for name in shown}
+    in_grid = max(map(len, tried.values()), default=0) >= 0.5 * len(xs) * len(ys)
     across, down = (1, len(maps)) if form.compact else (len(maps), len(shown))
     figure = new_figure(11.5, (1.5 if form.compact else 2.9) * down, form)
     grid = figure.subplots(down, across, squeeze=False)
-    for row, name in enumerate(shown):
-        cases = own[own["condition"] == name].drop_duplicates([x, y])
-        front = pareto_front(cases, maps[2].loss)
+    for row, (name, cases) in enumerate(tried.items()):
+        front = cases[cases["label"].isin(pareto_front(cases, maps[2].loss))]
         base = next((one for _, one in run.summary[run.summary["condition"] == name].iterrows() if is_base(one)), None)
         for place, metric in enumerate(maps):
             ax = grid[place][0] if form.compact else grid[row][place]
-            table = cases.pivot_table(index=y, columns=x, values=metric.name, dropna=False)
-            values = metric.scale * table.reindex(index=ys, columns=xs).to_numpy(dtype=float)
-            drawn = ax.imshow(values, cmap=HEAT, origin="lower", aspect="auto")
-            figure.colorbar(drawn, ax=ax, pad=0.02).outline.set_visible(False)
-            low, high = (
-                (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 1.0)
-            )
-            for j, i in np.ndindex(*values.shape):
-                if values.size <= MOST_WRITTEN and math.isfinite(values[j, i]):
-                    dark = values[j, i] < low + 0.48 * (high - low)
-                    size = 5.0 if form.compact else 7.0
-                    text = significant(values[j, i], 2 if form.compact else 3)
-                    ax.text(i, j, text, ha="center", va="center", fontsize=size, color="white" if dark else INK)
-            for _, best in cases[cases["label"].isin(front)].iterrows():
-                corner = xs.index(float(best[x])) - 0.5, ys.index(float(best[y])) - 0.5
-                ax.add_patch(
-                    Rectangle(corner, 1, 1, fill=False, ec="#e4572e", lw=2.0 * form.marker, zorder=3, clip_on=False)
+            if in_grid:
+                drawn: Any = _cells(ax, cases, (x, y), (xs, ys), metric, form)
+                for _, best in front.iterrows():
+                    corner = xs.index(float(best[x])) - 0.5, ys.index(float(best[y])) - 0.5
+                    ax.add_patch(
+                        Rectangle(corner, 1, 1, fill=False, ec=FRONT, lw=2.0 * form.marker, zorder=3, clip_on=False)
+                    )
+            else:
+                values = metric.scale * cases[metric.name]
+                drawn = ax.scatter(
+                    cases[x], cases[y], s=70 * form.marker**2, c=values, cmap=HEAT, ec=GRID, lw=0.5, zorder=2
                 )
-            ax.set_xticks(range(len(xs)), [number(value) for value in map(shortened(xs).get, xs)])
-            ax.set_yticks(range(len(ys)), [number(value) for value in map(shortened(ys).get, ys)])
-            ax.grid(visible=False)
-            ax.tick_params(length=0)
-            ax.spines[:].set_visible(False)
+                size, edge = 110 * form.marker**2, 2.0 * form.marker
+                ax.scatter(front[x], front[y], s=size, fc="none", ec=FRONT, lw=edge, zorder=3)
+                scale_x([ax], np.array(xs), 8.0)
+                ax.margins(0.08)
+            figure.colorbar(drawn, ax=ax, pad=0.02).outline.set_visible(False)
             its = "" if base is None else f"; base\u00a0{significant(metric.scale * float(base[metric.name]))}"
             where = f"{name}: " if len(conditions) > 1 and form.titles and place == 0 else ""
             wrapped_title(ax, f"{where}{metric.heading}{its}", figure.get_figwidth() / across - 0.9)
@@ -95,8 +99,49 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
     return figure
 
 
+def _cells(
+    ax: Axes,
+    cases: pd.DataFrame,
+    keys: tuple[str, str],
+    values: tuple[list[float], list[float]],
+    metric: Metric,
+    form: Form,
+) -> AxesImage:
+    """Draw a metric as a cell per pair of values, with its number if it fits. keys: swept keys along x and y; values: of each."""
+    (x, y), (xs, ys) = keys, values
+    table = cases.pivot_table(index=y, columns=x, values=metric.name, dropna=False)
+    shown = metric.scale * table.reindex(index=ys, columns=xs).to_numpy(dtype=float)
+    drawn = ax.imshow(shown, cmap=HEAT, origin="lower", aspect="auto")
+    finite = shown[np.isfinite(shown)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    box = ax.get_position()
+    assert isinstance(ax.figure, Figure)
+    wide, tall = (
+        0.75 * box.width * ax.figure.get_figwidth(),
+        0.75 * box.height * ax.figure.get_figheight(),
+    )  # without labels
+    size = 5.0 if form.compact else 7.0
+    text = {place: significant(float(shown[place]), 2 if form.compact else 3) for place in np.ndindex(*shown.shape)}
+    widest = max(text_width(one, size) for one in text.values())
+    if shown.size <= MOST_WRITTEN and widest < wide / len(xs):
+        for j, i in text:
+            if math.isfinite(shown[j, i]):
+                dark = shown[j, i] < low + 0.48 * (high - low)
+                ax.text(i, j, text[j, i], ha="center", va="center", fontsize=size, color="white" if dark else INK)
+    names = [[number(short) for short in map(shortened(own).get, own)] for own in (xs, ys)]
+    ticks = float(FontProperties(size=mpl.rcParams["xtick.labelsize"]).get_size_in_points())
+    every_x = math.ceil(len(xs) * (max(text_width(one, ticks) for one in names[0]) + 0.08) / wide)
+    every_y = math.ceil(len(ys) * 1.3 * ticks / 72 / tall)
+    ax.set_xticks(range(0, len(xs), every_x), names[0][::every_x])
+    ax.set_yticks(range(0, len(ys), every_y), names[1][::every_y])
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return drawn
+
+
 def setting_pair(run: Run) -> tuple[str, str] | None:
-    """Return two swept numbers of one method, its threshold first, or None."""
+    """Return two swept numbers of one method, its threshold first, or None. Some condition must have several settings of it."""
     by_method: dict[str, list[str]] = {}
     for key in run.swept:
         own = own_setting(key)
@@ -107,7 +152,9 @@ def setting_pair(run: Run) -> tuple[str, str] | None:
     if keys is None:
         return None
     first = next((key for key in keys if key.endswith((".threshold", ".call_pct"))), keys[0])
-    return first, next(key for key in keys if key != first)
+    second = next(key for key in keys if key != first)
+    several = run.summary.dropna(subset=[first, second]).groupby("condition").size().max() > 1
+    return (first, second) if several else None
 
 
 def _setting(key: str) -> str:
@@ -184,10 +231,11 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     """Draw p95 and goodput (else the cloud's utilisation) against the load, with the latency objective and the knee of each method.
 
     The knee is the load at which p95 exceeds the objective (`workload.slo_s`), or without one twice its value at the lowest load. It is
-    interpolated between the runs. There is a column per combination of the other conditions, up to three.
+    interpolated between the runs. There is a column per combination of the other conditions, up to three. Points that differ in them, as
+    random points do, are in one column, not joined, and have no knee.
     """
-    others = tuple(other for other in run.swept if other != key and not other.startswith("methods."))
-    table = run.summary.assign(column=condition_names(run.summary, others))
+    panels = panels_along(run.summary, run.swept, key)
+    table = run.summary.assign(column=panels.names)
     columns = list(dict.fromkeys(table["column"]))
     shown = spread(columns, 1 if form.compact else MOST_CONDITIONS)
     names = best_labels(run, MOST_LINES)
@@ -215,10 +263,12 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             rows = own[(own["label"] == label) & np.isfinite(own["latency_p95_s"])].sort_values(key)
             if rows.empty:
                 continue
-            style = look[label].line(5.5 * form.marker, 1.5 * form.marker)
+            style = look[label].line(5.5 * form.marker, 1.5 * form.marker) | ({} if panels.joined else {"ls": ""})
             x, p95 = rows[key].to_numpy(dtype=float), rows["latency_p95_s"].to_numpy(dtype=float)
             upper.plot(x, p95, **style)
             under.plot(x, lower.scale * rows[lower.name], **style)
+            if not panels.joined:
+                continue
             bound = slo_s if math.isfinite(slo_s) else KNEE * p95[0]
             at = knee(x, p95, bound, log_x=upper.get_xscale() == "log", log_y=upper.get_yscale() == "log")
             if math.isfinite(at):
@@ -236,6 +286,8 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             few = joined(above) if len(above) <= MOST_KNEES else f"{len(above)} methods"
             said.append(f"{few} at the lowest load already")
         title = f"p95 passes {limit}: {', '.join(said)}" if said else f"p95 stays within {limit}"
+        if not panels.joined:
+            title = f"{P95.title} at {own['condition'].nunique()} points"
         if not np.isfinite(own["latency_p95_s"]).any():
             title = "no request was answered"
         if form.titles or column:
@@ -249,10 +301,11 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     notes = [
         _objective([slos_s[column] for column in shown]),
         "Crosses: the knee, interpolated between the runs." if crossed else "",
+        apart_note(panels.apart, key, panels.joined),
         left_out(len(names), len(run.labels()), "methods", "base and the fastest"),
         left_out(len(shown), len(columns), "conditions", EVENLY),
     ]
-    finish(figure, form, [handle(name, look[name], form) for name in names], notes, run.as_if)
+    finish(figure, form, [handle(name, look[name], form, line=panels.joined) for name in names], notes, run.as_if)
     return figure
 
 

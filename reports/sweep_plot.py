@@ -28,15 +28,16 @@ from reports.figure import (
     wrapped_title,
 )
 from reports.findings import best, has_quality, is_base, quality_metric
-from reports.load import Run, condition_names
+from reports.load import Run, in_step, panels_along
 from reports.looks import Look, looks
 from reports.metrics import CALLS, LATENCY, SPEEDUP
-from reports.words import axis_label, number, significant, split_unit, times
+from reports.words import apart_note, axis_label, number, own_setting, significant, split_unit, times
 from simulator.results.columns import interval_columns
 from simulator.results.statistics import bend
 
 MOST_COLUMNS, MOST_IN_LEGEND = 3, 24
 MOST_LINES = 8  # of the plot of speed-ups
+MOST_COUNTED = 3  # methods in the title of points that are not joined
 LOG_FROM = 8.0  # least ratio of largest and smallest value for a logarithmic axis
 LOG_SPEEDUPS_FROM = 4.0  # the same for the axis of speed-ups
 
@@ -77,10 +78,11 @@ def numeric_axes(run: Run) -> list[str]:
 def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     """Draw latency, cloud calls and, if known, quality against one swept number.
 
-    There is a column per combination of the other conditions, up to three.
+    There is a column per combination of the other conditions, up to three. Points that differ in them, as random points do, are in one
+    column and not joined.
     """
     own = key.startswith("methods.")
-    table = _series(run, key, own)
+    table, line, apart, level = _series(run, key, own)
     columns = list(dict.fromkeys(table["column"]))
     shown = spread(columns, 1 if form.compact else MOST_COLUMNS)
     look = looks(zip(table["series"], table["method_name"], strict=True) if own else run.series)
@@ -97,14 +99,15 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     for place, column in enumerate(shown):
         cases = table[table["column"] == column]
         for ax, metric in zip(grid[:, place], rows, strict=True):
-            _lines(ax, cases, key, metric.name, look, form)
+            _lines(ax, cases, key, metric.name, look, form, line=line, levels=level)
             if place == 0:
                 ax.set_ylabel(metric.upright)
-        here = [] if own else break_evens(cases, key)
+        here = break_evens(cases, key) if line and not own else []
         evens += here
         for even in here:
             cross(grid[0][place], even.at, even.latency_s, look[even.label], form, (even.low, even.high))
-        title = f"{column}: {_along(cases, key, here)}" if column else _along(cases, key, here)
+        result = _along(cases, key, here) if line or own else _most_often(cases)
+        title = f"{column}: {result}" if column else result
         wide = figure.get_figwidth() / len(shown) - (0.5 if form.compact else 0.9)
         wrapped_title(grid[0][place], title if form.titles else column, wide)
         grid[-1][place].set_xlabel(axis_label(key))
@@ -112,7 +115,10 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
         grid[0][0].set_ylim(bottom=0)
     from_zero(grid[1][0])
     names = best(table, "series", 10 if form.compact else MOST_IN_LEGEND, at_best=own)
-    notes = ["Bands are 95 % intervals; latency is the mean per image."]
+    notes = [
+        f"{'Bands' if line else 'Bars'} are 95 % intervals; latency is the mean per image.",
+        apart_note(apart, key, line),
+    ]
     if evens:
         notes.append(
             "Crosses: break-even with base, interpolated between the runs; 95 % interval, widened where latencies are not linear."
@@ -120,18 +126,21 @@ def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     if np.isinf(values).any():
         beyond = ", ".join(dict.fromkeys(map(number, values[np.isinf(values)])))
         notes.append(f"Not on the axis: {split_unit(key)[0]} {beyond}.")
-    if own:
+    if own and level and table[key].isna().any():
         notes.append("Level lines with two markers: methods without this setting.")
     notes.append(left_out(len(shown), len(columns), "conditions", EVENLY))
     notes.append(left_out(len(names), len(look), "lines are in the legend", "base and the fastest"))
-    handles = [handle(name, look[name], form) for name in names]
+    handles = [handle(name, look[name], form, line=line) for name in names]
     finish(figure, form, handles, notes, run.as_if)
     return figure
 
 
 def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
-    """Draw speed-ups and break-evens along one swept number: a panel per combination of the other conditions, the fastest methods."""
-    table = _series(run, key, own=False)
+    """Draw speed-ups and break-evens along one swept number: a panel per combination of the other conditions, the fastest methods.
+
+    Points that differ in the other conditions, as random points do, are in one panel and not joined.
+    """
+    table, line, apart, _ = _series(run, key, own=False)
     table = table[np.isfinite(table[key].astype(float))]
     columns = list(dict.fromkeys(table["column"]))
     shown = spread(columns, MOST_COLUMNS)
@@ -150,9 +159,9 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     for ax, column in zip(grid.flat, shown, strict=True):
         cases = table[(table["column"] == column) & (table["label"].isin(names) | (table["method_name"] == "base"))]
         its = cases[cases["method_name"] == "base"].drop_duplicates(key).set_index(key)["latency_mean_s"]
-        _lines(ax, cases[cases["method_name"] != "base"], key, "speedup", look, form, its)
+        _lines(ax, cases[cases["method_name"] != "base"], key, "speedup", look, form, its, line=line)
         ax.axhline(1.0, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
-        here = break_evens(cases, key)
+        here = break_evens(cases, key) if line else []
         evens += here
         for even in here:
             cross(ax, even.at, 1.0, look[even.label], form, (even.low, even.high))
@@ -161,7 +170,9 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
             f"{even.label} breaks even at {significant(even.at, 2)} {unit} ({significant(even.low, 2)} to {significant(even.high, 2)})"
             for even in sorted(here, key=lambda even: -even.at)[:2]
         ]
-        title = "; ".join(said) or f"no break-even with base in this range of {name}"
+        title = (
+            "; ".join(said) or f"no break-even with base in this range of {name}" if line else _faster_than_base(cases)
+        )
         if not np.isfinite(cases.loc[cases["method_name"] != "base", "speedup"]).any():
             title = "no speed-up is known"
         wide = figure.get_figwidth() / across - (0.5 if form.compact else 0.9)
@@ -171,14 +182,15 @@ def speedup_along(run: Run, key: str, form: Form = PAGE) -> Figure:
     for row in grid:
         row[0].set_ylabel(SPEEDUP.heading)
     notes = [
-        "Above the dashed line a method is faster than base. Bands: 95 % intervals, paired by request.",
+        f"Above the dashed line a method is faster than base. {'Bands' if line else 'Bars'}: 95 % intervals, paired by request.",
+        apart_note(apart, key, line),
         "Crosses: break-even, interpolated between the runs; 95 % interval, widened where latencies are not linear."
         if evens
         else "",
         left_out(len(names), others["label"].nunique(), "methods", "those with the greatest speed-up"),
         left_out(len(shown), len(columns), "conditions", EVENLY),
     ]
-    finish(figure, form, [handle(name, look[name], form) for name in names], notes, run.as_if)
+    finish(figure, form, [handle(name, look[name], form, line=line) for name in names], notes, run.as_if)
     return figure
 
 
@@ -196,13 +208,48 @@ def _speedup_scale(axes: Sequence[Axes], ends: np.ndarray) -> None:
         axes[0].set_ylim(0, 1.05 * top)
 
 
-def _series(run: Run, key: str, own: bool) -> pd.DataFrame:
-    """Return the summary with two more columns: series (the label without the swept setting) and column (the other conditions)."""
-    setting = key.rpartition(".")[2]
-    others = tuple(other for other in run.swept if other != key and not other.startswith("methods."))
-    rows = [{str(name): value for name, value in row.items()} for row in run.summary.to_dict("records")]
-    series = [row["label"].replace(f" {setting}={number(row[key])}", "") if own else row["label"] for row in rows]
-    return run.summary.assign(series=series, column=condition_names(run.summary, others))
+class _Series(NamedTuple):
+    """The cases along a swept key.
+
+    Attributes:
+        table: the summary with two more columns: series (the label without the swept setting) and column (the other conditions).
+        line: whether the points of a series are joined.
+        apart: other swept keys in which the points of a series differ.
+        level: whether the conditions of a column are the same, so that a method without the setting has one value in it.
+    """
+
+    table: pd.DataFrame
+    line: bool
+    apart: tuple[str, ...]
+    level: bool
+
+
+def _series(run: Run, key: str, own: bool) -> _Series:
+    """Divide the cases into series and columns. own: the key is a setting of a method."""
+    panels = panels_along(run.summary, run.swept, key)
+    table = run.summary.assign(series=run.summary["label"], column=panels.names)
+    if not own:
+        return _Series(table, panels.joined, panels.apart, not panels.apart)
+    method = (own_setting(key) or ("",))[0]
+    settings = [other for other in run.swept if other != key and (own_setting(other) or ("",))[0] == method]
+    with_key = [other for other in settings if in_step(table, key, other)]
+    for omitted in ((), with_key, settings):
+        table = table.assign(series=_labels_without(run.summary, (key, *omitted)))
+        if table.groupby(["series", "column"])[key].nunique().max() > 1:
+            break
+    line = panels.joined and len(omitted) <= len(with_key)
+    apart = tuple(other for other in omitted if table[other].nunique() > 1)
+    return _Series(table, line, (*panels.apart, *apart), not panels.apart)
+
+
+def _labels_without(summary: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Return the labels without the values of some swept settings."""
+    labels = []
+    for label, *values in zip(summary["label"], *(summary[key] for key in keys), strict=True):
+        for key, value in zip(keys, values, strict=True):
+            label = label.replace(f" {key.rpartition('.')[2]}={number(value)}", "")
+        labels.append(label)
+    return labels
 
 
 def _lines(
@@ -213,6 +260,9 @@ def _lines(
     look: dict[str, Look],
     form: Form,
     base_s: "pd.Series[float] | None" = None,
+    *,
+    line: bool = True,
+    levels: bool = True,
 ) -> None:
     """Draw one metric against the swept number: a line per series, horizontal if the axis does not apply to the method.
 
@@ -226,18 +276,27 @@ def _lines(
         look: looks by series.
         form: size and titles.
         base_s: for speed-ups, the latency of base by swept number.
+        line: whether the points are joined; else their intervals are bars.
+        levels: whether methods without the axis are drawn.
     """
     names = (metric, *interval_columns(metric))
     for series, rows in cases.groupby("series", sort=False):
         one = look[str(series)]
         style = one.line(6.0 * form.marker, 1.6 * form.marker)
         points = rows[np.isfinite(rows[key].astype(float)) & np.isfinite(rows[metric])].sort_values(key)
+        if points.empty and not levels:
+            continue
         if points.empty:
             level = rows[metric][np.isfinite(rows[metric])]
             if len(level):
                 ax.plot([0.02, 0.98], [float(level.iloc[0])] * 2, transform=ax.get_yaxis_transform(), **style)
             continue
         x = points[key].to_numpy(dtype=float)
+        if not line:
+            ax.plot(x, points[metric], **{**style, "ls": ""})
+            if ends := [points[name] for name in names[1:] if name in points]:
+                ax.vlines(x, *ends, color=one.colour, lw=1.0 * form.marker, alpha=0.5, gid=one.gid, zorder=1)
+            continue
         fine = between(x, ax) if metric in (LATENCY.name, SPEEDUP.name) else x
         its = None if base_s is None else base_s.reindex(points[key]).to_numpy(dtype=float)
         y, *ends = (_filled(fine, x, points[name].to_numpy(dtype=float), its) for name in names if name in points)
@@ -284,6 +343,33 @@ def _along(cases: pd.DataFrame, key: str, evens: Sequence[BreakEvenWithBase]) ->
         return text
     last = max(evens, key=lambda even: even.at)
     return f"{text}; {last.label} breaks even with base at about {significant(last.at, 2)} {unit}".rstrip()
+
+
+def _most_often(cases: pd.DataFrame) -> str:
+    """Describe at how many points which methods have the lowest mean latency."""
+    ran = cases[np.isfinite(cases["latency_mean_s"])]
+    if ran.empty:
+        return "no request was answered"
+    won = ran.loc[ran.groupby("condition", sort=False)["latency_mean_s"].idxmin(), "label"].value_counts()
+    return f"lowest mean latency: {_counts(won, int(won.sum()))}"
+
+
+def _faster_than_base(cases: pd.DataFrame) -> str:
+    """Describe at how many points which methods are significantly faster than base."""
+    others = cases[cases["method_name"] != "base"]
+    faster = others.loc[others["speedup_lo"] > 1, "label"].value_counts()
+    return (
+        f"faster than base: {_counts(faster, others['condition'].nunique())}"
+        if len(faster)
+        else "none is faster than base"
+    )
+
+
+def _counts(found: "pd.Series[int]", of: int) -> str:
+    """Return the first few counts in words: `code at all 16 points` or `code at 12, ciar at 4 of 16 points`."""
+    if len(found) == 1 and found.iloc[0] == of:
+        return f"{found.index[0]} at all {of} points"
+    return f"{', '.join(f'{label} at {count}' for label, count in found.head(MOST_COUNTED).items())} of {of} points"
 
 
 def break_evens(cases: pd.DataFrame, key: str) -> list[BreakEvenWithBase]:

@@ -244,6 +244,16 @@ def joined(names: list[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
+def apart_note(keys: Sequence[str], key: str, line: bool) -> str:
+    """Return a sentence about other swept keys in which the points along a key differ; empty without any. line: they are joined."""
+    if not keys:
+        return ""
+    names = joined([split_unit(other)[0] for other in keys])
+    if line:
+        return sentence(f"{names} {'changes' if len(keys) == 1 else 'change'} with {split_unit(key)[0]}.")
+    return f"The points differ in {names} too, so they are not joined."
+
+
 def sentence(text: str) -> str:
     """Capitalise the first letter of a text."""
     return text[:1].upper() + text[1:]

@@ -335,14 +335,18 @@ def drawn(renderable: Any, width: int | None = None) -> str:
 
 def pareto_lines(pareto: pd.DataFrame, quality: str) -> str:
     """Format the cases on the Pareto front of latency and a quality."""
+    from reports.metrics import LATENCY, Metric, quality_metrics
+    from reports.words import significant
+
+    judged = next((one for one in quality_metrics(pareto) if one.name == quality), Metric(quality, quality))
     names = list(pareto.columns)
     swept = names[names.index("method_name") + 1 : names.index("images")]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("method", *swept, "latency s", quality):
+    for name in ("method", *swept, LATENCY.heading, judged.heading):
         table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
     for _, row in pareto.iterrows():
         chosen = ["" if pd.isna(row[name]) else str(row[name]) for name in swept]
-        cells = [row["method"], *chosen, _number(row["latency_mean_s"], 3), _number(row[quality], 4)]
+        cells = [row["method"], *chosen, *(significant(one.scale * row[one.name], 4) for one in (LATENCY, judged))]
         table.add_row(*map(Text, cells))
     return f"Pareto set of latency and {quality}: no other case is as fast and as good.\n{drawn(table)}"
 
@@ -360,7 +364,7 @@ def state_lines(state: "State", cache: Path, torch_device: str) -> list[str]:
         f"cases: {cases}, of which {left} remain to be simulated",
         f"sessions: {at_most}{sessions}, of which {at_most}{to_record} remain to be recorded"
         + ("" if to_record else ": no forward pass"),
-        f"expected time: {duration(ahead.recording_s)} of recording, {duration(ahead.simulating_s)} of simulating "
+        f"expected time: {at_most}{duration(ahead.recording_s)} of recording, {duration(ahead.simulating_s)} of simulating "
         f"({ahead.basis}), plus tables and plots",
-        f"bytes: {ahead.recording_bytes / 1e6:.1f} MB of recordings and {ahead.case_bytes / 1e6:.1f} MB of cases in {cache}",
+        f"bytes: {at_most}{ahead.recording_bytes / 1e6:.1f} MB of recordings and {ahead.case_bytes / 1e6:.1f} MB of cases in {cache}",
     ]

@@ -20,6 +20,7 @@ from ciar_sim.decide.regime import of_sweep
 from ciar_sim.decide.rounds import call_seconds, rounds_of
 from ciar_sim.shipped import scenario_path
 from reports.load import load_run
+from reports.metrics import CALLS, CLOUD_NLL, LATENCY, P95, SPEEDUP, quality_metrics
 from reports.words import significant
 from simulator.core.errors import CiarSimError
 from simulator.core.yamlfile import did_you_mean
@@ -31,13 +32,7 @@ from simulator.network.transport import TRANSPORTS
 from simulator.results.tables import plain
 
 ALL = 2**62  # requests
-# Columns of the tables: heading, metric and unit. The last column is a quality metric of the run.
-TABLE = (
-    ("latency", "latency_mean_s", "s"),
-    ("p95", "latency_p95_s", "s"),
-    ("speed-up", "speedup", "×"),
-    ("cloud calls", "cloud_call_pct", "%"),
-)
+TABLE = (LATENCY, P95, SPEEDUP, CALLS, CLOUD_NLL)  # columns of the tables, before the pair's qualities
 
 
 Exported = str | bytes | pd.DataFrame | dict[str, bytes]  # a text, a file, a table, or files by name
@@ -211,26 +206,16 @@ def _ianvs(folder: Path, means: Means) -> str:
     return json.dumps(plain(rows), indent=2, allow_nan=False) + "\n"
 
 
-def _cells(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """Return heading and rows of the table of a run: a row per case."""
+def _cells(folder: Path) -> tuple[list[str], list[list[str]], int]:
+    """Return heading and rows of the table of a run, a row per case, and the number of columns of text before those of numbers."""
     run = load_run(folder)
-    quality = next(
-        (
-            name
-            for name in run.summary.columns
-            if name.startswith(("align_", "fd_", "cloud_nll"))
-            and f"{name}_lo" in run.summary
-            and run.summary[name].notna().any()
-        ),
-        "cloud_nll",
-    )
-    many = run.summary["condition"].nunique() > 1
-    head = ["method", *(["condition"] if many else []), *(f"{text} ({unit})" for text, _, unit in TABLE), quality]
+    shown = [one for one in (*TABLE, *quality_metrics(run.summary)) if run.summary[one.name].notna().any()]
+    texts = {"method": "label"} | ({"condition": "condition"} if run.summary["condition"].nunique() > 1 else {})
     rows = []
-    for _, row in run.summary.iterrows():
-        numbers = [significant(float(row[name])) for name in (*(name for _, name, _ in TABLE), quality)]
-        rows.append([str(row["label"]), *([str(row["condition"])] if many else []), *numbers])
-    return head, rows
+    for _, row in pd.concat(cases for _, cases in run.conditions()).iterrows():
+        numbers = [significant(one.scale * float(row[one.name])) for one in shown]
+        rows.append([*(str(row[name]) for name in texts.values()), *numbers])
+    return [*texts, *(one.heading for one in shown)], rows, len(texts)
 
 
 _MARKDOWN = re.compile(r"[\\|<&*`$\[\]~]|(?<!\w)_|_(?!\w)")  # characters with a meaning in Markdown
@@ -242,8 +227,7 @@ def markdown_text(cell: str) -> str:
 
 
 def _markdown(folder: Path, means: Means) -> str:
-    head, rows = _cells(folder)
-    text = len(head) - len(TABLE) - 1
+    head, rows, text = _cells(folder)
     marks = ["---" if place < text else "---:" for place in range(len(head))]
     lines = [head, marks, *(map(markdown_text, row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -270,9 +254,7 @@ def latex_text(cell: str) -> str:
 
 
 def _latex(folder: Path, means: Means) -> str:
-    head, rows = _cells(folder)
-    text = len(head) - len(TABLE) - 1
-
+    head, rows, text = _cells(folder)
     lines = [" & ".join(map(latex_text, row)) + r" \\" for row in (head, *rows)]
     body = "\n".join([lines[0], r"\midrule", *lines[1:]])
     columns = "l" * text + "r" * (len(head) - text)

@@ -54,7 +54,9 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
         targets[place] = path
         drawn = sweep.random is not None or (sweep.tune is not None and path.startswith("methods."))
         if isinstance(axis, Range) and axis.steps is None and not drawn:
-            raise fail("needs steps: a grid has so many values of a range; random and tune draw from it without")
+            raise fail(
+                "needs steps: the number of values in a grid, as 6 in 5:200:6; only random and tune draw from a range without"
+            )
         ends = isinstance(axis, Range) and axis.steps is None
         values = (axis.min, axis.max) if isinstance(axis, Range) and ends else _values(axis)
         read = _read(whole, place, path, values, source, isinstance(axis, Range))
@@ -217,7 +219,11 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
             raise fail(f"names nothing: {dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}")
         node = node[key]
     if isinstance(node, dict | list | tuple):
-        inner = f"; it holds {', '.join(node)}" if isinstance(node, dict) else ""
+        named = [
+            key for key in ("preset", "hardware") if isinstance(node, dict) and key in node
+        ]  # what a lone word stands for
+        inner = f"; did you mean {path}.{named[0]}?" if named else ";" if isinstance(node, dict) else ""
+        inner += f" it holds {', '.join(node)}" if isinstance(node, dict) else ""
         raise fail(f"names no single setting{inner}")
     return place
 

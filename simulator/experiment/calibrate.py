@@ -62,6 +62,11 @@ class Asked:
         return self.prompts or (PROMPTS if self.searched else START_PROMPTS)
 
     @property
+    def most_sessions(self) -> int:
+        """Largest number of sessions that the calibration records."""
+        return min(FEW_PROMPTS, self.most_prompts) + (ROUNDS * self.most_prompts if self.searched else 0)
+
+    @property
     def share(self) -> float:
         """Target share of the scored tokens for the cloud, assuming that no position is decided twice."""
         if self.budget is not None:

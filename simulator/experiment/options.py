@@ -37,6 +37,14 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
     if place[0] == "network" and len(place) > 1 and isinstance(scenario.network, PresetNetwork):
         preset = {"preset": scenario.network.preset}  # the file has the default, or a name in place of a mapping
         data["network"] = data["network"] if isinstance(data.get("network"), dict) else preset
+    compute = data.get("compute")
+    if (
+        place[0] == "compute"
+        and len(place) > 2
+        and isinstance(compute, dict)
+        and isinstance(compute.get(place[1]), str)
+    ):
+        data["compute"] = {**compute, place[1]: {"hardware": compute[place[1]]}}
     node: Any = data
     for key in place[:-1]:
         if isinstance(node, dict):

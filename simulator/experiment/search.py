@@ -62,6 +62,23 @@ def search_thresholds(
     return resolved, told
 
 
+def most_sessions(cases: Sequence[Case], manifest: PairManifest, prompts: Callable[[Scenario], int]) -> int:
+    """Return the largest number of sessions of cases that are not calibrated yet, and of their calibrations.
+
+    Args:
+        cases: The cases. Those that differ in network, cloud or load only share their sessions.
+        manifest: Manifest of the pair.
+        prompts: Number of captions of a scenario.
+    """
+    distinct = {_search_key(case): case for case in cases}
+    searched = [
+        _asked(case.method, case.method.target, manifest).most_sessions
+        for case in distinct.values()
+        if case.method.target is not None and not isinstance(case.method, RandomSettings)
+    ]
+    return sum(searched) + sum(prompts(case.scenario) for case in distinct.values())
+
+
 def calibration_warnings(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return warnings about call rates that may differ from the target by more than a percentage point on other captions."""
     found = []

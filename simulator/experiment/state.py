@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulator.core.errors import ComputeError, UnrecordedError, error_context
-from simulator.experiment.calibrate import PROMPTS, ROUNDS
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import check_size, size_of
 from simulator.experiment.images import ImageScorer, score_cases
@@ -13,7 +12,7 @@ from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.prompts import PromptList
 from simulator.experiment.schema.workload import FleetWorkload
-from simulator.experiment.search import search_thresholds
+from simulator.experiment.search import most_sessions, search_thresholds
 from simulator.experiment.simulating import key_of, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
 from simulator.experiment.tuning import trial_cases
@@ -83,13 +82,10 @@ def state_of(
     if jobs is not None:
         check_size([*cases, *trials], jobs)
     check_methods([*cases, *trials], manifest)
-    searched = 0
     try:
         cases, _ = search_thresholds(cases, manifest, scenes, CachedSource(recordings))
         known = cases
     except UnrecordedError:  # calibration is not finished
-        targets = {case.method.label: case.method.target for case in cases if case.method.target is not None}
-        searched = sum((ROUNDS + 1) * (target.prompts or PROMPTS) for target in targets.values())
         known = [case for case in cases if case.method.target is None]
     plan = Plan(known, manifest, scenes)
 
@@ -107,13 +103,13 @@ def state_of(
     there = {case.index for case in simulated}
     left = [*(case for case in cases if case.index not in there), *trials]
     settled = {case.index for case in known}
-    unknown = [*(case for case in cases if case.index not in settled), *trials]
+    unknown = [case for case in cases if case.index not in settled]
     return State(
         cases,
         simulated,
         len(plan.specs),
         [key for key in plan.specs if not recordings.has(key)],
-        searched + sum(_prompts(case.scenario) for case in unknown),
+        most_sessions(unknown, manifest, _prompts) + sum(_prompts(case.scenario) for case in trials),
         len(trials),
         sum(_requests(case.scenario) for case in left),
         plan,

@@ -66,8 +66,11 @@ def test_a_dry_run_tells_an_unread_cache_from_an_empty_one(folder: Path, monkeyp
     """With an empty cache the threshold is still to be calibrated, and the dry run passes. A failing disk is an error."""
     text = (folder / "s.yaml").read_text()
     (folder / "s.yaml").write_text(text.replace("device-only", "{name: ciar, threshold: {call_pct: 30, prompts: 2}}"))
-    yet = call("run", "s.yaml", "--dry-run")
+    yet = call("sweep", "s.yaml", "--axis", "network.rtt_ms=10:40:3", "--dry-run")
     assert yet.exit_code == 0, yet.output
+    # Two captions of base, of its greedy images, of ciar and of its calibration, under all three conditions.
+    assert "sessions: at most 8, of which at most 8 remain to be recorded" in yet.output
+    assert "expected time: at most 8 s of recording, " in yet.output
 
     def fails(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

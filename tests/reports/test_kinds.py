@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from matplotlib.collections import LineCollection
@@ -117,6 +118,86 @@ def test_every_kind_takes_unequal_latencies_and_conditions_without_answers(wild:
             inside(figure)
 
 
+RATE, UP, DOWN = "workload.arrivals.poisson_per_s", "network.up_mbps", "network.down_mbps"
+TOGETHER = [{RATE: 0.1 * i, UP: float(i), DOWN: 40.0 / i} for i in (1, 2, 4)]  # zipped: one rises, one falls
+AT_RANDOM = [{RATE: rate, UP: up} for rate, up in ((0.13, 7.1), (0.41, 1.3), (0.27, 4.7), (0.35, 8.9))]
+NAMED = [{RATE: 0.1 * (i + 1), "network.preset": name} for i, name in enumerate(("wifi", "lte", "geo"))]
+
+
+@pytest.mark.parametrize(
+    ("points", "note", "joined"),
+    [
+        (TOGETHER, "Uplink and downlink change with Poisson arrivals.", True),
+        (AT_RANDOM, "The points differ in uplink too, so they are not joined.", False),
+        (NAMED, "The points differ in preset too, so they are not joined.", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["sweep", "speed-up", "load"])
+def test_points_that_differ_in_other_conditions_share_a_panel(
+    tmp_path: Path, kind: str, points: list[dict[str, float]], note: str, joined: bool
+) -> None:
+    """Values that change together are one line. Random points are no line, and nothing is read off between them."""
+    cases = [
+        case(m, s * (1 + at[RATE]), at) for at in points for m, s in (("base", 8.0), ("ciar", 10.0 - 10 * at[RATE]))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    figure = plot(run, kind, Form(), by=RATE)
+    ax = figure.axes[0]
+    assert len([one for one in figure.axes if one.get_title("left")]) == 1
+    lines = [line for line in ax.lines if len(set(line.get_xdata())) >= len(points)]
+    assert len(lines) == (1 if kind == "speed-up" else 2)
+    assert {line.get_linestyle() != "None" for line in lines} == {joined}
+    assert note in words(figure)
+    assert "no break-even" not in words(figure)
+    if not joined:
+        assert "break-even" not in words(figure)
+        assert f"{len(points)} points" in words(figure)
+
+
+@pytest.mark.parametrize("key", ["threshold", "prefix_rate"])
+def test_random_settings_of_a_method_are_points_of_one_series(tmp_path: Path, key: str) -> None:
+    """Also where each has its own condition, in which base has another latency."""
+    settings = [(0.31, 0.02), (0.87, 0.05), (0.52, 0.11), (0.74, 0.08)]
+    of_ciar = [{"methods.ciar.threshold": t, "methods.ciar.prefix_rate": rate} for t, rate in settings]
+    for rtts in ((20,), (11, 47, 23, 90)):
+        rtts_of = [rtts[i % len(rtts)] for i in range(len(settings))]
+        cases = [case("base", 8.0, {"network.rtt_ms": rtt}) for rtt in rtts]
+        cases += [case("ciar", 5.0 + i, {"network.rtt_ms": rtts_of[i], **own}) for i, own in enumerate(of_ciar)]
+        run = load_run(write(tmp_path / f"run-{len(rtts)}", cases, images=()))
+        figure = plot(run, "sweep", Form(), by=f"methods.ciar.{key}")
+        assert [line.get_label() for line in figure.legends[0].get_lines()] == ["base", "ciar"]
+        (points,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) == len(settings)]
+        assert points.get_linestyle() == "None"
+        levels = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+        assert len(levels) == (len(rtts) == 1)  # base has one latency, or one per condition
+        if len(rtts) > 1:
+            with pytest.raises(RunFolderError, match="no two numbers of one method under one condition"):
+                plot(run, "heat-maps", Form())
+            continue
+        maps = plot(run, "heat-maps", Form())
+        assert not any(ax.images for ax in maps.axes)
+        points_of, front = maps.axes[0].collections
+        assert np.asarray(points_of.get_offsets()).tolist() == [list(own) for own in settings]
+        assert len(front.get_offsets()) >= 1
+
+
+def test_labels_of_a_fine_heat_map_do_not_overlap(runs: dict[str, Run]) -> None:
+    one, keys = runs["settings"].summary.iloc[[-1]], ("methods.ciar.threshold", "methods.ciar.prefix_rate")
+    fine = pd.MultiIndex.from_product(
+        [np.linspace(0.0123, 0.9, 25).round(4), np.linspace(0, 0.9, 21).round(3)], names=keys
+    )
+    cases = one.drop(columns=list(keys)).merge(fine.to_frame(index=False), how="cross")
+    run = replace(runs["settings"], summary=cases.assign(latency_mean_s=np.arange(len(cases), dtype=float)))
+    for form in (COLUMN, Form()):
+        with styled(form):
+            figure = plot(run, "heat-maps", form)
+            laid_out(figure)
+            for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+                boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+                assert len(boxes) > 3
+                assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+
+
 @pytest.mark.parametrize("kind", ["latency-quality", "latency-cdf", "breakdown"])
 def test_a_lone_condition_needs_no_name(wild: Run, kind: str) -> None:
     bare = plot(of_values(wild, ["network.rtt_ms=1"]), kind, Form(titles=False))
@@ -145,7 +226,11 @@ def test_the_kinds_of_the_command_are_those_that_can_be_drawn() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
-        ("rtt", "heat-maps", "sweeps no two numbers of one method; one that does: --axis methods.ciar.threshold="),
+        (
+            "rtt",
+            "heat-maps",
+            "sweeps no two numbers of one method under one condition; one that does: --axis methods.ciar.threshold=",
+        ),
         (
             "settings",
             "speed-up",

@@ -138,6 +138,10 @@ def test_tables(run: Path, tmp_path: Path) -> None:
     table = shown(str(run), "--as", "markdown").splitlines()
     assert len(table) == 2 + 6
     assert {line.replace("\\|", "").count("|") for line in table} == {8}
+    head, *rows = [[cell.strip() for cell in line.replace("\\|", "").strip("|").split("|")] for line in table]
+    assert head[:6] == ["method", "condition", "latency (s)", "p95 (s)", "speed-up (× base)", "cloud calls (%)"]
+    assert head[6] == "cloud_nll (nats per token)"
+    assert [row[1] for row in rows[1:]] == ["RTT 20 ms"] * 3 + ["RTT 50 ms"] * 3
     latex = tmp_path / "table.tex"
     assert shown(str(run), "--as", "latex", "--out", str(latex)).strip() == str(latex)
     text = latex.read_text()

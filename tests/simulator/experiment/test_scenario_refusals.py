@@ -290,7 +290,7 @@ PRESET = list(PresetNetwork.model_fields)
         ),
         (
             HEAD + "sweep: {network: [lte]}\n",
-            f"t.yaml:5: sweep.network names no single setting; it holds {', '.join(PRESET)}",
+            f"t.yaml:5: sweep.network names no single setting; did you mean network.preset? it holds {', '.join(PRESET)}",
         ),
         (
             "name: t\nmethods:\n  - {name: ciar, beta: 0.5}\n",

@@ -72,6 +72,16 @@ def test_a_key_of_a_setting_that_is_a_mapping_is_swept_and_set(entry: str, tmp_p
     assert [case.method.target for case in expand(again)[1:]] == targets[::2]
 
 
+def test_a_word_in_place_of_a_mapping_can_be_changed_by_its_keys(tmp_path: Path) -> None:
+    text = "name: t\nmethods: [base]\ncompute: {cloud: h100}\nnetwork: lte\n"
+    s = load(tmp_path, text, sets=("compute.cloud.runtime=cuda-graphs", "network.rtt_ms=30"))
+    assert (s.compute.cloud.hardware, s.compute.cloud.runtime) == ("h100", "cuda-graphs")
+    assert s.network.model_dump()["preset"] == "lte"
+    assert s.network.model_dump()["rtt_ms"] == 30
+    for path, whole in (("network", "network.preset"), ("compute.cloud", "compute.cloud.hardware")):
+        assert f"did you mean {whole}? it holds" in refusal(tmp_path, text, axes=(f"{path}=a,b",))
+
+
 def test_a_setting_and_a_key_of_it_are_not_varied_together(tmp_path: Path) -> None:
     text = "name: t\nmethods: [base, {name: ciar, label: ciar}]\n"
     key, whole = "methods.ciar.threshold.call_pct", "methods.ciar.threshold"
