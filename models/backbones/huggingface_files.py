@@ -291,10 +291,9 @@ def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path,
     def kind_of(shapes: Shapes) -> str:
         return own_kind(shapes) or ("drafter" if "fc.weight" in shapes and is_drafter(shapes) else "")
 
-    parts, others = recognise(place, kind_of, f"{spec.cloud} device")
-    if (
-        place / CONFIG
-    ).is_file() and not parts:  # a smaller model of the same kind; a drafter's folder also holds a config.json
+    parts, others = recognise(place, kind_of, f"a device of {spec.cloud}")
+    alone = not any(part.kind in ("device", "drafter") for part in parts)
+    if alone and all((place / name).is_file() for name in (CONFIG, TOKENIZER)):  # a smaller model of the same kind
         other = describe(spec.cloud, place)
         same = [(one.prompt, one.codes, one.config.grid, one.config.row_token) for one in (other, cloud)]
         if same[0] != same[1] or vocabulary(place / TOKENIZER) != vocabulary(Path(spec.weights) / TOKENIZER):
@@ -317,7 +316,8 @@ def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path,
     if own is None:
         told = f"; {'; '.join(others[:4])}" if others else ""
         raise WeightsError(
-            f"{place}: holds no {CONFIG} of a smaller {spec.cloud}, no device model that was trained for it, and no drafter{told}"
+            f"{place}: holds no {CONFIG} and {TOKENIZER} of a smaller {spec.cloud}, no device model that was trained for it, "
+            f"and no drafter{told}"
         )
     config, bounds = own
     if replace(config, n_layer=1) != replace(cloud.config, n_layer=1):

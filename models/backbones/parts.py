@@ -130,6 +130,8 @@ def recognise(
         kind = kind_of(shapes)
         if kind:
             parts.append(WeightFile(path, kind, shapes))
+        elif any(key.rpartition(".")[2].startswith("_flat_param") for key in shapes):
+            others.append(f"{path.name}: flattened parameters of FSDP; export its full state dict")
         else:
             others.append(f"{path.name}: none of its keys is {owner}'s ({few(list(shapes))})")
     return parts, others
@@ -141,13 +143,18 @@ def unfetched(path: Path) -> str:
 
 
 def downloading(place: Path) -> list[str]:
-    """Return descriptions of a folder's unfinished downloads, and a hint if the folder is a hub cache."""
+    """Return descriptions of a folder's unfinished downloads, and a hint if it is a hub cache or a sharded checkpoint of torch."""
     if not place.is_dir():
         return []
     parts = [*place.glob("*.incomplete"), *place.glob(".cache/huggingface/download/*.incomplete")]
     told = [f"unfinished downloads: {few([path.name for path in parts])}"] if parts else []
     held = sorted(path for path in place.glob("snapshots/*") if path.is_dir())
-    return [*told, *([f"a cache of the hub: its files are in {held[-1]}"] if held else [])]
+    told += [f"a cache of the hub: its files are in {held[-1]}"] if held else []
+    if any(place.glob("*.distcp")):
+        told.append(
+            "a sharded checkpoint of torch; make one file of it with `python -m torch.distributed.checkpoint.format_utils`"
+        )
+    return told
 
 
 def own_keys(state: Mapping[str, ValueT]) -> dict[str, ValueT]:

@@ -31,7 +31,7 @@ from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.program import SessionProgram, compile_colocated, compile_session
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol.methods import DrafterSettings
-from simulator.protocol.pairs import PairManifest
+from simulator.protocol.pairs import PairManifest, PairRef, PairSpec
 from simulator.protocol.recording import Recording
 
 
@@ -148,7 +148,7 @@ class CostTable:
                 with error_context("compute"):
                     raise ComputeError(
                         f"the profile is of the pair {side.profile.model}, and {manifest.name} has other weights; "
-                        f"measure one with ciar-sim profile --pair {cases[0].scenario.pair}"
+                        f"measure one with {_profile_command(cases[0].scenario.pair)}"
                     )
         # Sources of the drafters' costs, by choice and by the side on which they run.
         self.drafters: dict[str, dict[str, dict[str, Any]]] = {}
@@ -176,7 +176,7 @@ class CostTable:
             elif isinstance(runs_on, MeasuredCosts):
                 model, measured = choice.cloud.model, runs_on.profile.model
                 if model == "pair":
-                    whose, how = "the pair's", f"measure one with ciar-sim profile --pair {case.scenario.pair}"
+                    whose, how = "the pair's", f"measure one with {_profile_command(case.scenario.pair)}"
                 else:
                     whose = f"{model}'s"
                     how = f"measure one with ciar-sim profile --model {model} --random-weights"
@@ -303,6 +303,12 @@ class CostTable:
                     f"{case.method.label} needs at {side.model}'s shape, got {memory_gb:g}"
                 )
         return memory_gb * 1e9 / position_bytes
+
+
+def _profile_command(pair: PairRef) -> str:
+    """Return the command that measures a pair."""
+    # `--pair` reads a published backbone from a scenario's `pair:`.
+    return f"ciar-sim profile --pair {'SCENARIO.yaml' if isinstance(pair, PairSpec) else pair}"
 
 
 def forget(costs: Costs | None) -> None:

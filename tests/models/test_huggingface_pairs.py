@@ -363,9 +363,16 @@ def test_pairs_that_do_not_belong_together_are_refused(specs: dict[str, PairSpec
     with pytest.raises(WeightsError, match=r"makes images of 8 pixels, not of pair\.image_size 512"):
         pair_manifest(specs["anole-7b"].model_copy(update={"image_size": 512}))
     with pytest.raises(
-        WeightsError, match=r"holds no config\.json of a smaller anole-7b, no device model .* and no dr"
+        WeightsError, match=r"holds no config\.json and tokenizer\.json of a smaller anole-7b, no .* and no dr"
     ):
         pair_manifest(specs["anole-7b"].model_copy(update={"device": str(tmp_path)}))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "chameleon"}')
+    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "foreign" / "pytorch_model.bin")
+    with pytest.raises(
+        WeightsError, match=r"and no drafter; pytorch_model\.bin: none of its keys is a device of anole-7b's"
+    ):
+        pair_manifest(specs["anole-7b"].model_copy(update={"device": str(tmp_path / "foreign")}))
     folder = folders.chameleon(tmp_path / "anole", pixels=8)
     index = folder / "model.safetensors.index.json"
     whole = index.read_text()

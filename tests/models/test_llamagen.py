@@ -190,6 +190,12 @@ def test_files_that_make_no_pair_are_refused_with_what_they_hold(folder: Path, t
     assert "for llamagen-xl-stage1; c2i_B_256.pt: a class-conditional model" in refused(
         t2i(folder, device=str(folder / "c2i" / "device"))
     )
+    (tmp_path / "fsdp").mkdir()
+    (tmp_path / "fsdp" / "__0_0.distcp").write_bytes(b"x")
+    torch.save({"_fsdp_wrapped_module._flat_param": torch.zeros(4)}, tmp_path / "fsdp" / "rank0.pt")
+    told = refused(c2i(folder, weights=str(tmp_path / "fsdp")))
+    assert "; a sharded checkpoint of torch; make one file of it with `python -m torch.distributed" in told
+    assert "; rank0.pt: flattened parameters of FSDP; export its full state dict; name" in told
     small = files.tokenizer(replace(files.VQ16, codebook_size=32)).state_dict()
     save_file(small, tmp_path / "vq.safetensors")
     assert "vq.safetensors: 32 codes, needed 64, those of" in refused(

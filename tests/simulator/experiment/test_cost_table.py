@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from simulator.core.errors import ComputeError, ScenarioError
-from simulator.experiment.cost_table import CostTable, fleet_parts
+from simulator.experiment.cost_table import CostTable, _profile_command, fleet_parts
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.provenance import _compute
 from simulator.experiment.sweep import expand
 from simulator.pricing.profile import PassTable, Profile
-from simulator.protocol.pairs import pair_manifest
+from simulator.protocol.pairs import PairSpec, pair_manifest
 
 from ..build import call, forward, recording, reply
 
@@ -25,6 +25,11 @@ def test_a_session_is_priced_as_itself_though_those_before_it_are_forgotten() ->
         session = recording(call(0, size), [[forward("cloud"), reply()]])
         assert costs.priced(case, [session], {}).kinds[0].programs[0].bytes_up == size
         del session
+
+
+def test_a_pair_of_downloaded_files_is_measured_with_the_scenario_that_names_it() -> None:
+    assert _profile_command("scenes") == "ciar-sim profile --pair scenes"
+    assert _profile_command(PairSpec(cloud="anole-7b", weights="x")) == "ciar-sim profile --pair SCENARIO.yaml"
 
 
 def test_hardware_that_differs_in_a_late_digit_has_times_of_its_own() -> None:
