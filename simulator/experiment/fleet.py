@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
+
 from simulator.engine.thermal import Throttling
 from simulator.engine.workload import device_counts
 from simulator.experiment.scenario import Scenario
@@ -105,7 +107,7 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         if told is None or (link.generated is None and link.rtt_s is not None):
             return (link.rtt_s or 0.0) / 2
         more_s = link.way_s if link.rtt_s is None else link.rtt_s - own_rtt_s
-        return StepFunction(told.times_s, told.values + more_s / 2, told.duration_s)
+        return StepFunction(told.times_s, _moved(told, more_s / 2), told.duration_s)
 
     def loss(told: StepSeries | None) -> float | StepFunction:
         if link.loss is not None or told is None:
@@ -153,6 +155,15 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         fading_snr_db=link.fading_snr_db,
         also=tuple(network_of(one, seed) for one in link.also),
     )
+
+
+def _moved(told: StepSeries, more_s: float) -> np.ndarray:
+    """Return delays that are longer by `more_s`. If some would be below 0, their deviations from the mean shrink until none is."""
+    moved = told.values + more_s
+    least_s, mean_s = float(moved.min()), max(0.0, told.mean() + more_s)
+    if least_s < 0.0:
+        moved = np.maximum(0.0, mean_s + (moved - (told.mean() + more_s)) * mean_s / (told.mean() + more_s - least_s))
+    return moved
 
 
 def _trace_of(link: LinkFigures, seed: int) -> tuple[Trace, float]:

@@ -154,6 +154,8 @@ def cells(draw: st.DrawFn) -> Network:
         devices_per_cell=3,
         fair=True,
         fading_snr_db=draw(st.sampled_from([None, 5.0])),
+        up_cross=draw(st.sampled_from([None, GREEDY, Traffic(200.0, 300.0)])),
+        down_cross=draw(st.sampled_from([None, GREEDY])),
         up_buffer_bytes=math.inf,
         down_buffer_bytes=math.inf,
     )

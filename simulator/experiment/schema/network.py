@@ -494,7 +494,7 @@ def _one_form(data: Any) -> Any:
         elif "distance_km" in data:
             refuse("goes with preset only; give rtt_ms its value", "distance_km")
         elif "trace" in data and (other := next((key for key in data if key not in trace), None)):
-            refuse("goes without trace only: outages of a trace are its own", other)
+            refuse("goes without trace only: rates and outages of a trace are its own", other)
     return data
 
 

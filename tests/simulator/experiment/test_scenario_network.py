@@ -14,7 +14,7 @@ from simulator.network.access import AccessNetwork
 from simulator.network.cross import AQMS, GREEDY, Traffic
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wifi import Hop
-from simulator.network.wire import Capacity
+from simulator.network.wire import Capacity, StepFunction
 from simulator.traces.gaps import fitted
 from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal, written_out
 
@@ -247,3 +247,16 @@ def test_a_trace_gives_the_rates(tmp_path: Path) -> None:
         ("{trace: both.csv, rtt_ms: 5, up_mbps: 0}", "up_mbps must be > 0, got 0"),
     ):
         assert refusal(tmp_path, f"{HEAD}network: {line}\n").startswith(f"t.yaml:5: network.{message}")
+
+
+@pytest.mark.parametrize("rtt_ms", [0.1, 5, 20, 100])
+def test_a_round_trip_of_a_varying_preset_keeps_its_mean_and_no_delay_is_below_0(tmp_path: Path, rtt_ms: float) -> None:
+    """Those of `leo` vary by 10 ms to either side of 45, and the two ends of a shorter round trip by what there is."""
+    network = network_of(
+        load(tmp_path, f"{HEAD}network: {{preset: leo, rtt_ms: {rtt_ms}, jitter_ms: 0}}\n").network.figures(), 0
+    )
+    delay = network.up_delay_s
+    assert isinstance(delay, StepFunction)
+    assert min(delay._values) >= 0.0
+    assert network.rtt_s == pytest.approx(1e-3 * rtt_ms, abs=3e-5)  # the mean of what was drawn, as without rtt_ms
+    assert max(delay._values) - delay.mean == pytest.approx(min(5e-3, delay.mean), rel=0.02)
