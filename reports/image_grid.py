@@ -17,7 +17,7 @@ from reports.figure import MUTED, PAGE, Form, left_out
 from reports.findings import best_labels
 from reports.load import Run, StoredImage
 from reports.looks import PART_COLOURS
-from reports.words import clipped, wrapped
+from reports.words import clipped, unbroken, wrapped
 
 MOST_METHODS, MOST_COMPACT, MOST_PROMPTS = 8, 4, 4
 NO_SCORE = "#e3e6ea"
@@ -148,14 +148,16 @@ def _prompt(ax: Axes, places: _Places, row: int, text: str, inches: float, form:
 def _title(ax: Axes, places: _Places, column: int, text: str, form: Form, *, bold: bool) -> None:
     size = 5.5 if form.compact else 8.0
     at = places.lefts[column] + places.size / 2, places.bottoms[0] + places.size + 0.05
+    word = max(map(len, unbroken(text).split(" ")))  # set smaller if it is too long for a line
+    size *= min(1.0, max(0.75, places.size * 115 / size / word))
     across = max(6, int(places.size * 115 / size))
     most = int((places.height - at[1]) * 72 / (size * 1.25))  # lines that fit above the tile
     lines = next(
         lines
         for width in range(across * most, 0, -1)
-        if (lines := wrapped(clipped(text, width), across)).count("\n") < most
+        if (lines := wrapped(unbroken(clipped(text, width)), across)).count("\n") < most
     )
-    ax.text(*at, lines, ha="center", fontsize=size, fontweight="bold" if bold else "normal")
+    ax.text(*at, lines.replace("\u00a0", " "), ha="center", fontsize=size, fontweight="bold" if bold else "normal")
 
 
 def image_grid(run: Run, form: Form = PAGE) -> Figure:

@@ -19,11 +19,11 @@ LARGER = {"*": 1.5, "P": 1.15, "X": 1.15, "^": 1.1, "v": 1.1}  # factors for mar
 MARK = "method:"  # prefix of the method's name in the gid of what is drawn for it
 FILLS = ("full", "none", "left", "bottom", "right", "top")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
-# Blue: device. Orange: network. Green: cloud. Purple: caption encoder. Grey: other waits.
+# Blue: device. Orange: network. Green: cloud. Purple: caption encoder. Grey: other waits. Computing, links and waits differ in lightness.
 PART_COLOURS = dict(
     zip(
         PARTS,
-        ("#f6d7a7", "#8c6bb1", "#bcd7ee", "#1f6fb2", "#e69f00", "#b5ddc8", "#12805c", "#b85c00", "#c9cdd3", "#6fb1de"),
+        ("#f6d7a7", "#8c6bb1", "#bcd7ee", "#0f4c81", "#f0ab1f", "#b5ddc8", "#3fb58a", "#b04a00", "#d3d6db", "#6fb1de"),
         strict=True,
     )
 )

@@ -56,7 +56,6 @@ CLOUD_NLL = Metric(
     loss="cloud_nll_minus_base",
 )
 BEFORE_QUALITY = (
-    Metric("images", "images"),
     LATENCY,
     P95,
     SPEEDUP,
@@ -66,6 +65,7 @@ BEFORE_QUALITY = (
     CLOUD_NLL,
 )
 AFTER_QUALITY = (
+    Metric("images", "images"),
     Metric("latency_p50_s", "p50", "s", relative=True),
     Metric("latency_p99_s", "p99", "s", relative=True),
     Metric("first_token_s", "first token", "s", relative=True),

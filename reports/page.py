@@ -33,8 +33,8 @@ from reports.image_grid import (
 from reports.load import Run
 from reports.metrics import AFTER_QUALITY, BEFORE_QUALITY, WHOLE, Metric, metrics
 from reports.sweep_plot import numeric_axes, sweep_name
+from reports.words import axis_label, grouped, sentence, significant
 from reports.words import condition as condition_words
-from reports.words import grouped, sentence, significant
 from simulator.core.errors import counted
 from simulator.protocol.methods import METHODS
 from simulator.results.columns import interval_columns
@@ -108,7 +108,11 @@ def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) ->
             "Requests that wait in the cloud against simulated time, by method.",
         ),
         *(
-            (sweep_name(key), f"Against {key}", f"Latency, cloud calls and quality against {key}.")
+            (
+                sweep_name(key),
+                f"Against {axis_label(key)}",
+                f"Latency, cloud calls and quality against {axis_label(key)}.",
+            )
             for key in numeric_axes(run)
         ),
     ]
@@ -194,6 +198,7 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
         for name in str(names).split(", ")
     }
     best = {(said.condition, said.fastest) for said in findings if len(said.cases) > 1}
+    advised = {(said.condition, label) for said in findings for label in said.at_base_quality if len(said.cases) > 1}
     fronts = {(said.condition, label) for said in findings for label in said.front}
     conditions = {said.condition: place for place, said in enumerate(findings)}
     of_runs = "run" in run.swept
@@ -212,6 +217,7 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
             "run": str(row["run"]) if of_runs else "",
             "rest": rest(row),
             "best": (row["condition"], row["label"]) in best,
+            "advised": (row["condition"], row["label"]) in advised,
             "front": (row["condition"], row["label"]) in fronts,
             "cells": [_cell(row, column) for column in columns],
         }
@@ -228,6 +234,7 @@ def _table(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
         "runs": list(dict.fromkeys(map(str, run.summary["run"]))) if of_runs else [],
         "baseline": str(bases.iloc[0]) if len(bases) else "",
         "conditions": list(conditions),
+        "advises": bool(advised),
         "methods": list(dict.fromkeys(str(name) for name in run.summary["method_name"])),
     }
 

@@ -317,7 +317,7 @@ def speedup_table(run: Run, form: Form = PAGE) -> Figure:
     ax.spines[:].set_visible(False)
     if form.titles:
         title = f"Speed-up against base{f' under {len(conditions)} conditions' if len(conditions) > 1 else ''}"
-        wrapped_title(ax, title, figure.get_figwidth() - 2.0)
+        wrapped_title(ax, title, each * len(columns))
     notes = [
         "In each cell the speed-up, with the latency under it. Violet is faster than base, orange slower, on a log scale.",
         left_out(len(columns), len(conditions), "conditions", EVENLY),

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from ciar_sim.cli.common import (
-    FiniteRange,
     cache_option,
     errors_in_one_line,
     jobs_option,
@@ -23,14 +22,17 @@ from simulator.core.errors import CiarSimError
 
 
 class Percent(click.types.FloatParamType):
-    """`5%` or `5`."""
+    """`5%` or `5`, from `low` to `high`."""
 
     name = "percent"
 
+    def __init__(self, low: float = 0.0, high: float = 100.0) -> None:
+        self.low, self.high = low, high
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*%?\s*", str(value))
-        if found is None or not float(found[1]) <= 100:
-            self.fail(f"{value} is not a percentage from 0 to 100, such as 5%", param, ctx)
+        if found is None or not self.low <= float(found[1]) <= self.high:
+            self.fail(f"{value} is not a percentage from {self.low:g} to {self.high:g}, such as 5%", param, ctx)
         return float(found[1])
 
 
@@ -113,8 +115,8 @@ def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 )
 @click.option(
     "--precision",
-    type=FiniteRange(0.1, 50),
-    default=2.5,
+    type=Percent(0.1, 50),
+    default="2.5%",
     show_default=True,
     metavar="PERCENT",
     help="End the search early when the 95 % interval of the load reaches at most this far to either side.",

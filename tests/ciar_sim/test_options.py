@@ -96,6 +96,8 @@ def test_a_cache_that_is_a_file_is_no_empty_cache(tmp_path: Path) -> None:
         (["profile", "--pair", "scenes", "--runtime", "eager"], "--runtime goes with --model"),
         (["profile", "--seconds", "nan"], "nan is not a finite number"),
         (["run", "quickstart", "--dry-run", "--case-timeout", "nan"], "nan is not a finite number"),
+        (["capacity", "x.yaml", "--slo-p95", "5s", "--precision", "60%"], "60% is not a percentage from 0.1 to 50"),
+        (["recommend", "x.yaml", "--max-loss", "101%"], "101% is not a percentage from 0 to 100"),
         (
             ["evaluate", "pictures", "quickstart", "--inception", "x", "--prefix", "a photo of "],
             "--prefix goes with --clip",

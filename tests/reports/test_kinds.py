@@ -118,6 +118,16 @@ def test_every_kind_takes_unequal_latencies_and_conditions_without_answers(wild:
             inside(figure)
 
 
+def test_words_over_small_images_are_whole(tmp_path: Path) -> None:
+    labels = ("base", "entropy-lens", "device-only", "ciar at 30 %")
+    images = [RunImage(label, 0, "a prompt", "image", IMAGE) for label in labels]
+    run = load_run(write(tmp_path / "run", [case(label, 8.0, {}) for label in labels], images=images))
+    with styled(COLUMN):
+        figure = plot(run, "images", COLUMN)
+    texts = {text.get_text() for ax in figure.axes for text in ax.texts}
+    assert {"base", "entropy-lens", "device-only", "ciar at\n30 %"} <= texts
+
+
 RATE, UP, DOWN = "workload.arrivals.poisson_per_s", "network.up_mbps", "network.down_mbps"
 TOGETHER = [{RATE: 0.1 * i, UP: float(i), DOWN: 40.0 / i} for i in (1, 2, 4)]  # zipped: one rises, one falls
 AT_RANDOM = [{RATE: rate, UP: up} for rate, up in ((0.13, 7.1), (0.41, 1.3), (0.27, 4.7), (0.35, 8.9))]

@@ -87,6 +87,12 @@ def test_page_is_self_contained_and_says_what_it_must(folder: Path) -> None:
         "Pareto front of mean latency and cloud_nll, by the means: ciar threshold=0.5, code prefix_rate=0.3, base.",
     ):
         assert expected in page, expected
+    # The table marks what the sentence names, not the fastest method whose images differ.
+    rows = re.findall(r'<tr( class=best)? data-label="([^"]+)" [^>]*data-condition="([^"]+)".*?</tr>', page, re.DOTALL)
+    bold = {(label, condition) for best, label, condition in rows if best}
+    assert bold == {("code prefix_rate=0.3", "wifi"), ("base", "lte"), ("ciar threshold=0.5", "lte")}
+    assert page.count(">advised</span>") == len(bold)
+    assert page.count(">lowest mean</span>") == 2
     hidden = re.search(r"Not shown, no data: ([^.]*)\.", page)
     assert hidden is not None
     assert {"fd_scenes", "cost_usd", "goodput_per_s"} <= set(hidden.group(1).split(", "))

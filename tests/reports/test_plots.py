@@ -1,5 +1,6 @@
 """Plots: colours and markers of methods, lines of sweeps, titles, legends and conditions, the queue over time."""
 
+import itertools
 import math
 import os
 import re
@@ -18,7 +19,7 @@ from reports.build import at_a_glance, build_report
 from reports.figure import Form, finish, new_figure, styled, wrapped_title
 from reports.findings import find
 from reports.load import Run, load_run
-from reports.looks import METHOD_LOOKS, looks
+from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
 from reports.quality_plot import latency_quality, short_labels, speedup_table
 from reports.queue_plot import queue_over_time
 from reports.sweep_plot import numeric_axes, sweep
@@ -45,7 +46,7 @@ def test_sweep(tmp_path: Path) -> None:
         "latency_parts.png",
         "sweep_network_rtt_ms.png",
     }
-    assert "Against network.rtt_ms" in (folder / "report.html").read_text()
+    assert "Against RTT (ms)" in (folder / "report.html").read_text()
 
 
 def test_a_sweep_without_images_has_no_panel_of_quality(tmp_path: Path) -> None:
@@ -69,6 +70,13 @@ def test_settings_of_one_method_share_hue_and_marker_and_differ_in_all_else(tmp_
         assert len({getattr(one, differing) for one in settings}) == 3, differing
     lightness = [luminance(one.colour) for one in settings]
     assert min(lightness[0] - lightness[1], lightness[1] - lightness[2]) > 0.08
+
+
+def test_parts_of_a_latency_differ_in_greyscale() -> None:
+    """The parts that are long in most runs, of which neighbours in a bar change where another part is 0."""
+    names = ("device_compute_s", "uplink_s", "cloud_compute_s", "downlink_s", "wait_s")
+    greys = [luminance(PART_COLOURS[name]) for name in names]
+    assert min(abs(one - other) for one, other in itertools.combinations(greys, 2)) > 0.1
 
 
 def luminance(colour: str) -> float:

@@ -334,7 +334,7 @@ def test_the_command_says_what_each_method_carries(
         "--requests",
         "40",
         "--precision",
-        "20",
+        "20%",
         "--cache",
         str(cache),
     ]
