@@ -4,8 +4,8 @@
 
 Written from the rules of the kernel (tcp_input.c, tcp_output.c, tcp_recovery.c, tcp_cubic.c, tcp_bbr.c of version 6) and the RFCs,
 independently of the model: each packet, acknowledgement and timer is an event, and all counts are recomputed from the packets in flight.
-It has what ns-3 lacks: RACK, tail loss probes, and rate reduction and round trips as Linux counts them. Slow start ends by HyStart++
-(RFC 9406), as in the model. For each link, size and loss rate it prints how much the mean of the model differs over the same losses, and
+It has what ns-3 lacks: RACK, tail loss probes, HyStart, and rate reduction and round trips as Linux counts them. `benchmarks.kernel_tcp`
+runs the kernel itself. For each link, size and loss rate it prints how much the mean of the model differs over the same losses, and
 the share of transfers whose times agree within 2 %. Most of the others differ where an acknowledgement and a paced packet coincide, or at
 a recovery started by a timer, where Linux counts a packet as arrived. Longer than other files, because all rules of a sender act on one
 state.
@@ -65,16 +65,21 @@ class Packet:
 
 
 class Cubic:
-    """tcp_cubic.c, with HyStart++ in place of HyStart."""
+    """tcp_cubic.c, without pacing."""
 
     def __init__(self) -> None:
         self.reset()
-        self.round_end, self.least_s, self.before_s, self.samples = 0, math.inf, math.inf, 0
-        self.careful, self.baseline_s = 0, math.inf
+        self.start_round(0, -math.inf)
 
     def reset(self) -> None:
         self.most, self.epoch_s, self.count, self.least_rtt_s = 0, math.nan, 0, math.inf
         self.acks, self.reno, self.origin, self.k_s = 0, 0, 0, 0.0
+        self.found, self.last_window, self.last_s, self.growth = False, 0, -math.inf, 0
+
+    def start_round(self, end: int, now_s: float) -> None:
+        """bictcp_hystart_reset."""
+        self.round_end, self.round_s, self.train_s = end, now_s, now_s
+        self.round_rtt_s, self.samples = math.inf, 0
 
     def threshold(self, flow: "Flow") -> int:
         window = int(flow.window)
@@ -82,36 +87,33 @@ class Cubic:
         self.most = int(0.85 * window) if window < self.most else window
         return max(int(0.7 * window), 2)
 
-    def timed_out(self) -> None:
+    def timed_out(self, flow: "Flow") -> None:
         self.reset()
-        self.careful = 0
+        self.start_round(flow.next, flow.now_s)
 
     def measured(self, flow: "Flow", rtt_s: float) -> None:
+        """cubictcp_acked, hystart_update."""
         self.least_rtt_s = min(self.least_rtt_s, rtt_s)
-        if flow.threshold < math.inf:
+        if self.found or flow.window >= flow.threshold:
             return
         if flow.first > self.round_end:
-            self.round_end = flow.next
-            self.before_s, self.least_s, self.samples = self.least_s, math.inf, 0
-            self.careful += self.careful > 0
-            if self.careful > 5:
-                flow.threshold = flow.window
-                return
-        self.least_s = min(self.least_s, rtt_s)
-        self.samples += 1
-        if self.samples < 8:
+            self.start_round(flow.next, flow.now_s)
+        if flow.window < 16:
             return
-        if self.careful:
-            self.careful *= self.least_s >= self.baseline_s
-        elif self.least_s >= self.before_s + max(0.004, min(self.before_s / 8.0, 0.016)):
-            self.careful, self.baseline_s = 1, self.least_s
+        if flow.now_s - self.train_s <= 0.002 + TIE_S:
+            self.train_s = flow.now_s
+            self.found = flow.now_s - self.round_s > (self.least_rtt_s + 0.001) / 2.0
+        self.round_rtt_s = min(self.round_rtt_s, rtt_s)
+        if self.samples >= 8:
+            rise_s = max(0.004, min(self.least_rtt_s / 8.0, 0.016))
+            self.found = self.found or self.round_rtt_s > self.least_rtt_s + rise_s
+        self.samples += 1
+        if self.found:
+            flow.threshold = flow.window
 
     def acked(self, flow: "Flow", packets: int) -> None:
         slow = flow.window < flow.threshold
         if not (2 * flow.most_out > flow.window if slow else flow.limited):
-            return
-        if slow and self.careful:
-            flow.window += packets / 4.0
             return
         if slow:
             window = min(flow.window + packets, flow.threshold)
@@ -129,6 +131,9 @@ class Cubic:
     def needed(self, flow: "Flow", packets: int) -> int:
         window = int(flow.window)
         self.acks += packets
+        if self.last_window == window and flow.now_s - self.last_s <= 1 / 32:
+            return self.growth
+        self.last_window, self.last_s = window, flow.now_s
         if math.isnan(self.epoch_s):
             self.epoch_s, self.acks, self.reno = flow.now_s, packets, window
             self.origin = max(self.most, window)
@@ -143,7 +148,8 @@ class Cubic:
             self.reno += 1
         if self.reno > window:
             needed = min(needed, window // (self.reno - window))
-        return max(needed, 2)
+        self.growth = max(needed, 2)
+        return self.growth
 
 
 class Bbr:
@@ -418,7 +424,7 @@ class Flow:
         self.state, self.high, self.probed = "loss", self.next, False
         self.window = self.in_flight + 1
         if self.cubic is not None:
-            self.cubic.timed_out()
+            self.cubic.timed_out(self)
         elif self.bbr is not None:
             self.bbr.timed_out()
         self.backoff += 1
@@ -434,6 +440,8 @@ class Flow:
     def recover(self) -> None:
         self.state, self.high, self.probed = "recovery", self.next, False
         self.prior_window, self.reduced, self.resent = self.window, 0, 0
+        if self.cubic is not None:
+            self.cubic.count = 0
         self.lower()
 
     def reduce(self, packets: int, lost: int, advanced: bool) -> None:
@@ -461,7 +469,7 @@ class Flow:
             else:
                 late_s = max(late_s, left_s)
         if late_s > 0.0:
-            self.timer = (self.now_s + late_s, "reorder")
+            self.timer = (self.now_s + late_s + PROBE_S, "reorder")
 
     def acked(self, there: int, apart: frozenset[int]) -> None:
         """tcp_ack."""

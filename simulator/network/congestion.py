@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from simulator.network.transport import DUPLICATE_ACKS, MAX_RTO_S, MAX_TRIES, QUICK_ACKS, Timer, Transport
+from simulator.network.transport import DUPLICATE_ACKS, MAX_RTO_S, MAX_TRIES, PROBE_S, QUICK_ACKS, Timer, Transport
 
 DELAYED_ACK_S = 0.04  # Linux TCP_DELACK_MIN
 INSTANT_S = 1e-9  # times this close count as equal; an acknowledgement then comes first
@@ -462,8 +462,8 @@ class Sender:
             if known or late_s <= now_s + INSTANT_S:
                 self._mark(other)
                 known = True
-            else:  # Linux: the last of them; QUIC: the first
-                self._reorder_s = late_s if linux else min(late_s, self._reorder_s)
+            else:  # Linux: the last of them, with a margin (tcp_rack_mark_lost); QUIC: the first
+                self._reorder_s = late_s + PROBE_S if linux else min(late_s, self._reorder_s)
 
     def _reordered(self, now_s: float) -> None:
         self.now_s = now_s

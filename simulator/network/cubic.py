@@ -1,14 +1,15 @@
-"""CUBIC, the default congestion control of most operating systems (RFC 9438), with HyStart++ (RFC 9406)."""
+"""CUBIC, the default congestion control of most operating systems (RFC 9438), with Linux' HyStart or HyStart++ (RFC 9406)."""
 
 import math
 
-from simulator.network.congestion import RECOVERY, Sender
+from simulator.network.congestion import INSTANT_S, RECOVERY, Sender
 
 BETA = 0.7  # share of the window that remains after a loss, RFC 9438 sec. 4.6
 C = 0.4  # segments per second cubed, sec. 5.1
 # Arrivals per segment by which Reno's window grows, in eighths of a window, sec. 4.3.
 RENO = int(8.0 * (1.0 + BETA) / 3.0 / (1.0 - BETA))
 FIRST = 20  # arrivals per segment of growth before the first loss, at most (Linux bictcp_update)
+UPDATE_S = 1.0 / 32.0  # time for which Linux keeps the growth that it computed, at the same window
 LEAST = 2.0  # smallest threshold in segments
 # HyStart++, RFC 9406 sec. 4.3: limits of the rise of a round's minimum round trip that ends slow start, samples needed to see it, divisor
 # of the growth afterwards, and number of rounds with it.
@@ -16,6 +17,11 @@ RISE_S = (0.004, 0.016)
 SAMPLES = 8
 DIVISOR = 4.0
 ROUNDS = 5
+# HyStart of Linux' tcp_cubic.c, with the same rise and samples: smallest window that it ends slow start at; largest time between two
+# acknowledgements of a train; what is added to the minimum round trip, half of which a train lasts (hystart_ack_delay, without pacing).
+TRAIN_WINDOW = 16
+TRAIN_GAP_S = 0.002
+TRAIN_MORE_S = 0.001
 
 
 class Cubic:
@@ -31,25 +37,37 @@ class Cubic:
         "_acks",
         "_count",
         "_epoch_s",
+        "_found",
         "_k_s",
+        "_kept",
         "_least_rtt_s",
         "_least_s",
+        "_linux",
         "_most",
         "_prior",
         "_reduced",
         "_reno",
         "_round",
+        "_round_s",
         "_rounds",
         "_samples",
         "_start",
         "_threshold",
+        "_train_s",
         "gap_s",
         "initial",
         "restarts",
         "window",
     )
 
-    def __init__(self, initial: int, restarts: bool) -> None:
+    def __init__(self, initial: int, restarts: bool, linux: bool = False) -> None:
+        """Create the control of a new connection.
+
+        Args:
+            initial: initial window in segments.
+            restarts: see `Control`.
+            linux: whether slow start ends by HyStart and the growth is kept for `UPDATE_S`, as in Linux; otherwise HyStart++ and RFC 9438.
+        """
         self.initial = initial
         self.restarts = restarts
         self.window = float(initial)
@@ -60,6 +78,7 @@ class Cubic:
         self._k_s = 0.0
         # Window at which the curve is level, Reno's window, arrivals since Reno's window grew, arrivals since this one grew.
         self._start = self._reno = self._acks = self._count = 0
+        self._kept = (0, -math.inf, 0)  # the latest growth: window, time, arrivals per segment
         self._least_rtt_s = math.inf
         self._prior = 1  # window at the loss
         self._reduced = 0  # segments that arrived since the loss
@@ -68,15 +87,20 @@ class Cubic:
         self._round = self._samples = self._rounds = 0
         self._least_s = [math.inf, math.inf]
         self._above_s = math.inf
+        # HyStart: whether it has ended slow start; start of the round, latest acknowledgement of the train at its start.
+        self._linux, self._found = linux, False
+        self._round_s = self._train_s = -math.inf
 
     def acked(self, sender: Sender, segments: int, lost: int, rtt_s: float) -> None:
         self._least_rtt_s = min(self._least_rtt_s, rtt_s)
+        if self._linux and not self._found and self.window < self._threshold:  # in a recovery too: Linux cubictcp_acked
+            self._watch_train(sender, rtt_s)
         if sender.state == RECOVERY:
             self._reduce(sender, segments, lost)
         elif not sender.advanced:
             return
         elif self.window < self._threshold:
-            if self._threshold == math.inf:  # only in the first slow start: RFC 9406 sec. 4.3
+            if self._threshold == math.inf and not self._linux:  # only in the first slow start: RFC 9406 sec. 4.3
                 self._watch(sender, rtt_s)
             if 2.0 * sender.peak > self.window:  # Linux tcp_is_cwnd_limited
                 self.window += segments / (DIVISOR if self._rounds else 1.0)
@@ -93,6 +117,27 @@ class Cubic:
             room = max(self._reduced - sent, segments) + (sender.advanced > 0 and not lost)
             more = min(int(self._threshold) - pipe, room)
         self.window = float(pipe + max(more, 0 if sent else 1))
+
+    def _watch_train(self, sender: Sender, rtt_s: float) -> None:
+        """Look for the end of slow start by HyStart (Linux hystart_update): a train of acknowledgements as long as half of the minimum
+        round trip, or a rise of the round trip."""
+        now_s = sender.now_s
+        if sender.first > self._round:
+            self._round, self._samples = sender.sent, 0
+            self._round_s = self._train_s = now_s
+            self._least_s[1] = math.inf
+        if self.window < TRAIN_WINDOW:
+            return
+        if now_s - self._train_s <= TRAIN_GAP_S + INSTANT_S:
+            self._train_s = now_s
+            self._found = now_s - self._round_s > 0.5 * (self._least_rtt_s + TRAIN_MORE_S)
+        self._least_s[1] = min(self._least_s[1], rtt_s)
+        if self._samples < SAMPLES:
+            self._samples += 1
+        elif self._least_s[1] > self._least_rtt_s + min(max(self._least_rtt_s / 8.0, RISE_S[0]), RISE_S[1]):
+            self._found = True
+        if self._found:
+            self._threshold = self.window
 
     def _watch(self, sender: Sender, rtt_s: float) -> None:
         """Look for the end of slow start by HyStart++."""
@@ -131,6 +176,8 @@ class Cubic:
         """Return the arrivals per segment by which the window grows: RFC 9438 sec. 4.2 to 4.4, Linux bictcp_update."""
         now_s, window = sender.now_s, int(self.window)
         self._acks += segments
+        if self._linux and self._kept[0] == window and now_s - self._kept[1] <= UPDATE_S:
+            return self._kept[2]
         if self._epoch_s == -math.inf:
             self._epoch_s = now_s
             self._acks = segments
@@ -148,13 +195,17 @@ class Cubic:
             self._reno += 1
         if self._reno > window:
             needed = min(needed, window // (self._reno - window))
-        return max(needed, 2)
+        needed = max(needed, 2)
+        self._kept = (window, now_s, needed)
+        return needed
 
     def _loss(self, window: float) -> None:
         # Fast convergence, RFC 9438 sec. 4.7.
         self._most = int(window * (1.0 + BETA) / 2.0) if int(window) < self._most else int(window)
         self._threshold = max(math.floor(window * BETA), LEAST)
         self._epoch_s = -math.inf
+        if self._linux:
+            self._count = 0  # tcp_init_cwnd_reduction, tcp_enter_loss
         self._rounds = 0
 
     def recovers(self, sender: Sender) -> None:
@@ -170,8 +221,12 @@ class Cubic:
     def timed_out(self, sender: Sender, anew: bool) -> None:
         if anew:
             self._loss(self.window)
-        self._epoch_s, self._rounds = -math.inf, 0
+        self._epoch_s, self._rounds, self._found = -math.inf, 0, False
+        self._round, self._samples = sender.sent, 0
+        self._round_s = self._train_s = sender.now_s
+        self._least_s[1] = math.inf
         self._most = 0  # RFC 9438 sec. 4.8
+        self._kept = (0, -math.inf, 0)
         self._least_rtt_s = math.inf
         self.window = sender.pipe + 1.0  # room to send the first segment again at once
 

@@ -403,7 +403,11 @@ class ImpairedLink:
         self._timer = Timer(t, self.rtt_s, self._deviation_s) if t.opening_samples else None
         if t.congestion:
             bbr = t.congestion == "bbr"
-            control: Control = Bbr(t.initial_window, self.rtt_s) if bbr else Cubic(t.initial_window, t.idle_restart)
+            control: Control
+            if bbr:
+                control = Bbr(t.initial_window, self.rtt_s)
+            else:
+                control = Cubic(t.initial_window, t.idle_restart, linux=t.stack == "linux")
             self._sender = Sender(t, control, self.rtt_s, self._deviation_s, self._ack_s)
         elif t.initial_window:
             kind = FlowWindow if t.flow_bytes else Window

@@ -14,7 +14,7 @@ MAX_RTO_S = 120.0  # Linux TCP_RTO_MAX, for every timer of every transport; see 
 SYN_RTO_S = 1.0  # before the first sample of the round trip, for TCP and QUIC: RFC 6298 sec. 2.1, RFC 9002 sec. 6.2.2
 MAX_TRIES = 10_000  # transmissions of a packet, enough for any loss rate below 1: a path that loses them all is dead
 DUPLICATE_ACKS = 3  # later segments that must arrive before one counts as lost: RFC 5681 sec. 3.2, RFC 6675
-PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN, two ticks: margin of a tail loss probe
+PROBE_S = 0.002  # Linux TCP_TIMEOUT_MIN_US: margin of a tail loss probe, and of the wait for reordering
 LONE_PROBE_S = 0.2  # the same if one segment is in flight, whose acknowledgement may be delayed: RFC 8985 sec. 7.2, Linux TCP_RTO_MIN
 _SEGMENTS_PER_ACK = 2  # RFC 5681 sec. 4.2: an acknowledgement for at least every second full segment
 QUICK_ACKS = 16  # Linux TCP_MAX_QUICKACKS: first segments of a connection that are each acknowledged at once
@@ -116,9 +116,10 @@ class Transport:
     def recovery_s(self, srtt_s: float, rto_s: float, segments: int, lost: Sequence[int]) -> float:
         """Return the delay of a message of `segments` segments if those numbered `lost` (ascending) are retransmitted once.
 
-        A loss followed by three or more segments costs a round trip (fast retransmit); followed by one or two, the wait for reordering in
-        addition (RACK). A lost last segment is repeated by a tail loss probe or by the retransmission timeout, whichever comes first: the
-        latter for a single segment once the round trip is known. Without RACK only the timeout remains.
+        A loss followed by three or more segments costs a round trip (fast retransmit); followed by one or two, the wait for reordering
+        in addition (RACK, in Linux with a margin). A lost last segment is repeated by a tail loss probe or by the retransmission
+        timeout, whichever comes first: the latter for a single segment once the round trip is known. Without RACK only the timeout
+        remains.
         """
         after = segments - 1 - lost[-1]
         if after >= DUPLICATE_ACKS:
@@ -126,7 +127,7 @@ class Transport:
         if self.stack == "plain":
             return rto_s
         if after:
-            return srtt_s * (1.0 + self.reordering)
+            return srtt_s * (1.0 + self.reordering) + (PROBE_S if self.stack == "linux" else 0.0)
         extra_s = min(rto_s, self.probe_s(srtt_s, segments)) if self.probes else rto_s
         if len(lost) > 1 and lost[-2] == segments - 2:  # its loss is known only once the probe is acknowledged
             extra_s += srtt_s

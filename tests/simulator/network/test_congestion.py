@@ -10,9 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import kernel_tcp
 from benchmarks.linux_tcp import Flow
 from benchmarks.ns3_points import FILE, Given, Point, losses, modelled_s, read, transfer_s
 from simulator.core.rng import stream
@@ -75,11 +77,11 @@ def test_single_transfers_take_the_time_that_they_take_in_ns3(point: Point) -> N
 # to what and how often, on what ends a recovery, and on timers and probes.
 LINUX_TRANSFERS = {
     Point("cubic", False, 150_000, 7.0, 90.0, 4.0): {
-        16: 0.88071, 19: 1.12061, 20: 1.72261, 24: 0.49368, 25: 0.98889, 26: 1.17232, 33: 0.87318, 35: 0.54575,
+        16: 0.88071, 19: 1.15689, 24: 0.49568, 25: 0.99061, 26: 1.17404, 33: 0.88861, 35: 0.54575,
     },
-    Point("cubic", False, 256_000, 30.0, 150.0, 5.0): {0: 3.8093, 3: 5.4284, 20: 5.01772, 27: 0.9918, 42: 1.43692, 51: 5.72512},
-    Point("cubic", False, 1_000_000, 40.0, 15.0, 3.0): {14: 0.48004, 20: 1.43461},
-    Point("bbr", False, 256_000, 30.0, 150.0, 5.0): {3: 1.23485, 6: 1.08715, 10: 1.22602, 31: 1.14463, 33: 1.18111, 36: 1.05007},
+    Point("cubic", False, 256_000, 30.0, 150.0, 5.0): {3: 5.73322, 20: 5.08892, 27: 0.9918, 42: 1.43932, 51: 5.88202},
+    Point("cubic", False, 1_000_000, 40.0, 15.0, 3.0): {14: 0.63024, 20: 1.6193},
+    Point("bbr", False, 256_000, 30.0, 150.0, 5.0): {3: 1.23485, 6: 1.05276, 10: 1.22602, 31: 1.14463, 33: 1.18111, 36: 1.05007},
     Point("bbr", False, 1_000_000, 40.0, 15.0, 3.0): {1: 0.27133, 5: 0.29229, 36: 1.00879},
 }  # fmt: skip
 
@@ -101,6 +103,73 @@ def test_the_transfers_of_linux_are_those_of_the_benchmark() -> None:
         drops = losses(0.01 * point.loss_pct, seed, 4000).tolist()
         flow = Flow(point.control, point.message_bytes, 1e6 * point.mbps, 1e-3 * point.rtt_ms, drops)
         assert flow.seconds() == pytest.approx(took_s, abs=1e-5)
+
+
+# Transfer times in s of 256 kB (1 MB where a buffer is given) over 20 Mbit/s and 40 ms in the TCP of Linux 6.18, by the packets that
+# are lost, measured by `benchmarks.kernel_tcp`.
+KERNEL_TRANSFERS = (
+    ("cubic", (3,), math.inf, 0.6401),
+    ("cubic", (9,), math.inf, 0.5097),
+    ("cubic", (20,), math.inf, 0.3554),
+    ("cubic", (60,), math.inf, 0.2205),
+    ("cubic", (3, 30), math.inf, 0.7984),
+    ("cubic", (3, 12, 40), math.inf, 0.8018),
+    ("cubic", (), 50_000.0, 0.5674),
+    ("bbr", (9,), math.inf, 0.2406),
+    ("bbr", (10, 50, 100, 150), math.inf, 0.2809),
+    ("bbr", (), 50_000.0, 0.5267),
+)
+
+
+@pytest.mark.parametrize(("control", "lost", "buffer_bytes", "took_s"), KERNEL_TRANSFERS)
+def test_single_transfers_take_the_time_that_they_take_in_the_kernel(
+    control: str, lost: tuple[int, ...], buffer_bytes: float, took_s: float
+) -> None:
+    """They depend on how long a growth of CUBIC's window is kept (UPDATE_S), on HyStart and on the margin of RACK's timer."""
+    drops = Given([number in lost for number in range(200)])
+    one = ImpairedLink(Wire(2e7), 0.02, 0.04, transport(control), loss=drops, buffer_bytes=buffer_bytes)
+    assert one.send(0.0, 1_000_000 if buffer_bytes < math.inf else 256_000) == pytest.approx(took_s, rel=0.013)
+
+
+def test_the_kernels_link_is_the_models() -> None:
+    """`benchmarks.kernel_tcp`: packets with data take their time on the wire one after another, those without data do not."""
+    data = bytes([0x45]) + bytes(31) + bytes([0x80]) + bytes(1500 - 33)
+    way = kernel_tcp.Way(kernel_tcp.Line(1.2e6, 0.1, 16_000.0, [False, True]))
+    assert way.carry(0, data[:52], 1.0) == pytest.approx(1.05)
+    found = [way.carry(0, data, 1.0) for _ in range(14)]
+    assert found == pytest.approx([1.06, math.inf, *(1.05 + 0.01 * n for n in range(3, 12)), *[math.inf] * 3])
+    assert way.carry(1, data, 1.0) == pytest.approx(1.05)
+
+
+def test_the_kernels_benchmark_says_in_one_line_that_it_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    result = CliRunner().invoke(kernel_tcp.main, ["--seeds", "1"])
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 1)
+    assert "needs" in result.output
+
+
+def test_slow_start_ends_at_a_train_of_half_a_round_trip_over_tcp_alone() -> None:
+    """At 20 Mbit/s acknowledgements are 1.2 ms apart, at 10 Mbit/s 2.4 ms, which is no train (2 ms). QUIC has HyStart++."""
+    found = []
+    for name, bps in (("tcp", 2e7), ("tcp", 1e7), ("quic", 2e7)):
+        of = replace(TRANSPORTS[name], congestion="cubic")
+        one = ImpairedLink(Wire(bps), 0.02, 0.04, of)
+        one.send(0.0, 250_000)
+        found.append(cubic(one)._threshold)
+    assert found == [
+        40 + 2 * 18,
+        math.inf,
+        math.inf,
+    ]  # the 18th acknowledgement of the round comes after more than 20.5 ms
+
+
+def test_a_loss_forgets_what_was_counted_towards_the_next_segment() -> None:
+    """Linux sets snd_cwnd_cnt to 0 in every recovery and timeout. Nothing in RFC 9438 says so."""
+    for linux, left in ((True, 0), (False, 5)):
+        control = Cubic(10, True, linux)
+        control._count = 5
+        control.recovers(SimpleNamespace(pipe=8, now_s=0.0))  # type: ignore[arg-type]
+        assert control._count == left
 
 
 def test_the_points_are_of_both_controls_and_of_both_halves() -> None:
@@ -137,7 +206,7 @@ def test_a_wire_slower_than_the_window_is_always_busy(control: str) -> None:
     [
         ([0], 1.0, 0.0),  # three later segments arrive
         ([6], 1.0, 0.0),
-        ([7], 1.25, 0.0),  # two later segments arrive: RACK
+        ([7], 1.25, 0.002),  # two later segments arrive: RACK
         ([9], 4.0, 0.0),  # the timeout, counted from the last acknowledgement
         ([8, 9], 4.0, 0.002),  # a tail loss probe after two round trips also detects the loss before it
     ],
@@ -147,7 +216,7 @@ def test_a_loss_in_the_first_window_costs_what_its_place_says(
 ) -> None:
     """The wire is so fast that only round trips count."""
     found = link(control, 1e12, lost=lost).send(0.0, 10 * 1448)
-    assert found == pytest.approx(0.05 + 0.1 * later_rtts + later_s, abs=2e-3)
+    assert found == pytest.approx(0.05 + 0.1 * later_rtts + later_s, abs=1e-3)
 
 
 @pytest.mark.parametrize("control", CONTROLS)
