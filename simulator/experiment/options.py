@@ -25,14 +25,14 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
         entry = data["methods"][place[1]]
         if isinstance(entry, str):
             data["methods"][place[1]] = {"name": entry}
-    for swept in scenario.sweep.axes:
-        target = axis_place(scenario, swept)
+    sweep = data.get("sweep")  # an earlier option may have set it
+    where = "--set sweep" if ("sweep",) in source.options else source.document.name
+    for swept in sweep if isinstance(sweep, dict) else ():
+        target = axis_place(scenario, swept) if swept in scenario.sweep.axes else tuple(str(swept).split("."))
         if target == place:
-            raise ScenarioError(
-                f"{label}: {path} is swept in {source.document.name}; use ciar-sim sweep with --axis {path}=..."
-            )
+            raise ScenarioError(f"{label}: {path} is swept in {where}; use ciar-sim sweep with --axis {path}=...")
         if target == place[: len(target)]:
-            raise ScenarioError(f"{label}: {path} does nothing: {swept} is swept in {source.document.name}")
+            raise ScenarioError(f"{label}: {path} does nothing: {swept} is swept in {where}")
     parsed = _option_value(value, label)
     if place[0] == "network" and len(place) > 1 and isinstance(scenario.network, PresetNetwork):
         preset = {"preset": scenario.network.preset}  # the file has the default, or a name in place of a mapping
