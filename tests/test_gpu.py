@@ -1,14 +1,16 @@
 """The checks of `benchmarks.gpu` rehearsed on the CPU, and the report of their results."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import gpu
+from benchmarks import gpu, step
 from models.pair import load_pair
+from simulator.pricing import catalogue
 from simulator.pricing.profile import Profile
 
 
@@ -85,3 +87,14 @@ def test_pooling_leaves_out_what_would_take_longer_than_is_left(
     }
     assert found["median_ratio"] == 8.0
     assert found["passed"]
+
+
+@pytest.mark.parametrize("stage", ["device", "phi"])
+def test_a_training_step_is_timed_at_a_models_shape(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = catalogue.model("llamagen-xl").model_copy(update=gpu.SMALL)
+    monkeypatch.setattr(catalogue, "model", lambda name: small)
+    result = CliRunner().invoke(step.main, ["llamagen-xl", "--train", stage, "--images", "2"])
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(
+        rf"{stage}, a training step on 2 images: \S+ s, \S+ GB at most, [\d,]+ weights trained\n", result.output
+    )
