@@ -22,7 +22,7 @@ from reports.parts_plot import latency_parts
 from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
 from reports.queue_plot import queue_over_time
 from reports.setting_plots import heat_maps, setting_pair
-from reports.sweep_plot import numeric_axes, speedup_along, sweep, sweep_name
+from reports.sweep_plot import condition_axes, numeric_axes, speedup_along, sweep, sweep_name
 from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import why_unusable, write_atomically
 from simulator.core.forked import LostProcessError, can_fork, forked
@@ -146,7 +146,7 @@ def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:
     front = [name for said in ran for name in said.front]
     others = [name for name in advised if name not in bases]
     names = list(dict.fromkeys([*bases[:1], *others[:1], *fastest[:1], *advised, *fastest, *front, *run.labels()]))
-    along = [key for key in numeric_axes(run) if not key.startswith("methods.")]
+    along = condition_axes(run)
     if len(names) <= MOST_AT_A_GLANCE and len(findings) <= TWO_ROWS_UP_TO:
         return None
     few = of_methods(run, names[:MOST_AT_A_GLANCE])

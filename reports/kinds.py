@@ -16,7 +16,7 @@ from reports.parts_plot import latency_parts
 from reports.quality_plot import faceted, latency_quality, panel_axes, speedup_table
 from reports.queue_plot import queue_over_time
 from reports.setting_plots import heat_maps, latency_cdf, load_axes, load_curves, setting_pair
-from reports.sweep_plot import numeric_axes, speedup_along, sweep
+from reports.sweep_plot import condition_axes, numeric_axes, speedup_along, sweep
 from reports.words import absent, number, rejoined, shortened
 from simulator.core.errors import RunFolderError
 from simulator.core.yamlfile import did_you_mean
@@ -74,9 +74,9 @@ def _heat_maps(asked: PlotRequest) -> Figure:
 def _speedup(asked: PlotRequest) -> Figure:
     if not np.isfinite(asked.run.summary["speedup"]).any() or set(asked.run.summary["method_name"]) == {"base"}:
         raise RunFolderError("a speed-up needs base and another method under the same conditions")
-    fitting = [key for key in numeric_axes(asked.run) if not key.startswith("methods.")]
-    fitting.sort(key=lambda key: key != "network.rtt_ms")
-    key = asked.axis(fitting, "number beside the methods' settings", "--axis network.rtt_ms=5,20,80,320")
+    key = asked.axis(
+        condition_axes(asked.run), "number beside the methods' settings", "--axis network.rtt_ms=5,20,80,320"
+    )
     return speedup_along(asked.run, key, asked.form)
 
 

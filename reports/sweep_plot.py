@@ -75,6 +75,13 @@ def numeric_axes(run: Run) -> list[str]:
     ]
 
 
+def condition_axes(run: Run) -> list[str]:
+    """Return the numeric axes that are no settings of methods, the RTT first."""
+    return sorted(
+        (key for key in numeric_axes(run) if not key.startswith("methods.")), key=lambda key: key != "network.rtt_ms"
+    )
+
+
 def sweep(run: Run, key: str, form: Form = PAGE) -> Figure:
     """Draw latency, cloud calls and, if known, quality against one swept number.
 

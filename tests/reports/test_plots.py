@@ -199,6 +199,20 @@ def test_the_first_plot_has_four_methods_the_advised_and_the_fastest_among_them(
     assert len(drawn) == 4
 
 
+def test_the_first_plot_of_many_conditions_is_along_the_rtt(tmp_path: Path) -> None:
+    """Also where another number comes first, as in a sweep of random points."""
+    cases = [
+        case(m, s * i, {"network.up_mbps": up, "network.rtt_ms": 10 * i})
+        for i, up in enumerate((1.4, 1.1, 1.9, 1.2, 1.7, 1.3, 1.6), start=1)
+        for m, s in (("base", 8.0), ("ciar", 3.0))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    figure = at_a_glance(run, find(run))
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "RTT (ms)"
+    assert "faster than base: ciar at all 7 points" in words(figure)
+
+
 def test_many_conditions_have_a_table_of_speed_ups(tmp_path: Path) -> None:
     cases = [
         case(m, s, {"network.rtt_ms": 10 * (i + 1)}) for i in range(7) for m, s in (("base", 8.0), ("ciar", 3.0 + i))
