@@ -297,6 +297,7 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         ),
         (link.uplink is not None, "waits for the uplink: scheduling requests, slots, configured grants"),
         (n.devices_per_cell > 1, f"the {n.devices_per_cell} devices of a cell: start as many behind it"),
+        (n.block_s is not None, "blocks of the trace at random (resample_s): this is the trace itself, which repeats"),
         (bool(n.varying), "the separate starting place of each device: this starts at the beginning"),
         (n.transport.name != "ideal", f"the transport {n.transport.name}: the real one takes its place"),
     )

@@ -153,6 +153,7 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         devices_per_cell=link.devices_per_cell,
         fair=link.fair,
         fading_snr_db=link.fading_snr_db,
+        block_s=link.resample_s,
         also=tuple(network_of(one, seed) for one in link.also),
     )
 

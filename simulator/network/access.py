@@ -16,11 +16,13 @@ from simulator.network.impairments import Jitter, Loss, Losses, VaryingLoss
 from simulator.network.link import ImpairedLink, Link
 from simulator.network.paths import PathsLink, Radios
 from simulator.network.radio import Radio, RadioFigures
+from simulator.network.resampled import Blocks, Onward
 from simulator.network.transport import MAX_TRIES, TRANSPORTS, Transport, backoff
 from simulator.network.wifi import Hop, HopWire
 from simulator.network.wire import Capacity, StepFunction, Wire, mean_of
 
 AnyLink = Link | ImpairedLink | PathsLink
+Course = Onward | Blocks
 Way = tuple[Wire, CrossQueue | None]  # one direction of a device or cell
 
 
@@ -56,6 +58,8 @@ class Network:
         fair: whether they share it in parallel instead (`simulator.network.fair`). The arrival of a message is then not known when it
             is sent.
         fading_snr_db: mean signal-to-noise ratio of fading channels in a fair cell; None for no fading.
+        block_s: mean length of the blocks in which each device follows the varying quantities (`simulator.network.resampled`); None: from
+            one place on.
         also: further paths (`simulator.network.paths`).
     """
 
@@ -85,6 +89,7 @@ class Network:
     devices_per_cell: int = 1
     fair: bool = False
     fading_snr_db: float | None = None
+    block_s: float | None = None
     also: "tuple[Network, ...]" = ()
 
     @property
@@ -190,10 +195,8 @@ class AccessNetwork:
         if self._plain:
             return self._plain_link("up", device), self._plain_link("down", device), None
         cell = -(-self.first // n.devices_per_cell) + (device - self.first) // n.devices_per_cell
-        # Both directions and all varying quantities start at the same time.
-        period_s = max((one.duration_s for one in n.varying), default=0.0)
-        offset_s = float(self._stream("link.offset", cell).random()) * period_s
-        up_way, down_way = self._ways(cell, offset_s)
+        course = self._course(cell)
+        up_way, down_way = self._ways(cell, course)
         radio = None
         figures = self._radio_figures(device)
         if figures is not None:
@@ -203,13 +206,21 @@ class AccessNetwork:
         if n.wifi is not None:
             queued_s += 2.0 * n.wifi.mean_wait_s
         fair = self._fair_cell(cell, up_way[0], down_way[0])
-        up = self._link("up", device, up_way, offset_s, queued_s, radio, fair and fair[0])
-        down = self._link("down", device, down_way, offset_s, queued_s, radio, fair and fair[1])
+        up = self._link("up", device, up_way, course, queued_s, radio, fair and fair[0])
+        down = self._link("down", device, down_way, course, queued_s, radio, fair and fair[1])
         if n.transport.handshake_rtts:
             up.opened_by(_handshake(up, down, radio, bool(self._path or self._also)))
         if isinstance(up, ClosingLink) and isinstance(down, ClosingLink):
             up.other = down
         return up, down, radio
+
+    def _course(self, cell: int) -> Course:
+        """Return the way through the varying quantities, which is common to both directions and to all quantities."""
+        n = self.network
+        period_s = max((one.duration_s for one in n.varying), default=0.0)
+        if n.block_s is not None and period_s:
+            return Blocks(n.block_s, period_s, partial(self._stream, "link.blocks", cell))
+        return Onward(float(self._stream("link.offset", cell).random()) * period_s)
 
     def _fair_cell(self, cell: int, up: Wire, down: Wire) -> tuple[FairCell, FairCell] | None:
         """Return the cells of uplink and downlink; None if cells are not fair."""
@@ -252,7 +263,7 @@ class AccessNetwork:
         way: str,
         device: int,
         ends: Way,
-        offset_s: float,
+        course: Course,
         queued_s: float,
         radio: Radio | None,
         cell: FairCell | None,
@@ -267,7 +278,7 @@ class AccessNetwork:
         draw = jitter.draws(delay_s, self._stream(f"link.{way}.jitter", device)) if varies else None
         loss: Losses | None = None
         if isinstance(share, StepFunction):
-            loss = VaryingLoss(share.entered_at(offset_s), self._stream(f"link.{way}.loss", device))
+            loss = VaryingLoss(course.value(share), self._stream(f"link.{way}.loss", device))
         elif share:
             loss = Loss(share, self._stream(f"link.{way}.loss", device), n.burst_packets)
         if queue is not None and queue.drops:
@@ -284,7 +295,7 @@ class AccessNetwork:
             # The mean deviation of a normal variable is sqrt(2 / pi) times its standard deviation.
             rttvar_s=math.sqrt(2.0 / math.pi) * math.hypot(*(one.deviation_s for one in jitters)),
             draw=draw,
-            delay_at=delay.entered_at(offset_s) if isinstance(delay, StepFunction) else None,
+            delay_at=course.value(delay) if isinstance(delay, StepFunction) else None,
             reach_s=jitter.reach_s(delay_s) if varies else 0.0,
             loss=loss,
             buffer_bytes=n.up_buffer_bytes if way == "up" else n.down_buffer_bytes,
@@ -293,7 +304,7 @@ class AccessNetwork:
         )
         return link.in_cell(cell, device) if isinstance(link, FairLink) and cell is not None else link
 
-    def _ways(self, cell: int, offset_s: float) -> tuple[Way, Way]:
+    def _ways(self, cell: int, course: Course) -> tuple[Way, Way]:
         """Return the wires up and down with their cross traffic, of the device or of its cell."""
         n = self.network
         shared = n.devices_per_cell > 1
@@ -303,7 +314,7 @@ class AccessNetwork:
         gaps = None if n.handovers is None else Interruptions(n.handovers, partial(self._stream, "handover", cell))
 
         def way(name: str, rate: float | Capacity, cross: Traffic | None, buffer_bytes: float) -> Way:
-            wire = rate.wire(offset_s, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
+            wire = course.wire(rate, shared) if isinstance(rate, Capacity) else Wire(rate, shared)
             if gaps is not None:
                 wire = PausingWire(wire, gaps)
             if n.wifi is not None:

@@ -536,6 +536,7 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
     ),
     "TraceNetwork.window_s": one("network.window_s", [1, 2], TRACE),
     "TraceNetwork.time_scale": one("network.time_scale", 0.3, TRACE),
+    "TraceNetwork.resample_s": one("network.resample_s", 0.5, TRACE),
     # fallback
     "FallbackPolicy.policy": one("fallback.policy", "retry", {"fallback": {"policy": "device", "deadline_ms": 30}}),
     "FallbackPolicy.deadline_ms": one(

@@ -31,6 +31,7 @@ class LinkFigures:
         also: Further paths; empty for one path.
         way_s: Round trip behind the link, in addition to rtt_s or to that of a trace.
         trace: Files with the values of down_bps, up_bps, rtt_s and loss where these are None; None for no file.
+        resample_s: Mean length of the blocks of the trace that each device follows in random order; None: the trace, which repeats.
     """
 
     down_bps: float | None
@@ -63,6 +64,7 @@ class LinkFigures:
     gaps: Gaps | None = None
     generated: str | None = None
     trace: TraceChoice | None = None
+    resample_s: float | None = None
     fair: bool = False
     fading_snr_db: float | None = None
     also: "tuple[LinkFigures, ...]" = ()

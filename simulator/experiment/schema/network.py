@@ -317,12 +317,14 @@ class TraceNetwork(_Line):
         unit: units of times and rates, if a file does not state them.
         window_s: two times, the part of the trace to use, counted from its start.
         time_scale: multiplies all times of the trace.
+        resample_s: each device follows the trace in blocks, drawn at random without end: their mean length in seconds.
     """
 
     trace: str | tuple[str, ...] | dict[Way, str]
     unit: str | None = None
     window_s: Annotated[tuple[float, float] | None, BeforeValidator(items)] = None
     time_scale: float = Field(default=1.0, ge=1e-6, le=1e6)
+    resample_s: float | None = Field(default=None, ge=1e-3, le=1e6)
     up_mbps: Rate | None = None
     down_mbps: Rate | None = None
 
@@ -387,6 +389,8 @@ class TraceNetwork(_Line):
             if shared:
                 refuse("does not go with packet trains, which are those of a queue that is idle", shared)
         for way, name in ((trace.up, "up"), (trace.down, "down")):
+            if way.trains is not None and self.resample_s is not None:
+                refuse("does not go with packet trains, which depend on what was sent before", "resample_s")
             if way.trains is not None and self.handover is not None:
                 refuse("does not go with packet trains, which were measured with the handovers that came", "handover")
             if way.size_delays_s is not None and way.trains is None:
@@ -410,7 +414,7 @@ class TraceNetwork(_Line):
         return self
 
     def figures(self) -> LinkFigures:
-        return self.line(self.up_mbps, self.down_mbps, trace=self.choice())
+        return self.line(self.up_mbps, self.down_mbps, trace=self.choice(), resample_s=self.resample_s)
 
 
 def link_trace(choice: TraceChoice) -> Trace:

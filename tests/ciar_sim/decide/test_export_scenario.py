@@ -105,6 +105,9 @@ def test_what_an_emulator_cannot_do_is_named(path: Path, tmp_path: Path) -> None
     text = exported(path, "netem", "--set", f"network={files}")
     assert "left out: packet trains of an idle queue" in text
     assert "left out: the radio lte" in text
+    (tmp_path / "link.csv").write_text("time_s,down_mbps,up_mbps,rtt_ms\n0,8,2,40\n1,4,1,60\n")
+    text = exported(path, "netem", "--set", "network={trace: link.csv, resample_s: 60}")
+    assert "left out: blocks of the trace at random (resample_s)" in text
 
 
 # Figures of a transport or a radio, which the emulators leave out as a whole.

@@ -60,6 +60,7 @@ CHANGES: dict[str, tuple[Network, dict[str, Any]]] = {
     "radio": (PLAIN, {"radio": RADIO}),
     "operators": (PLAIN, {"operators": ((1.0, RADIO),)}),
     "devices_per_cell": (PLAIN, {"devices_per_cell": 2}),
+    "block_s": (replace(PLAIN, up_bps=Capacity([0.0, 1.0], [1e6, 3e6], 2.0)), {"block_s": 5.0}),
 }
 
 

@@ -99,11 +99,12 @@ def test_a_link_of_its_files(tmp_path: Path) -> None:
     delays = [link.send(now_s, 150) - now_s for link, now_s in ((up, 1.0), (down, 1.0))]
     assert 0.02 <= delays[0] <= 0.04
     assert delays[1] == pytest.approx(delays[0] + 0.001)  # 150 bytes: between the offsets of 100 and 200
-    told = refusal(tmp_path, HEAD + f"network: {{trace: {names}, devices_per_cell: 2}}\n")
-    assert (
-        told
-        == "t.yaml:5: network.devices_per_cell does not go with packet trains, which are those of a queue that is idle"
-    )
+    for key, why in (
+        ("devices_per_cell: 2", "are those of a queue that is idle"),
+        ("resample_s: 60", "depend on what was sent before"),
+    ):
+        told = refusal(tmp_path, HEAD + f"network: {{trace: {names}, {key}}}\n")
+        assert told == f"t.yaml:5: network.{key.split(':')[0]} does not go with packet trains, which {why}"
 
 
 def test_a_window_of_trains(tmp_path: Path) -> None:

@@ -203,16 +203,18 @@ def test_longer_gaps_make_no_message_earlier_and_lose_no_bits(
 
 
 def test_a_generator_is_compared_with_its_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trace is a series of such a generator as packets. A session takes about as long on the fitted generator."""
+    """The trace is a series of such a generator as packets. A session takes about as long on the fitted generator and
+    on the trace resampled."""
     monkeypatch.setattr("benchmarks.gaps.LONG_S", 200.0)
     files = []
     for way, rate in zip(("down", "up"), generate(both(PLAIN), 3e6, 3e6, 0, 200.0), strict=True):
         carried = np.append(0.0, np.cumsum(rate.rate_bps * np.diff(np.append(rate.times_s, 200.0))))
         packets_s = np.interp(np.arange(1, 50_000) * 12_000.0, carried, np.append(rate.times_s, 200.0))
         files.append(str(file(tmp_path, "".join(f"{ms}\n" for ms in (1e3 * packets_s).astype(int)), f"link.{way}")))
-    result = CliRunner().invoke(compared, [*files, "--levels", "1", "--places", "40", "--seeds", "1", "--short", "2"])
+    few = {"levels": 1, "places": 40, "seeds": 2, "short": 2, "sequences": 40, "resample-s": 60}
+    result = CliRunner().invoke(compared, [*files, *(f"--{name}={value}" for name, value in few.items())])
     assert result.exit_code == 0, result.output
     errors = [float(part) for part in re.findall(r"\(([-+][0-9.]+) %\)", result.output)]
-    assert len(errors) == 2
-    assert abs(errors[0]) < 10.0
+    assert len(errors) == 4  # mean and 95th percentile, resampled and generated
+    assert np.abs(errors).max() < 10.0
     assert result.output.count("in nine of ten series") == 2
