@@ -6,8 +6,8 @@ At each level a direction alternates between runs, which carry a rate drawn for 
 - The level changes every second. It is the quantile (all are equally likely) of a Gaussian process: an AR(1) process with time constant
   `slow_s` and a share `slow_share` of the variance, plus white noise.
 - Gaps begin at random, `gaps_per_s` per second of a run. Gap lengths are drawn such that each of `gaps_ms` takes its share of the time
-  in gaps (`GAP_SHARES`), and rates such that each of `rates` takes its share of the time in runs (`RUN_SHARES`). This preserves the time
-  in gaps and the mean wait of a message in a gap, which is proportional to the sum of squared lengths.
+  in gaps (`GAP_SHARES`), and rates such that each of `rates` takes its share of the time in runs (`RUN_SHARES`). At each level this
+  preserves the time in gaps and the mean wait of a message in a gap, which is proportional to the sum of squared lengths.
 - Rates are scaled to the requested mean.
 
 The fit ranks each second of the trace by the mean time that two packets in each direction take from a random time in it. The ranks give
