@@ -8,8 +8,8 @@ series as long as the trace. The spread of the last shows the uncertainty of a t
 and J. Romano, 1992) estimates the same uncertainty from the trace alone: blocks of `BLOCK_S`, drawn with replacement, form traces that
 could have been recorded instead.
 
-Places are spread evenly because random ones add an error: 400 of them on a trace of 140 s miss its 95th percentile by up to a third where
-one outage makes the slowest twentieth of the sessions.
+Places are spread evenly because random ones add an error: 400 of them gave a 95th percentile of 8.2 s instead of 11.2 s on a trace of
+140 s, of whose sessions one in fifteen meets an outage.
 """
 
 import math
