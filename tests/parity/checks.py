@@ -102,8 +102,8 @@ def stem(name: str) -> str:
 
 
 def check_of(name: str) -> Check | None:
-    """Return the check for a file name, or None."""
-    return next((one for pattern, one in checks().items() if fnmatchcase(name, pattern)), None)
+    """Return the check for a file name, or None. A file of a subfolder has none: the check of its folder's companions reads it."""
+    return next((one for pattern, one in checks().items() if "/" not in name and fnmatchcase(name, pattern)), None)
 
 
 def check(
