@@ -48,11 +48,11 @@ def import_(files: tuple[Path, ...], out: Path, **reading: Any) -> None:
 
     Give files that belong together (.up and .down, bandwidth and delay) in one command.
     """
-    from simulator.traces.own import write_own
+    from simulator.traces.own import as_own, write_own
     from simulator.traces.summary import table
 
     _check_out(out, files, "csv")
-    trace = _read(files, **reading)
+    trace = as_own(_read(files, **reading))
     notes = "".join(f"\n{note}" for note in trace.notes)
     write_own(trace, out, f"from {', '.join(path_text(path.name) for path in files)} ({trace.format}){notes}")
     click.echo(table(trace))

@@ -1,5 +1,6 @@
 """The project's own CSV format of traces, to which all other formats can be converted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,22 @@ def read_own(source: Source, said: Told) -> Trace:
 
     notes = (f"{empty} empty cells repeat the value above them",) if empty else ()
     return Trace("ciar-sim-csv", direction("down"), direction("up"), notes)
+
+
+def as_own(trace: Trace | Arrivals) -> Trace | Arrivals:
+    """Return the trace as the form can hold it, with a note about what is left out."""
+    if isinstance(trace, Arrivals):
+        return trace
+    ways = (trace.down, trace.up)
+    parts = {
+        "packet trains": any(way.trains is not None for way in ways),
+        "the additional delay by packet size": any(way.size_delays_s is not None for way in ways),
+    }
+    if not any(parts.values()):
+        return trace
+    down, up = (replace(way, trains=None, size_delays_s=None) for way in ways)
+    note = f"left out, as this form cannot hold it: {' and '.join(part for part, there in parts.items() if there)}"
+    return replace(trace, down=down, up=up, notes=(*trace.notes, note))
 
 
 def own_text(trace: Trace | Arrivals, comment: str = "") -> str:

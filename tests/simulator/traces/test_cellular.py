@@ -11,6 +11,7 @@ from simulator.network.access import AccessNetwork
 from simulator.network.trains import TrainCapacity, TrainWire
 from simulator.network.wire import Capacity, StepFunction
 from simulator.traces.excerpt import excerpt
+from simulator.traces.own import as_own, own_text
 from simulator.traces.read import read_trace
 from tests.simulator.experiment.scenario_files import HEAD, load, refusal
 from tests.simulator.traces.examples import LIGHT, file
@@ -133,3 +134,21 @@ def test_what_is_none_of_these_is_refused(content: str, name: str, says: str, tm
     with pytest.raises(TraceError) as caught:
         read_trace([file(tmp_path, content, name)])
     assert says in str(caught.value)
+
+
+def test_what_the_own_form_cannot_hold_is_named(tmp_path: Path) -> None:
+    """The comments of the CSV described trains that it does not have."""
+    paths = [
+        file(tmp_path, content, name)
+        for name, content in (
+            ("up-delay-light-pdo", LIGHT),
+            ("up-pdo", "1\n1000\n"),
+            ("latency-offset-up", "100 0.5\n200 1.5\n"),
+        )
+    ]
+    trace = read_trace(paths)
+    kept = as_own(trace)
+    assert kept.notes[-1].startswith("left out, as this form cannot hold it: packet trains and the additional delay")
+    assert own_text(kept) == own_text(trace)
+    plain = read_trace(paths[1:2])
+    assert as_own(plain) is plain
