@@ -330,14 +330,14 @@ def modelled_s(control: str, message_bytes: int, line: Line) -> float:
     return link.send(0.0, message_bytes)
 
 
-def refuse_elsewhere() -> None:
-    """End the program with one error where it cannot run."""
+def refuse_elsewhere(program: str) -> None:
+    """End a program with one error where it cannot run."""
     if sys.platform != "linux":
-        raise click.ClickException("kernel_tcp: needs Linux; this is " + sys.platform)
+        raise click.ClickException(f"{program}: needs Linux; this is {sys.platform}")
     if os.geteuid():
-        raise click.ClickException("kernel_tcp: needs root, for network namespaces and TUN devices; run it with sudo")
+        raise click.ClickException(f"{program}: needs root, for network namespaces and TUN devices; run it with sudo")
     if not os.path.exists("/dev/net/tun"):
-        raise click.ClickException("kernel_tcp: needs /dev/net/tun; load the module tun")
+        raise click.ClickException(f"{program}: needs /dev/net/tun; load the module tun")
 
 
 @click.command()
@@ -348,7 +348,7 @@ def refuse_elsewhere() -> None:
 @click.option("--control", type=click.Choice(["cubic", "bbr"]), multiple=True, default=("cubic", "bbr"))
 @click.option("--point", type=int, multiple=True, help="Numbers of points, from 0.  [default: all]")
 def main(seeds: int, at_a_time: int, control: tuple[str, ...], point: tuple[int, ...]) -> None:
-    refuse_elsewhere()
+    refuse_elsewhere("kernel_tcp")
     click.echo(f"Linux {os.uname().release.split('-')[0]}")
     for name in control:
         for number, (size, mbps, rtt_ms, loss_pct, buffer_bytes) in enumerate(POINTS):

@@ -114,8 +114,7 @@ def mahimahi(case: Case) -> dict[str, bytes]:
         n = one.network
         for way, rate in (("up", n.up_bps), ("down", n.down_bps)):
             files[f"{name}.{way}"] = "".join(f"{time_ms}\n" for time_ms in deliveries_ms(rate)).encode()
-        delay_ms = round(500.0 * (n.rtt_s + sum(jitter.added_s for jitter in n.jitters)))
-        command = [f"exec mm-delay {delay_ms}"]
+        command = [f"exec mm-delay {round(_mean_delay_ms(n))}"]
         for way, loss in (("uplink", mean_of(n.up_loss)), ("downlink", mean_of(n.down_loss))):
             command += [f"mm-loss {way} {loss:.6g}"] if loss else []
         command.append(f'mm-link "$here/{name}.up" "$here/{name}.down"')
@@ -133,6 +132,11 @@ def mahimahi(case: Case) -> dict[str, bytes]:
         ]
         files[f"{name}.sh"] = ("\n".join(lines) + "\n").encode()
     return files
+
+
+def _mean_delay_ms(network: Network) -> float:
+    """Return the mean delay of a packet over both directions."""
+    return 500.0 * (network.rtt_s + sum(jitter.added_s for jitter in network.jitters))
 
 
 def deliveries_ms(rate: float | Capacity) -> list[int]:
@@ -267,6 +271,10 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         (
             emulator == "mahimahi" and mean_of(n.up_delay_s) != mean_of(n.down_delay_s),
             "unequal delays: both ways have their mean",
+        ),
+        (
+            emulator == "mahimahi" and abs(_mean_delay_ms(n) - round(_mean_delay_ms(n))) > 0.01,
+            f"fractions of a millisecond: the delay is {_mean_delay_ms(n):.4g} ms each way",
         ),
         (
             emulator == "netem"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import re
 import struct
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from benchmarks.mahimahi import Delay, DeliveryLink, Drops, ways_of
 from ciar_sim.cli.main import main
 from ciar_sim.decide.emulate import deliveries_ms, mahimahi, netem
 from ciar_sim.decide.messages import CLOUD_IP, DEVICE_IP, checksum, messages_of
@@ -243,6 +245,34 @@ def test_mahimahi_s_files_are_read_back_as_the_link(path: Path, tmp_path: Path) 
     assert command.startswith("exec mm-delay 21 mm-loss uplink 0.005 mm-loss downlink 0.005 mm-link ")
     assert "--uplink-queue=droptail --uplink-queue-args=bytes=9000" in command
     assert command.endswith('-- "$@"')
+    up, down = ways_of(out / "tiny.sh")
+    assert [type(part) for part in up] == [type(part) for part in down[::-1]] == [DeliveryLink, Drops, Delay]
+    full_ms = 1e3 * 12_000 / 5e6
+    found = [up[0].leaves_ms(0.0, 1500) for _ in range(7)]
+    assert found == [
+        *(math.ceil(full_ms * n) for n in range(1, 6)),
+        math.inf,
+        math.inf,
+    ]  # 9000 bytes hold five with headers
+
+
+def test_mahimahi_s_rules_as_its_sources_have_them() -> None:
+    """`benchmarks.mahimahi`: an opportunity in the same millisecond or before is lost; small packets share one, large ones use two."""
+    link = DeliveryLink([2, 4, 6, 10])
+    assert [link.leaves_ms(0.7, 1500), link.leaves_ms(2.0, 52)] == [2, 4]
+    assert [link.leaves_ms(3.0, 52), link.leaves_ms(3.0, 1500)] == [4, 6]  # the second begins at 4, behind the others
+    assert link.leaves_ms(6.9, 52) == 10  # what was left of 6 is lost
+    assert [link.leaves_ms(29.0, 1500), link.leaves_ms(29.0, 52)] == [30, 32]  # the third time round, then the fourth
+    assert Delay(20).leaves_ms(3.9, 52) == 23
+    with pytest.raises(ValueError, match="ascends"):
+        DeliveryLink([3, 2])
+
+
+@pytest.mark.parametrize(("rtt_ms", "said"), [(42, False), (25, True)])
+def test_mahimahi_s_script_says_that_its_delay_is_rounded(scenario: dict[str, Any], rtt_ms: int, said: bool) -> None:
+    network = {"rtt_ms": rtt_ms, "up_mbps": 5, "down_mbps": 20}
+    script = mahimahi(expand(load_scenario({**scenario, "network": network}))[0])["tiny.sh"].decode()
+    assert ("the delay is 12.5 ms each way" in script) == said
 
 
 def mean_bps(rate: RateSeries) -> float:
