@@ -24,7 +24,7 @@ from models.device import DeviceModel
 from models.eagle import EagleDrafter, from_checkpoint, to_checkpoint
 from models.llama import decoder
 from models.phi import IntervalProjection
-from models.quality.judge_files import JUDGE, NETWORK, judge_file_names, read_judge
+from models.quality.judge_files import JUDGE, NETWORK, judge_contents
 from models.scenes import WORDS
 from models.state import build, read_config, read_state, refuse_nonfinite, save_state
 from models.text import TextEncoder, WordEncoder
@@ -195,7 +195,8 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
         WeightsError: a stage's weights are missing or do not fit each other, or `out_dir` holds anything that is not part of a pair.
     """
     refuse_foreign(out_dir)
-    tokenizer = load_vq(train_dir / "tokenizer" / "tokenizer.safetensors")
+    codes = train_dir / "tokenizer" / "tokenizer.safetensors"
+    tokenizer = load_vq(codes)
     cloud = load_transformer(train_dir / "cloud" / "cloud.safetensors")
     device = load_device(train_dir / "device" / "device.safetensors")
     phi = load_phi(train_dir / "phi" / "phi.safetensors")
@@ -203,7 +204,7 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     drafter = load_drafter(path, cloud.config) if path.is_file() else None
     words = train_dir / "cloud" / TEXT  # exists if the captions are not those of scenes
     text = _load_text(words) if words.is_file() else WordEncoder.build(WORDS)
-    facts = {}
+    facts = {"tokenizer": read_config(codes, "facts")}
     for stage in ("cloud", "device", "phi", "drafter"):
         path = train_dir / stage / "metrics.json"
         try:
@@ -213,8 +214,7 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     judge = train_dir / JUDGE
     subject, more = "other" if words.is_file() else "scenes", {}
     if (judge / NETWORK).is_file():
-        read_judge(judge)  # refuses damaged files
-        subject, more = "photos", {f"{JUDGE}/{file}": (judge / file).read_bytes() for file in judge_file_names()}
+        subject, more = "photos", {f"{JUDGE}/{file}": content for file, content in judge_contents(judge).items()}
     card = out_dir / CARD
     if card.is_file():
         more[CARD] = card.read_bytes()

@@ -6,6 +6,7 @@
     held-out.npy         the network's readings of held-out photographs, a row for each of their captions in captions.txt
     reconstructed.npy    its readings of the same photographs after the tokenizer
     other.npy            its readings of random training photographs: real images that are not the reference
+    other-reconstructed.npy  its readings of these after the tokenizer; judges made before this file existed lack it
     metrics.json         its accuracy on these three sets
 
 The folder holds no photograph. This module does not import torch.
@@ -26,7 +27,8 @@ from simulator.core.rng import stream
 
 JUDGE = "judge"  # name of the folder
 NETWORK = "network.safetensors"
-SETS = ("held-out", "reconstructed", "other")
+SETS = ("held-out", "reconstructed", "other", "other-reconstructed")
+NEWER = SETS[3:]  # absent from judges that were made before
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,30 @@ class JudgeFiles:
             write_atomically(folder / f"{name}.npy", buffer.getvalue())
 
 
-def judge_file_names() -> list[str]:
-    """Return the names of all files of the folder."""
-    return ["judge.json", NETWORK, "captions.txt", "metrics.json", *(f"{name}.npy" for name in SETS)]
-
-
 def read_judge(folder: Path) -> JudgeFiles:
     """Read the files that `JudgeFiles.write` wrote. Raises WeightsError if one is missing, damaged or malformed."""
     about = _json(folder / "judge.json")
     kinds, colours = (_texts(about.get(key), folder / "judge.json", key) for key in ("kinds", "colours"))
     captions, held_out = read_captions(folder)
-    readings = {name: _readings(folder / f"{name}.npy") for name in SETS}
+    readings = {name: _readings(folder / f"{name}.npy") for name in _sets(folder)}
     for name in SETS[:2]:
         if len(readings[name]) != held_out:
             raise WeightsError(
                 f"{folder / name}.npy: {len(readings[name])} rows, needed {held_out}, one per held-out caption"
             )
     return JudgeFiles(kinds, colours, captions, held_out, readings)
+
+
+def judge_contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file of the folder by its name. Raises WeightsError if one is missing, damaged or malformed."""
+    read_judge(folder)
+    found = {}
+    for name in ("judge.json", NETWORK, "captions.txt", "metrics.json", *(f"{name}.npy" for name in _sets(folder))):
+        try:
+            found[name] = read_file(folder / name)
+        except OSError as error:
+            raise WeightsError(f"{folder / name}: cannot be read: {reason(error)}") from None
+    return found
 
 
 def read_captions(folder: Path) -> tuple[tuple[str, ...], int]:
@@ -100,6 +109,11 @@ def draw_captions(captions: Sequence[str], held_out: int, seed: int, count: int)
     rng = stream(seed, "captions.photos")
     first, others = rng.permutation(held_out), held_out + rng.permutation(len(captions) - held_out)
     return [captions[index] for index in np.concatenate([first, others])[:count]]
+
+
+def _sets(folder: Path) -> list[str]:
+    """Return the names of the folder's sets of readings."""
+    return [name for name in SETS if name not in NEWER or (folder / f"{name}.npy").is_file()]
 
 
 def _json(path: Path) -> dict[str, object]:

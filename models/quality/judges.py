@@ -83,7 +83,8 @@ class Baseline:
         name: description of the images.
         readings: their readings, at least one.
         captions: their captions; empty if alignment is not evaluated.
-        is_reference: whether they are the reference of the distances between sets, so that their own distance means nothing.
+        is_reference: whether they show the photographs that are the reference of the distances between sets. Their own distance lacks the
+            scatter of a sample and must not be compared with that of generated images.
     """
 
     name: str
@@ -193,19 +194,21 @@ class PhotoJudge:
         return self.files.readings["held-out"]
 
     def baselines(self, captions: Sequence[str]) -> list[Baseline]:
-        """Return the held-out photographs of these captions, before and after the tokenizer, and at most as many training photographs."""
+        """Return the held-out photographs of these captions and at most as many training photographs, before and after the tokenizer."""
         files = self.files
         row = {caption: index for index, caption in enumerate(files.captions[: files.held_out])}
         known = tuple(caption for caption in captions if caption in row)
         own = [row[caption] for caption in known]
-        found = [Baseline("other photographs", files.readings["other"][: len(captions)])]
-        if own:
-            found = [
-                Baseline("photographs of these captions", files.readings["held-out"][own], known, is_reference=True),
-                Baseline("the same through the tokenizer", files.readings["reconstructed"][own], known),
-                *found,
-            ]
-        return found
+        own_sets = {"photographs of these captions": "held-out", "these through the tokenizer": "reconstructed"}
+        other_sets = {"other photographs": "other", "other photographs through the tokenizer": "other-reconstructed"}
+        found = [
+            Baseline(name, files.readings[key][own], known, is_reference=True) for name, key in own_sets.items() if own
+        ]
+        return found + [
+            Baseline(name, files.readings[key][: len(captions)])
+            for name, key in other_sets.items()
+            if key in files.readings
+        ]
 
 
 def judge_of(pair: PairRef) -> Judge | None:

@@ -38,7 +38,7 @@ from models.images import UNREADABLE, rgb_of
 from models.text import CAPTION_SLOTS, UNKNOWN, WordEncoder
 from models.train.inputs import digest_of_bytes
 from models.train.kept import load_array, save_array
-from models.train.order import shuffled_indices
+from models.train.order import evenly_spread, shuffled_indices
 from models.vq import from_uint8, load_vq
 from models.words import words_of
 from simulator.core.errors import DataError, reason
@@ -50,6 +50,7 @@ Side = Literal["train", "held-out"]
 SourceT = TypeVar("SourceT")
 SOURCES = ("folder", "coco", "photos")  # keys of `DataConfig`
 PART_IMAGES = 512
+HELD_OUT_AT_ONCE = 16  # images that `held_out_images` yields together
 _BATCH_IMAGES = 32  # fixed: floating point may differ between batch sizes
 
 
@@ -134,9 +135,12 @@ class DataSet:
         """See `ImageSet.training_images`."""
         return images(shuffled(self.train, seed, first, count), self.image_size)
 
-    def held_out_images(self, first: int, count: int) -> Tensor:
-        distinct = list({item.path: item for item in self.held_out}.values())[first : first + count]
-        return images(distinct, self.image_size) if distinct else torch.empty(0, 3, self.image_size, self.image_size)
+    def held_out_images(self, most: int) -> Iterator[Tensor]:
+        """See `ImageSet.held_out_images`."""
+        distinct = list({item.path: item for item in self.held_out}.values())
+        chosen = [distinct[index] for index in evenly_spread(len(distinct), most)]
+        for first in range(0, len(chosen), HELD_OUT_AT_ONCE):
+            yield images(chosen[first : first + HELD_OUT_AT_ONCE], self.image_size)
 
     def digest(self) -> str:
         names = "\n".join(item.name for item in self.train).encode()

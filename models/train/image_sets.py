@@ -1,5 +1,6 @@
 """Data sets of images with captions that `data:` of a training file selects."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -25,8 +26,8 @@ class ImageSet(Protocol):
     def training_images(self, seed: int, first: int, count: int) -> Tensor:
         """Return images first .. first+count-1 of an endless sequence of shuffled epochs, float32 [count, 3, S, S] in [-1, 1]."""
 
-    def held_out_images(self, first: int, count: int) -> Tensor:
-        """Return distinct held-out images in order, float32 [count, 3, S, S] in [-1, 1]; fewer, or none, at the end."""
+    def held_out_images(self, most: int) -> Iterator[Tensor]:
+        """Yield distinct held-out images, at most `most` (`evenly_spread`), 16 at a time: float32 [<= 16, 3, S, S] in [-1, 1]."""
 
     def digest(self) -> str:
         """Return a digest of the training images and their order."""

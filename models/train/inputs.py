@@ -17,15 +17,17 @@ from torch import Tensor
 
 from models.state import read_state
 from simulator.core.errors import WeightsError
-from simulator.core.files import read_file
+from simulator.core.files import read_file, write_atomically
 
 FILE = "inputs.json"
 DIGEST = "blake2b:"  # prefix of a digest
 # Settings that are not inputs: the loop checks `training`, each round of `then` has its own inputs, the others do not affect weights.
 FREE = ("training", "then", "compile", "held_out_seed", "scenes.held_out", "scenes.held_out_seed")
 TOKENIZER = "tokenizer"
+JUDGE = "judge"
+DECODED = "tokenizer's images"  # key of the tokenizer with its decoder
 # Earlier stages whose weights a stage reads, in addition to the tokenizer.
-READS = {"cloud": (), "device": ("cloud",), "phi": ("cloud", "device"), "drafter": ("cloud",)}
+READS = {"cloud": (), "device": ("cloud",), "phi": ("cloud", "device"), "drafter": ("cloud",), JUDGE: ()}
 DECODING = ("decoder.", "post_quant_conv.", "patch_of_code.")  # parts of a tokenizer that do not affect the codes
 
 Inputs = dict[str, Any]
@@ -68,8 +70,13 @@ def digest_of_bytes(parts: Iterable[bytes]) -> str:
 
 
 def weights_read(folder: Path, stage: str) -> Inputs:
-    """Return digests of the weights in a training folder that `stage` reads. Raises WeightsError if one is missing or damaged."""
+    """Return digests of the weights in a training folder that `stage` reads. Raises WeightsError if one is missing or damaged.
+
+    The judge does not train on the tokenizer's codes, but reads the images that it decodes.
+    """
     codes = read_state(folder / "tokenizer" / "tokenizer.safetensors")
+    if stage == JUDGE:
+        return {DECODED: digest_of(codes)}
     found = {TOKENIZER: digest_of({key: value for key, value in codes.items() if not key.startswith(DECODING)})}
     return found | {name: digest_of(read_state(folder / name / f"{name}.safetensors")) for name in READS[stage]}
 
@@ -79,9 +86,14 @@ def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
     for key in [*asked, *(key for key in made if key not in asked)]:
         one, other = made.get(key, "its default"), asked.get(key, "its default")
         if one != other:
-            digests = all(str(value).startswith(DIGEST) for value in (one, other))
+            digests = any(str(value).startswith(DIGEST) for value in (one, other))
             return f"another {key}" if digests else f"{key} = {one}, asked for {other}"
     return None
+
+
+def write_inputs(stage_folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Write the inputs of a finished stage to `inputs.json`."""
+    write_atomically(stage_folder / FILE, (json.dumps(inputs, indent=1) + "\n").encode())
 
 
 def read_inputs(stage_folder: Path) -> Inputs | None:
@@ -99,13 +111,17 @@ def read_inputs(stage_folder: Path) -> Inputs | None:
 
 
 def refuse_outdated(folder: Path, stages: tuple[str, ...]) -> None:
-    """Raise WeightsError if a finished stage among `stages` was trained from other weights than those now in `folder`."""
+    """Raise WeightsError if a finished stage among `stages` was made from other weights than those now in `folder`."""
     for stage in stages:
         made = read_inputs(folder / stage) if stage in READS else None
         if made is None:
             continue
         for name, digest in weights_read(folder, stage).items():
             if name in made and made[name] != digest:
+                if stage == JUDGE:  # its network is still valid
+                    raise WeightsError(
+                        f"{folder / stage}: holds readings of images of another {TOKENIZER} than the current one; run stage {stage} again"
+                    )
                 raise WeightsError(
                     f"{folder / stage}: trained from another {name} than the current one; "
                     f"delete this folder to train stage {stage} again"

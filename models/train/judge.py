@@ -21,7 +21,7 @@ from models.quality.network import save_network
 from models.quality.photo_network import PhotoNetwork, PhotoNetworkConfig, read_photos
 from models.quality.photo_reading import CLAIMS, PhotoClaims
 from models.train.data import DataConfig, Side
-from models.train.inputs import settings_of
+from models.train.inputs import JUDGE, digest_of_bytes, settings_of, weights_read, write_inputs
 from models.train.loop import MOST_IMAGES, LoopSettings, TrainResult, train
 from models.train.order import shuffled_indices
 from models.train.photos import Photos, Row, load_photos
@@ -117,7 +117,12 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
         raise DataError(
             f"{source.photos}: no held-out photograph has both a type and a colour of a training photograph"
         )
-    inputs = settings_of(settings) | {"training images": photos.digest()}
+    labels = "\n".join(f"{row.kind}; {row.colour}" for row in photos.rows["train"])
+    inputs = {
+        **settings_of(settings),
+        "training images": photos.digest(),
+        "training labels": digest_of_bytes([labels.encode()]),
+    }
     result = train(stage, settings.training, out_dir, inputs=inputs, device=torch_device)
     network = PhotoNetwork(stage.shape).eval()
     network.load_state_dict(result.shipped)
@@ -133,10 +138,12 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
     order = stream(settings.training.seed, "train.judge.others").permutation(len(rows))
     drawn = order[: len(held_out)]
     others = [int(drawn[index]) for index in distinct([rows[at] for at in drawn])]
+    tokenizer, real = load_vq(weights), images("train", others)
     readings = {
         "held-out": read_photos(network, originals),
-        "reconstructed": read_photos(network, round_trips(load_vq(weights), originals)),
-        "other": read_photos(network, images("train", others)),
+        "reconstructed": read_photos(network, round_trips(tokenizer, originals)),
+        "other": read_photos(network, real),
+        "other-reconstructed": read_photos(network, round_trips(tokenizer, real)),
     }
     captions = [held_out[index].caption for index in chosen]
     more = dict.fromkeys(rows[at].caption for at in order)
@@ -151,4 +158,6 @@ def run(settings: JudgeConfig, source: DataConfig | None, out_dir: Path, torch_d
     }
     save_network(out_dir / NETWORK, network, metrics)
     write_metrics(out_dir, metrics, result)
+    if result.finished:
+        write_inputs(out_dir, inputs | weights_read(out_dir.parent, JUDGE))
     return result

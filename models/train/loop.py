@@ -26,7 +26,6 @@ The learning rate is a function of the step only; `max_minutes` stops early with
 
 import csv
 import io
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -42,7 +41,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from models.state import refuse_misfits, refuse_nonfinite
-from models.train.inputs import FILE, Inputs, difference
+from models.train.inputs import Inputs, difference, write_inputs
 from models.train.muon import Muon
 from simulator.core.errors import WeightsError, first_line
 from simulator.core.files import write_atomically
@@ -276,7 +275,7 @@ class _Training:
         self.save()
         finished = self.step == self.settings.steps
         if finished:
-            write_atomically(self.out_dir / FILE, (json.dumps(self.inputs, indent=1) + "\n").encode())
+            write_inputs(self.out_dir, self.inputs)
         else:
             done = f"stopped after {self.minutes():.1f} minutes at step {self.step} of {self.settings.steps}"
             self.console.print(f"{done} (max_minutes)")

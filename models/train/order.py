@@ -1,4 +1,4 @@
-"""Order of training items: a new permutation in every epoch, keyed by seed and purpose."""
+"""Which items are read, in which order: of training items a new permutation in every epoch, of held-out items a sample."""
 
 import numpy as np
 
@@ -14,3 +14,8 @@ def shuffled_indices(seed: int, purpose: str, first: int, count: int, items: int
     epoch, place = np.divmod(np.arange(first, first + count), items)
     orders = {int(e): stream(seed, purpose, int(e)).permutation(items) for e in np.unique(epoch)}
     return np.array([orders[int(e)][at] for e, at in zip(epoch, place, strict=True)], dtype=np.int64)
+
+
+def evenly_spread(items: int, most: int | None) -> np.ndarray:
+    """Return all of `items` indices, or `most` of them evenly spread, because a data set may be sorted: int64 [n], ascending."""
+    return np.arange(items) if most is None or most >= items else np.arange(most) * items // most

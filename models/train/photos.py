@@ -26,9 +26,10 @@ from torch import Tensor
 
 from models.images import UNREADABLE, rgb_of
 from models.text import WordEncoder
-from models.train.data import PART_IMAGES, Side, file_text, kept_tokens, shuffled
+from models.train.data import HELD_OUT_AT_ONCE, PART_IMAGES, Side, file_text, kept_tokens, shuffled
 from models.train.inputs import digest_of_bytes
 from models.train.kept import load_array, save_array
+from models.train.order import evenly_spread
 from models.vq import from_uint8
 from models.words import words_of
 from simulator.core.errors import DataError
@@ -119,9 +120,11 @@ class Photos:
         index = shuffled(range(len(self.rows["train"])), seed, first, count)
         return _floats(self.images["train"][index])
 
-    def held_out_images(self, first: int, count: int) -> Tensor:
+    def held_out_images(self, most: int) -> Iterator[Tensor]:
         """See `ImageSet.held_out_images`."""
-        return _floats(self.images["held-out"][first : first + count])
+        chosen = evenly_spread(len(self.rows["held-out"]), most)
+        for first in range(0, len(chosen), HELD_OUT_AT_ONCE):
+            yield _floats(self.images["held-out"][chosen[first : first + HELD_OUT_AT_ONCE]])
 
     def digest(self) -> str:
         """Return a digest of the training images and their order."""

@@ -23,7 +23,7 @@ from models.train.image_sets import load_images
 from models.train.inputs import Inputs, digest_of, digest_of_bytes
 from models.train.layout import layout_of
 from models.train.loop import MOST_IMAGES, LoopSettings, TrainResult
-from models.train.order import shuffled_indices
+from models.train.order import evenly_spread, shuffled_indices
 from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Transformer
 from models.vq import load_vq
@@ -120,9 +120,8 @@ class Sequences:
         return other
 
     def held_out_batches(self, size: int, most: int | None = None) -> Iterator[Batch]:
-        """Yield every held-out sequence once, in order, or `most` of them evenly spread, because a data set may be sorted."""
-        count = len(self.held_out.codes)
-        chosen = np.arange(count) if most is None or most >= count else np.arange(most) * count // most
+        """Yield every held-out sequence once, in order, or `most` of them (`evenly_spread`)."""
+        chosen = evenly_spread(len(self.held_out.codes), most)
         for first in range(0, len(chosen), size):
             index = chosen[first : first + size]
             yield self._gather(self.held_out, index, np.zeros(len(index), dtype=bool))

@@ -255,10 +255,7 @@ def evaluate_data(model: VQModel, data: ImageSet) -> dict[str, float | int]:
     """Measure the reconstruction of up to `HELD_OUT_SCENES` held-out images of a data set: mean PSNR and used codes, see `evaluate`."""
     psnr_db: list[float] = []
     used = torch.zeros(model.config.codebook_size, dtype=torch.bool)
-    for first in range(0, HELD_OUT_SCENES, 16):
-        images = data.held_out_images(first, 16)
-        if not len(images):
-            break
+    for images in data.held_out_images(HELD_OUT_SCENES):
         codes = model.encode_codes(images)
         used[codes.flatten()] = True
         error = (to_uint8(model.decode_codes(codes)).double() - to_uint8(images).double()).square().mean(dim=(1, 2, 3))
@@ -302,7 +299,7 @@ def run(settings: TokenizerConfig, source: DataConfig | None, out_dir: Path, tor
     quality = evaluate(model, settings.held_out_seed) if data is None else evaluate_data(model, data)
     facts = {**quality, "steps": result.steps, "parameters": parameters}
     save_vq(out_dir / "tokenizer.safetensors", model, facts)
-    shown = scene_images(settings.held_out_seed, 0, 16) if data is None else data.held_out_images(0, 8)
+    shown = scene_images(settings.held_out_seed, 0, 16) if data is None else torch.cat(list(data.held_out_images(8)))
     picture(model, shown, out_dir / "reconstructions.png")
     console.print(
         " ".join(f"{name} {value:.6g}" for name, value in facts.items()) + f" minutes {result.minutes:.1f}",

@@ -16,7 +16,7 @@ import ciar_sim
 from benchmarks.card import CARD, write_card
 from ciar_sim.cli.main import main
 from models.pair import export_pair
-from models.quality.judge_files import JUDGE, draw_captions, read_captions, read_judge
+from models.quality.judge_files import JUDGE, draw_captions, judge_contents, read_captions, read_judge
 from models.quality.judges import PhotoJudge, SceneJudge, captions_of, judge_of
 from models.quality.network import save_network
 from models.quality.photo_network import (
@@ -29,10 +29,12 @@ from models.quality.photo_reading import PhotoClaims
 from models.quality.scorer import Scorer
 from models.train import judge
 from models.train.data import DataConfig
+from models.train.inputs import READS, refuse_outdated
+from models.vq import load_vq, save_vq
 from simulator.core.errors import CiarSimError, DataError, WeightsError
 from simulator.core.rng import stream
 from simulator.protocol.pairs import SHIPPED, pair_manifest
-from tests.models.photo_pairs import settings, table, train
+from tests.models.photo_pairs import KINDS, settings, table, train
 from tests.models.test_photos import write
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -101,6 +103,39 @@ def test_the_stage_learns_types_and_colours_and_keeps_what_it_reads_in_real_imag
     right = [judge.right(caption, one) for caption, one in zip(files.captions, reading, strict=False)]
     assert np.mean([r["colour"][0] for r in right if r]) == found["held-out"]["colour"]
     assert pair_manifest(pair).subject == "photos"
+
+
+def test_labels_and_tokenizer_of_a_judge_are_its_inputs(pair: Path, tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", write(tmp_path / "in", table(80))
+    shutil.copytree(pair.parent / "run", run)
+    data, given = DataConfig(photos=str(folder), image_size=16), judge.JudgeConfig.model_validate(settings()["judge"])
+    weights = run / "tokenizer" / "tokenizer.safetensors"
+    model = load_vq(weights)
+    model.decoder.conv_out.bias.data += 0.5
+    save_vq(weights, model, {})
+    with pytest.raises(
+        WeightsError, match="judge: holds readings of images of another tokenizer than the current one; run"
+    ):
+        refuse_outdated(run, tuple(READS))
+    before = np.load(run / JUDGE / "other-reconstructed.npy")
+    judge.run(given, data, run / JUDGE)
+    refuse_outdated(run, tuple(READS))
+    assert (np.load(run / JUDGE / "other-reconstructed.npy")["features"] != before["features"]).any()
+    rows = table(80)
+    rows[0][4] = KINDS[1]  # the same photographs and types, and one of another type
+    write(folder, rows)
+    with pytest.raises(WeightsError, match=r"checkpoint.pt: made with another training labels"):
+        judge.run(given, data, run / JUDGE)
+
+
+def test_a_judge_without_the_newer_readings_is_read_and_exported(pair: Path, tmp_path: Path) -> None:
+    folder = tmp_path / JUDGE
+    shutil.copytree(pair / JUDGE, folder)
+    (folder / "other-reconstructed.npy").unlink()
+    assert sorted(judge_contents(folder)) == sorted(path.name for path in folder.iterdir())
+    (folder / "metrics.json").unlink()
+    with pytest.raises(WeightsError, match=r"metrics.json: cannot be read"):
+        judge_contents(folder)
 
 
 def test_held_out_photographs_without_a_known_type_are_refused_before_training(tmp_path: Path) -> None:
@@ -239,11 +274,18 @@ def test_samples_stand_beside_what_photographs_attain(
     assert list(figures.index) == [
         "generated",
         "photographs of these captions",
-        "the same through the tokenizer",
+        "these through the tokenizer",
         "other photographs",
+        "other photographs through the tokenizer",
     ]
-    assert figures["fd_photos"].loc["generated"] > figures["fd_photos"].loc["the same through the tokenizer"] > 0
-    assert math.isnan(figures["fd_photos"].loc["photographs of these captions"])  # they are the reference
+    fd, align = figures["fd_photos"], figures["align_photos"]
+    assert fd.loc["generated"] > fd.loc["other photographs through the tokenizer"] > 0
+    for own in (
+        "photographs of these captions",
+        "these through the tokenizer",
+    ):  # they show the reference's photographs
+        assert math.isnan(fd.loc[own])
+        assert align.loc[own] > 0
     claims = pd.read_csv(tmp_path / "out" / "claims-by-kind.csv").set_index("claim")
     assert list(claims.index) == ["all", "type", "colour"]
     assert claims.loc["all", "right_pct"] == pytest.approx(100 * figures.loc["generated", "align_photos"])

@@ -68,13 +68,24 @@ def test_captions_come_from_the_columns() -> None:
 
 def test_images_stand_in_the_middle_of_white(tmp_path: Path) -> None:
     data = load_photos(write(tmp_path / "in", table(8)), 16, tmp_path / "kept")
-    images = data.held_out_images(0, 16)  # rows 3 and 7
+    images = torch.cat(list(data.held_out_images(16)))  # rows 3 and 7
     assert images.shape == (2, 3, 16, 16)
     assert images.dtype == torch.float32
     shown = (images.permute(0, 2, 3, 1) + 1) * 127.5  # [2, 16, 16, 3]
     assert float(shown[:, :, [0, 15]].min()) > 245  # 60 x 80 in 80 x 80: an eighth of white on either side
     assert (shown[:, 2:14, 4:12].mean((0, 1, 2)) - torch.tensor(COLOURS["Navy Blue"])).abs().max() < 6
-    assert not len(data.held_out_images(2, 16))
+
+
+def test_held_out_images_are_spread_over_a_sorted_table(tmp_path: Path) -> None:
+    # Red, then navy blue, as the shipped pair's table is sorted by type. A quarter is held out.
+    rows = sorted(table(80), key=lambda row: row[5])
+    rows = [[row[0], "held-out" if index % 4 == 3 else "train", *row[2:]] for index, row in enumerate(rows)]
+    data = load_photos(write(tmp_path / "in", rows), 16, tmp_path / "kept")
+    parts = list(data.held_out_images(18))
+    assert [len(part) for part in parts] == [16, 2]
+    red = (torch.cat(parts)[:, 0, 8, 8] > 0).float().mean()
+    assert red == 0.5
+    assert sum(len(part) for part in data.held_out_images(100)) == 20
 
 
 def test_sides_words_and_shuffled_reading(tmp_path: Path) -> None:
