@@ -20,12 +20,21 @@ from benchmarks.tiny_pair import make_tiny_pair
 from models.pair import load_pair
 from models.recording import load_models, recorder_of
 from models.sampling import guide
+from models.train.cloud import CloudConfig, CloudStage
+from models.train.device import DeviceConfig, DeviceStage
+from models.train.drafter import DrafterConfig, DrafterStage
+from models.train.loop import moved, train
 from models.train.patches import set_patch_codes
+from models.train.phi import PhiConfig, PhiStage
+from models.train.rollouts import decode
+from models.train.sequences import Batch
+from models.train.tokens import SceneTokens
 from models.vq import VQConfig, VQModel
 from simulator.core.rng import stream
+from simulator.protocol.pairs import TransformerConfig
 from simulator.protocol.recording import Recording
 
-from . import var_files
+from . import toy, var_files
 from .test_methods import METHODS_UNDER_TEST, record, spec
 from .test_var import asked, named
 
@@ -201,3 +210,58 @@ def test_models_that_predict_scale_by_scale_decode_where_they_lie(tmp_path: Path
     models = load_models(named(var_files.write(tmp_path / "var")), "gpu")
     ((_, recording),) = recorder_of(models).record([asked("code", {"prefix_rate": 0.134})])
     assert len(recording.tokens) == 680
+
+
+class Drawn:
+    """Sequences of random tokens, captions and layouts, on the CPU as those that stages read."""
+
+    def __init__(self, shape: TransformerConfig) -> None:
+        self.shape = shape
+        rng = stream(0, "test.placement.sequences")
+        self.codebook = torch.from_numpy(rng.standard_normal((shape.vocab_size, 4))).float()
+        self.train = SceneTokens(rng.integers(shape.vocab_size, size=(8, shape.tokens)).astype(np.uint16), [])
+
+    def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
+        rng, shape = stream(0, "test.placement.batch", step), self.shape
+        return Batch(
+            torch.from_numpy(rng.integers(shape.vocab_size, size=(size, shape.tokens))),
+            torch.from_numpy(rng.standard_normal((size, shape.caption_slots, shape.caption_dim))).float(),
+            torch.ones(size, shape.caption_slots, dtype=torch.bool),
+            torch.arange(size) % 2 == 1,
+            torch.from_numpy(rng.integers(2, size=(size, 3, shape.tokens))),
+        )
+
+
+@pytest.mark.usefixtures("gpu", "undrawn")
+def test_stages_train_where_their_model_lies(tmp_path: Path) -> None:
+    training = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 1}
+    common: dict[str, Any] = {"batch_images": 2, "scenes": {"train": 8}, "training": training}
+    turned: dict[str, Any] = {**common, "training": {**training, "optimizer": "muon"}}
+    shape = {**toy.SHAPE, "n_layer": 2, "n_head": 3, "dim": 48, "caption_slots": 4, "caption_dim": 18, "grid": 2}
+    more = {
+        "caption_heads": True,
+        "dropout": 0.1,
+        "layout_weight": 0.1,
+        "layout_layer": 1,
+        "class_weight": 0.1,
+        "classes": 4,
+    }
+    config = CloudConfig.model_validate({**turned, **more, "pasted": 0.5, "onset_weight": 2.0, "model": shape})
+    data: Any = Drawn(config.model)
+    guided = {"positions": 2, "guidance": 1.5}
+
+    def trained(stage: Any) -> Any:
+        result = train(stage, stage.config.training, tmp_path / type(stage).__name__, device="gpu")
+        assert result.finished
+        assert all(value.device.type == "cpu" for value in result.averaged.values())
+        return stage.model
+
+    cloud = trained(CloudStage(config, data))
+    device = trained(DeviceStage(DeviceConfig.model_validate({**turned, **guided, "token_steps": 1}), cloud, data))
+    trained(PhiStage(PhiConfig.model_validate({**common, **guided, "bottleneck": 8}), cloud, device, data))
+    trained(DrafterStage(DrafterConfig.model_validate({**common, "positions": 2}), cloud, data))
+    near, far = device.to("gpu").eval(), cloud.to("gpu").eval()
+    batch = moved(data.batch("rollouts", 0, 2, 0.0), "gpu")
+    u = stream(0, "test.placement.u").random(tuple(batch.tokens.shape))
+    found = [decode(near, far, batch, 0.4, sampled, u, 1.5) for sampled in (True, False)]
+    assert all(one.tokens.device == GPU for one in found)
