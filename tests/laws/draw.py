@@ -61,6 +61,7 @@ def programs(draw: st.DrawFn, least_calls: int = 0, sizes: int = 60_000, **costs
 
 rates = st.floats(1e4, 1e9)
 delays = st.floats(1e-3, 1.0)
+blocks = st.sampled_from([None, None, 0.3, 5.0])
 
 
 @st.composite
@@ -85,6 +86,7 @@ def networks(draw: st.DrawFn, loss: bool = True, jitter: bool = True) -> Network
         up_loss=draw(st.floats(0.0, 0.3)) if loss else 0.0,
         down_loss=draw(st.floats(0.0, 0.3)) if loss else 0.0,
         transport=unwindowed(draw(st.sampled_from(sorted(TRANSPORTS)))),
+        block_s=draw(blocks),
     )
 
 
@@ -113,6 +115,7 @@ def any_networks(draw: st.DrawFn) -> Network:
         idle_timeout_s=draw(st.sampled_from([math.inf, math.inf, 50.0])),
         radio=draw(st.sampled_from([None, LTE])),
         devices_per_cell=draw(st.sampled_from([1, 1, 3])),
+        block_s=draw(blocks),
     )
 
 
