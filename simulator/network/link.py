@@ -252,6 +252,8 @@ class ImpairedLink:
         tried_s = ready_s
         ahead_s = queued_s = ready_s if self._queue is None else self._queue.clear_s(ready_s)
         start_s = wire.free_s
+        if start_s < self._left_s:  # a shared wire may be free before the latest message of the connection has left
+            start_s = self._left_s
         if start_s < ahead_s:
             start_s = ahead_s
         sender = self._sender

@@ -146,6 +146,11 @@ def delivered(network: Network, sent: list[tuple[float, int]]) -> tuple[list[flo
     return found, up
 
 
+def first_come(network: Network, sent: list[tuple[float, int]]) -> list[float]:
+    up = AccessNetwork(network, 0, [0.0], [0.0]).links(0)[0]
+    return [up.send(at, size) for at, size in sent]
+
+
 @pytest.mark.parametrize(
     "network",
     [
@@ -173,9 +178,10 @@ def delivered(network: Network, sent: list[tuple[float, int]]) -> tuple[list[flo
 )
 def test_a_device_alone_in_its_cell_does_not_notice_who_schedules_it(network: Network) -> None:
     sent = [(0.0, 400), (5.0, 4000), (20.0, 10), (30.0, 2000)]
-    up = AccessNetwork(network, 0, [0.0], [0.0]).links(0)[0]
     found, link = delivered(replace(network, fair=True), sent)
-    assert found == pytest.approx([up.send(at, size) for at, size in sent])
+    assert found == pytest.approx(first_come(network, sent))
+    queued = sorted([*sent, (5.5, 10), (5.6, 3000)])  # behind a message that waits for radio, connection or window
+    assert first_come(network, queued) == pytest.approx(first_come(replace(network, devices_per_cell=1), queued))
     payload = sum(8.0 * network.transport.frame(size)[0] for _, size in sent)
     assert link.sent_bits - link.dropped_bits == pytest.approx(payload)
 
