@@ -89,7 +89,8 @@ class _Lines:
         if now - self.last_s < LINE_EVERY_S or done >= total:
             return
         self.last_s = now
-        text = f"{stage}: {done:.0f} of {total:.0f} ({100.0 * done / max(total, 1e-9):.0f} %)"
+        unit = " tokens" if stage.startswith("recording") else ""  # the name of the stage counts sessions
+        text = f"{stage}: {done:.0f} of {total:.0f}{unit} ({100.0 * done / max(total, 1e-9):.0f} %)"
         if done > before and now > start_s:
             rate = (done - before) / (now - start_s)
             text += f", {_pace(rate)}, {duration((total - done) / rate)} left"

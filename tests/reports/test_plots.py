@@ -199,6 +199,32 @@ def test_the_first_plot_has_four_methods_the_advised_and_the_fastest_among_them(
     assert len(drawn) == 4
 
 
+def test_the_first_plot_names_the_fastest_method_of_a_condition_that_it_does_not_draw(tmp_path: Path) -> None:
+    """Three methods whose images differ are the fastest: device-only on two networks, lantern and code on one each."""
+    seconds = {"base": 8.0, "ciar": 5.0, "eagle2": 7.0, "device-only": 1.0, "lantern": 9.0, "code": 9.0}
+    fastest = {"wifi": "device-only", "lte": "device-only", "geo": "lantern", "leo": "code"}
+    cases = [
+        case(
+            m,
+            0.5 if m == fastest[network] else s,
+            {"network.preset": network},
+            nll=9.0 if m in fastest.values() else 4.0,
+        )
+        for network in fastest
+        for m, s in seconds.items()
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    figure = at_a_glance(run, find(run))
+    assert figure is not None
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    said = [" ".join(ax.get_title().split()) for ax in panels]
+    assert [
+        f"{name}: {method} is fastest" in title for (name, method), title in zip(fastest.items(), said, strict=True)
+    ] == [True] * 4
+    drawn = {text.get_text() for ax in panels for text in ax.texts}
+    assert drawn == {"base", "ciar", "device-only", "lantern"}
+
+
 def test_the_first_plot_of_many_conditions_is_along_the_rtt(tmp_path: Path) -> None:
     """Also where another number comes first, as in a sweep of random points."""
     cases = [
