@@ -12,10 +12,13 @@ from benchmarks import gpu, step
 from models.pair import load_pair
 from simulator.pricing import catalogue
 from simulator.pricing.profile import Profile
+from simulator.protocol.methods import METHODS
 
 
 def test_the_rehearsal_runs_every_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {method for method, _ in gpu.POOLED.values()} == set(METHODS)
     monkeypatch.setattr(gpu, "CASES", {"base": ("base", {})})
+    monkeypatch.setattr(gpu, "POOLED", {"base": ("base", {})})
     monkeypatch.setattr(gpu, "PROFILES", (("llamagen-xl", "bfloat16", "cuda-graphs", 1, 0.0),))
     result = CliRunner().invoke(gpu.main, [str(tmp_path / "out"), "--rehearse"])
     assert result.exit_code == 0, result.output
