@@ -13,7 +13,8 @@ Found by following single transfers of the grid of `benchmarks.ns3_points`, tran
   both a duplicate acknowledgement and the segment that it reports. The window grows by the advance of the first missing segment, at the end
   of a recovery too, but not if segments beyond it are reported.
 - BBR. In samples of the rate, all segments sent after the same deliveries use the time of the first. A recovery starts no round. After the
-  first recovery there is no window until the pipe is full, because a count falls below zero.
+  first recovery there is no window until the pipe is full, because a count falls below zero by which the window would grow; it does not
+  grow above its target.
 """
 
 import math
@@ -198,4 +199,5 @@ class Ns3Bbr(Bbr):
 
     def recovered(self, sender: Sender) -> None:
         self._conserves = self._hurt = False
-        self.window = max(self.window, self._prior) if self.filled else math.inf
+        grows = sender.state == LOSS or self.window < self._product(self._window_gain)
+        self.window = math.inf if grows and not self.filled else max(self.window, self._prior)
