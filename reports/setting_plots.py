@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from reports.figure import (
     EVENLY,
@@ -62,6 +63,13 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
     across, down = (1, len(maps)) if form.compact else (len(maps), len(shown))
     figure = new_figure(11.5, (1.5 if form.compact else 2.9) * down, form)
     grid = figure.subplots(down, across, squeeze=False)
+    edge = 2.0 * form.marker
+    outline: dict[str, Any] = {
+        "ec": FRONT,
+        "lw": edge,
+        "zorder": 3,
+        "path_effects": [withStroke(linewidth=2.0 * edge, foreground="white")],
+    }
     for row, (name, cases) in enumerate(tried.items()):
         front = cases[cases["label"].isin(pareto_front(cases, maps[2].loss))]
         base = next((one for _, one in run.summary[run.summary["condition"] == name].iterrows() if is_base(one)), None)
@@ -71,16 +79,13 @@ def heat_maps(run: Run, x: str, y: str, form: Form = PAGE) -> Figure:
                 drawn: Any = _cells(ax, cases, (x, y), (xs, ys), metric, form)
                 for _, best in front.iterrows():
                     corner = xs.index(float(best[x])) - 0.5, ys.index(float(best[y])) - 0.5
-                    ax.add_patch(
-                        Rectangle(corner, 1, 1, fill=False, ec=FRONT, lw=2.0 * form.marker, zorder=3, clip_on=False)
-                    )
+                    ax.add_patch(Rectangle(corner, 1, 1, fill=False, clip_on=False, **outline))
             else:
                 values = metric.scale * cases[metric.name]
                 drawn = ax.scatter(
                     cases[x], cases[y], s=70 * form.marker**2, c=values, cmap=HEAT, ec=GRID, lw=0.5, zorder=2
                 )
-                size, edge = 110 * form.marker**2, 2.0 * form.marker
-                ax.scatter(front[x], front[y], s=size, fc="none", ec=FRONT, lw=edge, zorder=3)
+                ax.scatter(front[x], front[y], s=110 * form.marker**2, fc="none", **outline)
                 scale_x([ax], np.array(xs), 8.0)
                 ax.margins(0.08)
             figure.colorbar(drawn, ax=ax, pad=0.02).outline.set_visible(False)
@@ -121,9 +126,12 @@ def _cells(
         0.75 * box.height * ax.figure.get_figheight(),
     )  # without labels
     size = 5.0 if form.compact else 7.0
-    text = {place: significant(float(shown[place]), 2 if form.compact else 3) for place in np.ndindex(*shown.shape)}
-    widest = max(text_width(one, size) for one in text.values())
-    if shown.size <= MOST_WRITTEN and widest < wide / len(xs):
+    text: dict[tuple[int, ...], str] = {}
+    for digits in (3, 2):  # as many as fit
+        text = {place: significant(float(shown[place]), digits) for place in np.ndindex(*shown.shape)}
+        if fits := max(text_width(one, size) for one in text.values()) < wide / len(xs):
+            break
+    if shown.size <= MOST_WRITTEN and fits:
         for j, i in text:
             if math.isfinite(shown[j, i]):
                 dark = shown[j, i] < low + 0.48 * (high - low)

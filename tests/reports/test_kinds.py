@@ -271,6 +271,10 @@ def test_heat_maps_hold_every_setting_and_outline_the_front(runs: dict[str, Run]
     assert outlined
     assert "threshold" in words(figure)
     assert "base 8." in words(figure)
+    narrow = plot(run, "heat-maps", COLUMN)
+    assert {len(text.get_text()) for text in narrow.axes[0].texts} == {
+        4
+    }  # 3.00: two digits hide small differences of quality
 
 
 def test_the_bars_of_a_breakdown_add_up_to_the_latency(runs: dict[str, Run]) -> None:
