@@ -27,11 +27,15 @@ The learning rate is a function of the step only; `max_minutes` stops early with
 import csv
 import io
 import math
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -151,29 +155,63 @@ def train(
         TimeRemainingColumn(),
     )
     checkpointed = time.monotonic()
-    with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=settings.steps, completed=training.step)
-        coming = pool.submit(stage.batch, training.step)
-        logged: Mapping[str, float | Tensor] | None = None
-        while training.step < settings.steps and not training.out_of_time():
-            batch = moved(coming.result(), device)
-            coming = pool.submit(stage.batch, min(training.step + 1, settings.steps - 1))
-            logged = training.advance(batch)
-            if (training.step - 1) % settings.log_every_steps == 0 or training.step == settings.steps:
-                text = training.note(logged)
-                progress.update(task, description=text)
-                if not console.is_terminal:  # print lines instead of a progress bar
-                    line = f"step {training.step - 1} {training.minutes():.2f} min {text}"
-                    console.print(line, soft_wrap=True, highlight=False)
-            progress.update(task, completed=training.step)
-            if time.monotonic() - checkpointed > settings.checkpoint_every_s:
-                training.refuse_divergence(logged)
-                training.save()
-                checkpointed = time.monotonic()
-        coming.result()
+    logged: Mapping[str, float | Tensor] | None = None
+    with _stops_between_steps() as stopped:
+        with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
+            task = progress.add_task("training", total=settings.steps, completed=training.step)
+            coming = pool.submit(stage.batch, training.step)
+            while training.step < settings.steps and not training.out_of_time() and not stopped():
+                batch = moved(coming.result(), device)
+                coming = pool.submit(stage.batch, min(training.step + 1, settings.steps - 1))
+                logged = training.advance(batch)
+                if (training.step - 1) % settings.log_every_steps == 0 or training.step == settings.steps:
+                    text = training.note(logged)
+                    progress.update(task, description=text)
+                    if not console.is_terminal:  # print lines instead of a progress bar
+                        line = f"step {training.step - 1} {training.minutes():.2f} min {text}"
+                        console.print(line, soft_wrap=True, highlight=False)
+                progress.update(task, completed=training.step)
+                if time.monotonic() - checkpointed > settings.checkpoint_every_s:
+                    training.refuse_divergence(logged)
+                    training.save()
+                    checkpointed = time.monotonic()
+            coming.result()
+        if stopped() and logged is not None:
+            training.refuse_divergence(logged)
+            training.save()
     if logged is not None:
         training.refuse_divergence(logged)  # `max_minutes` may stop at a step that is not logged
     return training.finish()
+
+
+@contextmanager
+def _stops_between_steps() -> Iterator[Callable[[], bool]]:
+    """Hold SIGINT and SIGTERM back, since a step that is cut cannot be continued. Yield a function that tells whether one came.
+
+    The signal goes to its own handler at the end of the block; a second one goes there at once.
+    """
+    came: list[int] = []
+    own: dict[int, Any] = {}
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if came:
+            own[number](number, frame)
+        came.append(number)
+
+    if threading.current_thread() is threading.main_thread():  # which alone receives signals
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        own = {
+            number: handler for number, handler in handlers.items() if callable(handler)
+        }  # not ignored, not the system's own
+        for number in own:
+            signal.signal(number, hold)
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in own.items():
+            signal.signal(number, handler)
+    if came:
+        own[came[0]](came[0], None)
 
 
 class _Training:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import resource
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,26 @@ def test_resuming_after_a_kill_changes_no_bit(tmp_path: Path, kill_at: int) -> N
     assert same(whole.averaged, resumed.averaged)
     assert (tmp_path / "whole" / "loss.csv").read_bytes() == (tmp_path / "killed" / "loss.csv").read_bytes()
     assert (tmp_path / "killed" / "loss.png").is_file()
+
+
+def test_an_interrupt_within_a_step_keeps_all_steps(tmp_path: Path) -> None:
+    """Training stops after the step. A checkpoint was at most a minute old, so a short training began again."""
+
+    class Interrupted(LineStage):
+        def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+            if step == 5:
+                signal.raise_signal(signal.SIGINT)
+            return super().loss(batch, step)
+
+    whole = train(LineStage(), SETTINGS, tmp_path / "whole")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(Interrupted(), SETTINGS.model_copy(update={"checkpoint_every_s": 60.0}), tmp_path / "stopped")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [int(row["step"]) for row in logged(tmp_path / "stopped")] == list(range(6))
+    stage = LineStage()
+    assert same(train(stage, SETTINGS, tmp_path / "stopped").averaged, whole.averaged)
+    assert stage.begun == 0
 
 
 def test_steps_logged_after_the_last_checkpoint_are_not_logged_twice(tmp_path: Path) -> None:
