@@ -295,6 +295,14 @@ def _not_a_prompt(line: str) -> str:
         return "is a line of YAML; write the caption alone"
     if re.match(r"\w+\s*=\s*[\[({\"']", line):
         return "is a line of a program or of TOML; write the caption alone"
+    if re.search(r"\d --> \d", line) or line == "WEBVTT":
+        return "is of subtitles, with times; write the captions alone"
+    if re.match(r"\\[A-Za-z]+[{\[]", line):
+        return "is a command of LaTeX"
+    if re.match(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d", line):
+        return "begins with a time, as a log does; write the caption alone"
+    if re.fullmatch(r"\[[\w .-]+\]", line):
+        return "is the head of a section, as of an INI file; write captions alone"
     if RULE.fullmatch(line):
         return "holds no word"
     if "\t" in line:
