@@ -88,9 +88,7 @@ MUTATIONS = (
         "(self.lambda_ or 1.0) * p[token]",
         RULES,
     ),
-    Mutation(
-        "lantern-rejects-one-code-less", "models/methods/lantern.py", "near[: self.k + 1]", "near[: self.k]", RULES
-    ),
+    Mutation("lantern-rejects-one-code-less", "models/methods/lantern.py", "self.k + 1 if", "self.k if", RULES),
     Mutation(
         "interfuse-half-the-radius",
         "models/interval.py",
