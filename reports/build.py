@@ -21,7 +21,7 @@ from reports.page import page
 from reports.parts_plot import latency_parts
 from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
 from reports.queue_plot import queue_over_time
-from reports.setting_plots import heat_maps, setting_pair
+from reports.setting_plots import heat_maps, load_axes, load_curves, setting_pair
 from reports.sweep_plot import condition_axes, numeric_axes, speedup_along, sweep, sweep_name
 from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import why_unusable, write_atomically
@@ -108,6 +108,8 @@ def draw_plots(run: Run, findings: tuple[Finding, ...]) -> dict[str, bytes]:
                 plots["heat_maps"] = partial(heat_maps, run, *pair)
         if len(findings) > TWO_ROWS_UP_TO:
             plots["speedup_table"] = lambda: speedup_table(run)
+        if loads := load_axes(run):
+            plots["load_curves"] = lambda: load_curves(run, loads[0])
         plots["latency_parts"] = lambda: latency_parts(run, findings)
         plots |= {sweep_name(key): partial(sweep, run, key) for key in numeric_axes(run)}
     if (run.queue["queued"] + run.queue["admission"]).any():

@@ -101,6 +101,11 @@ def _plots(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) ->
         ("latency_quality", "Latency and quality", f"Latency against quality. {headings}"),
         ("heat_maps", "Over two settings", "Latency, cloud calls and quality over two settings of a method."),
         ("speedup_table", "Speed-up under every condition", "Speed-up and latency by method and condition."),
+        (
+            "load_curves",
+            "Against the load",
+            "p95 and goodput against the load, with the objective and the knee of each method.",
+        ),
         ("latency_parts", "Where the time goes", f"Latency of every case in its ten parts. {headings}"),
         (
             "queue_over_time",

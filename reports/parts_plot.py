@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 
-from reports.figure import EVENLY, INK, PAGE, Form, finish, left_out, new_figure, spread, wrapped_title
+from reports.figure import EVENLY, INK, PAGE, Form, finish, left_out, new_figure, spread, text_width, wrapped_title
 from reports.findings import Finding, is_base
 from reports.load import Run
 from reports.looks import PART_COLOURS
@@ -27,10 +29,13 @@ def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> F
     heights = [len(cases) + 1.6 for _, cases in shown]
     figure = new_figure(10.0, (0.19 if form.compact else 0.30) * sum(heights) + 0.4, form)
     axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+    names = {_name(label, form) for _, cases in shown for label in cases["label"]}
+    ticks = FontProperties(size=mpl.rcParams["ytick.labelsize"]).get_size_in_points()
+    wide = figure.get_figwidth() - max(text_width(name, ticks) for name in names) - (0.25 if form.compact else 0.6)
     longest = [float(cases["latency_mean_s"].max()) for _, cases in shown]
     shared = max(longest) <= SHARED_UP_TO * min(longest)
     for ax, (said, cases), own in zip(axes, shown, longest, strict=True):
-        wrapped_title(ax, said.titled(form.titles, len(ran)), 2.0 if form.compact else 7.2)
+        wrapped_title(ax, said.titled(form.titles, len(ran)), wide)
         _panel(ax, said, cases, max(longest) if shared else own, form)
     axes[-1].set_xlabel(LATENCY.heading)
     handles = [
@@ -49,6 +54,10 @@ def latency_parts(run: Run, findings: Sequence[Finding], form: Form = PAGE) -> F
         notes.append(f"{MOST_BARS} methods of each: base and the fastest.")
     finish(figure, form, handles, notes, run.as_if)
     return figure
+
+
+def _name(label: str, form: Form) -> str:
+    return clipped(label, 22 if form.compact else 36)
 
 
 def _bars(cases: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +85,7 @@ def _panel(ax: Axes, said: Finding, cases: pd.DataFrame, top: float, form: Form)
         ax.text(
             left[place] + 0.008 * top, place, text, va="center", fontsize=6 if form.compact else 8, fontweight=weight
         )
-    ax.set_yticks(at, [clipped(label, 22 if form.compact else 36) for label in cases["label"]], color=INK)
+    ax.set_yticks(at, [_name(label, form) for label in cases["label"]], color=INK)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(cases) - 0.45, -0.55)
     ax.set_xlim(0, top * (1.8 if form.compact else 1.2))

@@ -144,6 +144,14 @@ def test_lines_of_a_sweep_differ_without_colour(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_report_of_a_sweep_of_the_load_has_its_curves(tmp_path: Path) -> None:
+    cases = [case("base", 8.0 * rate, {"workload.arrivals.poisson_per_s": rate}) for rate in (1, 2)]
+    folder = write(tmp_path / "run", cases, images=(), draw=build_report)
+    assert (folder / "plots" / "load_curves.svg").is_file()
+    assert "<h2>Against the load</h2>" in (folder / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_many_conditions_and_methods(tmp_path: Path) -> None:
     settings = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     cases = [
