@@ -5,11 +5,10 @@
     sudo python -m benchmarks.mahimahi FOLDER/NAME.sh MESSAGES.csv --method ciar --transport tcp
 
 The script runs with commands `mm-delay`, `mm-loss` and `mm-link` of this program, which read their arguments as mahimahi's do. What they
-are told is then emulated between two TUN devices by mahimahi's rules (packetshell, link_queue.cc, drop_tail of its sources), which are
-written here again: a line of a delivery trace is an opportunity for 1504 bytes at a millisecond, the trace starts again at its last time,
-an opportunity that finds the queue empty is lost, a packet counts with the 4 bytes of a TUN header, and clocks tick in milliseconds. Two
-processes exchange the messages of one request: a side sends a message as long after its latest event (a message sent or received) as in
-the simulation, so all that differs is the network.
+are told is then emulated between two TUN devices by mahimahi's rules, which are written here again: a line of a delivery trace is an
+opportunity for 1504 bytes at a millisecond, the trace starts again at its last time, an opportunity that finds the queue empty is lost, a
+packet counts with the 4 bytes of a TUN header, and clocks tick in milliseconds. Two processes exchange the messages of one request: a side
+sends a message as long after its latest event (a message sent or received) as in the simulation, so all that differs is the network.
 """
 
 import json
