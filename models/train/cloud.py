@@ -224,7 +224,7 @@ def evaluate(model: Transformer, data: Sequences) -> dict[str, float]:
     The last one, `nats_per_token_other_caption`, is absent if there is only one held-out image.
     """
     nats: dict[str, list[float]] = {}
-    for batch in data.held_out_batches(16):
+    for batch in data.held_out_batches(16, beside=model):
         null = replace(batch, null=torch.ones_like(batch.null))
         cases = {
             "nats_per_token": batch,
@@ -243,7 +243,7 @@ def miscaptioned(batch: Batch) -> Batch:
 
     Sequences with the same tokens are captions of one image. Sequences without a sequence of other tokens in the batch are dropped.
     """
-    index = torch.arange(len(batch.tokens))
+    index = torch.arange(len(batch.tokens), device=batch.tokens.device)
     differs = (batch.tokens.unsqueeze(1) != batch.tokens).any(-1)  # [B, B]
     distance = ((index.unsqueeze(1) - index) % len(index)).masked_fill(~differs, len(index))  # [B, B]
     kept, source = differs.any(1), distance.argmin(1)
@@ -283,7 +283,7 @@ def run(config: CloudConfig, source: DataConfig | None, out_dir: Path, torch_dev
     save_model(out_dir / "cloud.safetensors", model)
     if source is not None:
         write_atomically(out_dir / TEXT, save(data.text.state()))
-    write_metrics(out_dir, evaluate(model, data), result)
+    write_metrics(out_dir, evaluate(model.to(torch_device), data), result)
     return result
 
 

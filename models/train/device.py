@@ -41,7 +41,7 @@ from models.pair import load_transformer, save_model
 from models.train import losses
 from models.train.data import DataConfig
 from models.train.inputs import digest_of, settings_of, weights_read
-from models.train.loop import MOST_STEPS, TrainResult, train
+from models.train.loop import MOST_STEPS, TrainResult, moved, train
 from models.train.rollouts import LOCAL, PART_SEQUENCES, Rollouts, decode, rolled_out
 from models.train.rounds import round_folders
 from models.train.sequences import (
@@ -228,10 +228,11 @@ def evaluate(
         `regions`: with `white`, most of the above by region, and the AUROC of the ceiling (`models.evaluate.ceiling`).
         `gated`: with `gated`, the result of `on_policy_metrics` for each value of `LOCAL`.
     """
-    held_out = [rows_of(batch, cloud) for batch in data.held_out_batches(CHUNK, MOST_HELD_OUT)]
+    held_out = [rows_of(batch, cloud) for batch in data.held_out_batches(CHUNK, MOST_HELD_OUT, cloud)]
     ceiling = None
     if white is not None:
-        seen = (data.batch("ceiling", step, CHUNK, 0.0) for step in range(CEILING_SEQUENCES // CHUNK))
+        where = next(cloud.parameters()).device
+        seen = (moved(data.batch("ceiling", step, CHUNK, 0.0), where) for step in range(CEILING_SEQUENCES // CHUNK))
         ceiling = train_ceiling(device, cloud, (rows_of(batch, cloud) for batch in seen), guidance)
     table = columns_of(device, cloud, held_out, guidance, ceiling=ceiling)
     flat = {name: values.ravel() for name, values in table.items()}
@@ -270,7 +271,7 @@ def on_policy_metrics(
 
     The gate is set to `CALL_PCT` % of calls. `local` is how the device picks its tokens, `sampled` or `greedy`.
     """
-    batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES)))
+    batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES, cloud)))
     u = stream(data.seed, "train.device.gated").random(batch.tokens.shape)
     found = decode(device, cloud, batch, CALL_PCT / 100, local == "sampled", u, guidance)
     parts = (torch.split(part, CHUNK) for part in rows_of(replace(batch, tokens=found.tokens), cloud))
@@ -319,10 +320,11 @@ def run(settings: DeviceConfig, source: DataConfig | None, out_dir: Path, torch_
     white = None
     if source is not None and source.photos is not None:
         white = white_codes(load_vq(out_dir.parent / "tokenizer" / "tokenizer.safetensors"), source.image_size)
-    write_metrics(out_dir, evaluate(device, cloud, data, settings.guidance, white, then is not None), result)
+    near, far = device.to(torch_device), cloud.to(torch_device)
+    write_metrics(out_dir, evaluate(near, far, data, settings.guidance, white, then is not None), result)
     for name in [name for name in settings.bounds if name not in BOUNDS]:
         del device.radii[name]
-    save_model(out_dir / "device.safetensors", device)
+    save_model(out_dir / "device.safetensors", device.cpu())
     return result
 
 

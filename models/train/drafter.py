@@ -118,8 +118,8 @@ def compare(
 def evaluate(drafter: EagleDrafter, cloud: Transformer, data: Sequences) -> dict[str, float]:
     """Return `compare`'s values on held-out sequences, teacher-forced, unguided, without noise; cross-entropy in nats."""
     rows: list[tuple[float, ...]] = []
-    everywhere = torch.arange(cloud.config.tokens)
-    for batch in data.held_out_batches(4, MOST_HELD_OUT):
+    everywhere = torch.arange(cloud.config.tokens, device=cloud.output.weight.device)
+    for batch in data.held_out_batches(4, MOST_HELD_OUT, cloud):
         embedded, features = read(cloud, batch)
         rows += [tuple(map(float, compare(drafter, cloud, embedded, features, features, everywhere)))] * len(
             batch.tokens
@@ -137,5 +137,5 @@ def run(settings: DrafterConfig, source: DataConfig | None, out_dir: Path, torch
     drafter = EagleDrafter(drafter_config(cloud.config)).eval()
     drafter.load_state_dict(result.shipped)
     save_model(out_dir / DRAFTER, drafter)
-    write_metrics(out_dir, evaluate(drafter, cloud, data), result)
+    write_metrics(out_dir, evaluate(drafter.to(torch_device), cloud.to(torch_device), data), result)
     return result

@@ -324,7 +324,7 @@ class _Training:
         return TrainResult(self.step, finished, averaged, self.minutes())
 
 
-def moved(batch: Any, device: str) -> Any:
+def moved(batch: Any, device: str | torch.device) -> Any:
     """Return the batch with all tensors on a device; tuples, lists and dataclasses are searched recursively."""
     if isinstance(batch, Tensor):
         return batch.to(device)

@@ -177,9 +177,10 @@ def evaluate(
         `changed`: share of tokens that differ from the image's own.
     """
     rows: list[tuple[float, ...]] = []
-    everywhere = torch.arange(cloud.config.tokens)
-    for batch in data.held_out_batches(8, MOST_HELD_OUT):
-        mixed = mix(device, batch, torch.full((len(batch.tokens),), LOCAL_SHARE), guidance)
+    where = next(cloud.parameters()).device
+    everywhere = torch.arange(cloud.config.tokens, device=where)
+    for batch in data.held_out_batches(8, MOST_HELD_OUT, cloud):
+        mixed = mix(device, batch, torch.full((len(batch.tokens),), LOCAL_SHARE, device=where), guidance)
         wanted = log_probs(cloud, batch, batch.tokens, None, everywhere, guidance)
         found = [
             log_probs(cloud, batch, mixed.tokens, added, everywhere, guidance) for added in (features(phi, mixed), None)
@@ -199,7 +200,7 @@ def in_place(
     phi: IntervalProjection, cloud: Transformer, device: DeviceModel, data: Sequences, guidance: float = 1.0
 ) -> float:
     """Return `in_place_kl_nats` of `evaluate`, on sequences decoded for held-out captions; the device samples its tokens."""
-    batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES)))
+    batch = next(iter(data.held_out_batches(PART_SEQUENCES, PART_SEQUENCES, cloud)))
     u = stream(data.seed, "train.phi.gated").random(batch.tokens.shape)
     rollout = decode(device, cloud, batch, 1 - LOCAL_SHARE, True, u, guidance)
     found = []
@@ -210,7 +211,7 @@ def in_place(
         hidden, guided = own_and_guided(device.transformer, part, tokens, guidance)  # each [B, T, D]
         _, lower, upper = device.interval(hidden, guided, DEPLOYED.bounds)
         added = features(phi, Mixed(tokens, local, hidden, lower, upper))
-        everywhere = torch.arange(tokens.shape[1])
+        everywhere = torch.arange(tokens.shape[1], device=tokens.device)
         wanted, given = (
             log_probs(cloud, part, tokens, some_features, everywhere, guidance) for some_features in (None, added)
         )
@@ -229,5 +230,7 @@ def run(settings: PhiConfig, source: DataConfig | None, out_dir: Path, torch_dev
     phi = IntervalProjection(cloud.config.dim, cloud.config.vocab_size, settings.bottleneck).eval()
     phi.load_state_dict(result.shipped)
     save_model(out_dir / "phi.safetensors", phi)
+    for model in (phi, cloud, device):
+        model.to(torch_device)
     write_metrics(out_dir, evaluate(phi, cloud, device, data, settings.guidance), result)
     return result

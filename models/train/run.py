@@ -147,7 +147,7 @@ def train_pair(
         out: folder of checkpoints and logs.
         stages: stages to train; empty for all stages of the file.
         export: folder of the assembled pair; None: the pair is not assembled.
-        torch_device: torch device that training runs on.
+        torch_device: torch device that training and its metrics run on.
         data_folder: replaces the folder in the file's `data`.
 
     Raises:

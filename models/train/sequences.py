@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.attention import at_least_float32
 from models.sampling import guide
@@ -22,7 +22,7 @@ from models.train.data import DataConfig
 from models.train.image_sets import load_images
 from models.train.inputs import Inputs, digest_of, digest_of_bytes
 from models.train.layout import layout_of
-from models.train.loop import MOST_IMAGES, LoopSettings, TrainResult
+from models.train.loop import MOST_IMAGES, LoopSettings, TrainResult, moved
 from models.train.order import evenly_spread, shuffled_indices
 from models.train.tokens import SceneTokens, scene_tokens
 from models.transformer import Transformer
@@ -119,12 +119,13 @@ class Sequences:
         other.train = SceneTokens(codes, [self.train.captions[i] for i in index])
         return other
 
-    def held_out_batches(self, size: int, most: int | None = None) -> Iterator[Batch]:
-        """Yield every held-out sequence once, in order, or `most` of them (`evenly_spread`)."""
+    def held_out_batches(self, size: int, most: int | None = None, beside: nn.Module | None = None) -> Iterator[Batch]:
+        """Yield every held-out sequence once, in order, or `most` of them (`evenly_spread`), on the torch device of `beside`."""
+        where = "cpu" if beside is None else next(beside.parameters()).device
         chosen = evenly_spread(len(self.held_out.codes), most)
         for first in range(0, len(chosen), size):
             index = chosen[first : first + size]
-            yield self._gather(self.held_out, index, np.zeros(len(index), dtype=bool))
+            yield moved(self._gather(self.held_out, index, np.zeros(len(index), dtype=bool)), where)
 
     def _gather(self, source: SceneTokens, index: np.ndarray, null: np.ndarray) -> Batch:
         padded = [left_pad(self.text.encode(source.captions[i]), self.text.slots) for i in index]

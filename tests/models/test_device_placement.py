@@ -4,6 +4,7 @@
 Like CUDA tensors, they refuse operations with CPU tensors and conversion to numpy.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,15 @@ from models.pair import load_pair
 from models.recording import load_models, recorder_of
 from models.sampling import guide
 from models.train.cloud import CloudConfig, CloudStage
+from models.train.cloud import evaluate as evaluate_cloud
 from models.train.device import DeviceConfig, DeviceStage
+from models.train.device import evaluate as evaluate_device
 from models.train.drafter import DrafterConfig, DrafterStage
+from models.train.drafter import evaluate as evaluate_drafter
 from models.train.loop import moved, train
 from models.train.patches import set_patch_codes
 from models.train.phi import PhiConfig, PhiStage
-from models.train.rollouts import decode
+from models.train.phi import evaluate as evaluate_phi
 from models.train.sequences import Batch
 from models.train.tokens import SceneTokens
 from models.vq import VQConfig, VQModel
@@ -219,6 +223,7 @@ class Drawn:
         self.shape = shape
         rng = stream(0, "test.placement.sequences")
         self.codebook = torch.from_numpy(rng.standard_normal((shape.vocab_size, 4))).float()
+        self.seed = 0
         self.train = SceneTokens(rng.integers(shape.vocab_size, size=(8, shape.tokens)).astype(np.uint16), [])
 
     def batch(self, stage: str, step: int, size: int, null_captions: float) -> Batch:
@@ -230,6 +235,12 @@ class Drawn:
             torch.arange(size) % 2 == 1,
             torch.from_numpy(rng.integers(2, size=(size, 3, shape.tokens))),
         )
+
+    def held_out_batches(
+        self, size: int, most: int | None = None, beside: torch.nn.Module | None = None
+    ) -> Iterator[Batch]:
+        assert beside is not None  # all metrics are measured where the models lie
+        yield moved(self.batch("held-out", 0, 2, 0.0), next(beside.parameters()).device)
 
 
 @pytest.mark.usefixtures("gpu", "undrawn")
@@ -258,10 +269,10 @@ def test_stages_train_where_their_model_lies(tmp_path: Path) -> None:
 
     cloud = trained(CloudStage(config, data))
     device = trained(DeviceStage(DeviceConfig.model_validate({**turned, **guided, "token_steps": 1}), cloud, data))
-    trained(PhiStage(PhiConfig.model_validate({**common, **guided, "bottleneck": 8}), cloud, device, data))
-    trained(DrafterStage(DrafterConfig.model_validate({**common, "positions": 2}), cloud, data))
-    near, far = device.to("gpu").eval(), cloud.to("gpu").eval()
-    batch = moved(data.batch("rollouts", 0, 2, 0.0), "gpu")
-    u = stream(0, "test.placement.u").random(tuple(batch.tokens.shape))
-    found = [decode(near, far, batch, 0.4, sampled, u, 1.5) for sampled in (True, False)]
-    assert all(one.tokens.device == GPU for one in found)
+    phi = trained(PhiStage(PhiConfig.model_validate({**common, **guided, "bottleneck": 8}), cloud, device, data))
+    drafter = trained(DrafterStage(DrafterConfig.model_validate({**common, "positions": 2}), cloud, data))
+    near, far, added, drafts = (model.to("gpu").eval() for model in (device, cloud, phi, drafter))
+    assert math.isfinite(evaluate_cloud(far, data)["nats_per_token"])
+    assert math.isfinite(evaluate_device(near, far, data, 1.5, gated=True)["gated"]["sampled"]["kl_nats"])
+    assert math.isfinite(evaluate_phi(added, far, near, data, 1.5)["in_place_kl_nats"])
+    assert math.isfinite(evaluate_drafter(drafts, far, data)["distance"])
