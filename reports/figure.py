@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import logging
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import matplotlib as mpl
@@ -21,7 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, fontManager
+from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -35,9 +38,11 @@ from simulator.results.columns import interval_columns
 INK, MUTED, GRID = "#1b1f24", "#5c6470", "#e4e7eb"
 COMPACT_BELOW = 5.0  # inches; a narrower figure is for a column of a paper: smaller type, panels below one another
 TITLE_LINES = 5  # most lines of a title; more would leave too little space for the plot
+FONT = "DejaVu Sans"
+NO_LETTERS = "Last Resort"  # draws a box for every character; matplotlib falls back to it by itself
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # one family: matplotlib looks up each further one for every text
+    "font.sans-serif": [FONT],  # one family: matplotlib looks up each further one for every text
     "font.size": 9.0,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -131,7 +136,35 @@ def styled(form: Form = PAGE) -> Iterator[None]:
 
 
 def render(figure: Figure, form: str) -> bytes:
-    """Render the figure as "png", "svg" or "pdf". Equal figures give equal bytes. The layout is computed once for all formats."""
+    """Render the figure as "png", "svg" or "pdf". Equal figures give equal bytes. The layout is computed once for all formats.
+
+    Characters that the plots' font lacks, such as Chinese ones, are taken from a font of this system that has most of them.
+    """
+    lacks = lacking(figure)
+    if font := _font_with(lacks, form):
+        for text in figure.findobj(Text):
+            if isinstance(text, Text) and lacks & set(text.get_text()):
+                text.set_fontfamily([FONT, font])
+    with _no_word_of_weights():
+        return _rendered(figure, form)
+
+
+@contextmanager
+def _no_word_of_weights() -> Iterator[None]:
+    """Keep matplotlib from logging that a font of other letters has no bold face."""
+    logger = logging.getLogger("matplotlib.font_manager")
+
+    def of_other(record: logging.LogRecord) -> bool:
+        return "font weight" not in record.getMessage()
+
+    logger.addFilter(of_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_other)
+
+
+def _rendered(figure: Figure, form: str) -> bytes:
     laid_out(figure)
     buffer = io.BytesIO()
     if form == "png":
@@ -142,6 +175,40 @@ def render(figure: Figure, form: str) -> bytes:
     if form == "svg":  # gids of methods are not unique, so they cannot be ids
         return re.sub(rf' id="{MARK}([^"]*)"', r' data-method="\1"', buffer.getvalue().decode()).encode()
     return buffer.getvalue()
+
+
+def lacking(figure: Figure, form: str = "") -> frozenset[str]:
+    """Return the characters of a figure that the plots' font lacks; with a form those that no font of this system has for it either."""
+    used = frozenset(char for text in texts(figure) for char in text if not char.isspace())
+    lacks = used - _held_by(findfont(FONT), used)
+    font = _font_with(lacks, form) if form else ""
+    return lacks - _held_by(findfont(font), lacks) if font else lacks
+
+
+@lru_cache
+def _held_by(path: str, chars: frozenset[str]) -> frozenset[str]:
+    """Return those of the characters that a font file has."""
+    try:
+        font = FT2Font(path)
+    except (OSError, RuntimeError):  # removed since matplotlib listed it, or not readable
+        return frozenset()
+    return frozenset(char for char in chars if font.get_char_index(ord(char)))
+
+
+@lru_cache
+def _font_with(lacks: frozenset[str], form: str) -> str:
+    """Return the name of the installed font that has most of the characters; empty if none has any.
+
+    Text of an SVG is drawn by its viewer, with the viewer's fonts. A PDF embeds TrueType files only.
+    """
+    if not lacks or form == "svg":
+        return ""
+    fonts = [font for font in fontManager.ttflist if not font.name.startswith(NO_LETTERS)]
+    if form == "pdf":
+        fonts = [font for font in fonts if font.fname.lower().endswith(".ttf")]
+    fonts.sort(key=lambda font: (font.weight != 400, font.style != "normal", font.name, font.fname))
+    best = max(fonts, key=lambda font: len(_held_by(font.fname, lacks)), default=None)  # the first of equal ones
+    return best.name if best is not None and _held_by(best.fname, lacks) else ""
 
 
 def laid_out(figure: Figure) -> None:

@@ -106,13 +106,20 @@ def plot(
     file_format = file_format or ending or "pdf"
 
     from ciar_sim.cli.common import refuse_unwritable, write_files
-    from reports.figure import render, styled, texts
+    from reports.figure import lacking, render, styled, texts
 
     refuse_unwritable(out)
     names = (methods or "").split(",")
     name, draw = _drawing(run_folder, kind, names, by, where)
     with styled(form):
-        data = render(draw(form), file_format)
+        figure = draw(form)
+        data = render(figure, file_format)
+    if boxes := "".join(sorted(lacking(figure, file_format))) if file_format != "svg" else "":
+        shown = boxes if len(boxes) <= 12 else f"{boxes[:12]}..."
+        click.echo(
+            f"note: no font for {shown}: boxes in the figure; install one, or use --format svg, which keeps text",
+            err=True,
+        )
     stem = re.sub(r"[^\w.-]+", "-", name)
     path = out or Path(f"{stem}-{kind}.{file_format}")
     write_files(path.parent, {path.name: data})

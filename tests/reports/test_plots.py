@@ -14,9 +14,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from reports.build import at_a_glance, build_report
-from reports.figure import Form, finish, new_figure, styled, wrapped_title
+from reports.figure import Form, finish, lacking, new_figure, render, styled, wrapped_title
 from reports.findings import find
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
@@ -354,3 +355,22 @@ def test_threads_draw_in_turn_and_leave_the_programs_style() -> None:
     first.join()
     second.join()
     assert (entered, status, dict(mpl.rcParams)) == ([1, 2], 0, before)
+
+
+@pytest.mark.parametrize("form", ["png", "pdf"])
+def test_letters_that_the_font_lacks_are_taken_from_another(form: str) -> None:
+    """STIXGeneral, which matplotlib has, stands for a Chinese font: DejaVu Sans lacks this letter. No font has the last code point."""
+    with styled():
+        figure = new_figure(3.0, 2.0)
+        ax = figure.subplots()
+        ax.set_title("z\u1d8e z")
+        assert lacking(figure) == {"\u1d8e"}
+        assert not lacking(figure, form)
+        assert render(figure, form)
+        assert ax.title.get_fontfamily() == ["sans-serif"]  # the centred title, which is empty
+        (title,) = (text for text in figure.findobj(Text) if isinstance(text, Text) and "z" in text.get_text())
+        assert title.get_fontfamily()[0] == "DejaVu Sans"
+        assert len(title.get_fontfamily()) == 2
+        ax.set_title("z\U0010fffd z")
+        assert lacking(figure, form) == lacking(figure, "svg") == {"\U0010fffd"}
+        assert render(figure, form)
