@@ -41,6 +41,14 @@ Rate = Annotated[float, Field(gt=0, le=1e7), AfterValidator(_not_absurd)]
 RttMs = Annotated[float, Field(ge=0, le=600_000)]
 LossPct = Annotated[float, Field(ge=0, le=90)]
 
+OTHER_NAMES = {
+    "4g": "lte",
+    "wlan": "wifi",
+    "ethernet": "lan",
+    "fiber": "fibre",
+    "starlink": "leo",
+}  # of presets, for hints
+
 
 class PresetNetwork(Mobile):
     """A preset of the network catalogue, optionally with changed figures.
@@ -83,7 +91,13 @@ class PresetNetwork(Mobile):
     def _exists(cls, preset: str) -> str:
         name, known = catalogue.canonical("networks", preset), catalogue.names("networks")
         if name not in known:
-            refuse(f"is not a known preset, got {found_text(preset)}{did_you_mean(preset, known)}")
+            file = "." in preset or "/" in preset
+            hint = (
+                f"; for a trace: network: {{trace: {preset}}}"
+                if file
+                else did_you_mean(OTHER_NAMES.get(preset.lower(), preset), known)
+            )
+            refuse(f"is not a known preset, got {found_text(preset)}{hint}")
         return name
 
     @field_validator("radio")

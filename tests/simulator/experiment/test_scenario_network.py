@@ -149,6 +149,8 @@ def test_rates_with_gaps_keep_their_means(tmp_path: Path) -> None:
         ("preset: wifi, rate: constant", "rate has no effect: rates of wifi are constant"),
         ("preset: lte, rate: lte-gap", "rate is not a known way to vary, got 'lte-gap' (text); did you mean lte-gaps?"),
         ("preset: lte, rate: {slow_s: 1}", "rate.slow_share is missing"),
+        ("preset: 4G", "preset is not a known preset, got '4G' (text); did you mean lte?"),
+        ("preset: up.csv", "preset is not a known preset, got 'up.csv' (text); for a trace: network: {trace: up.csv}"),
         ("preset: LTE", "preset is not a known preset, got 'LTE' (text); did you mean lte?"),
     ],
 )
