@@ -258,7 +258,10 @@ def _scales(ax: Axes, drawn: RegimeMap) -> None:
             logarithmic(ax, which)
         if len(values) > 1:
             edges = _edges(values, log) if drawn.y is not None else values
-            ax.set(**{f"{which}lim": (float(edges[0]), float(edges[-1]))})
+            least = (
+                max(float(edges[0]), 0.0) if values[0] > 0 else float(edges[0])
+            )  # no cell of positive values reaches below 0
+            ax.set(**{f"{which}lim": (least, float(edges[-1]))})
 
 
 def _edges(values: np.ndarray, log: bool) -> np.ndarray:

@@ -52,6 +52,13 @@ def test_nothing_leaves_a_column(tmp_path: Path, kind: str) -> None:
     assert box.y1 <= figure.get_figheight() + 0.02
 
 
+def test_no_cell_of_positive_values_reaches_below_zero(drawn_maps: tuple[Path, Path]) -> None:
+    """The cell around the lower of the rates 1 and 10 Mbit/s would, on a linear axis."""
+    ax = regime_map(read_map(drawn_maps[1]), COLUMN).axes[0]
+    assert ax.get_yscale() == "linear"
+    assert ax.get_ylim() == (0.0, 14.5)
+
+
 def test_curves_along_a_logarithmic_axis_are_linear_in_its_number(tmp_path: Path) -> None:
     """The curves then meet at the break-even."""
     line, _ = write_maps(tmp_path)
