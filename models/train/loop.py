@@ -20,22 +20,17 @@ count, an interrupted and resumed run then ends with the same bits as an uninter
     result = train(stage, LoopSettings(steps=2000, learning_rate=1e-3), out_dir)      # call again to resume
     result.averaged                          # state dict: the exponential moving average of the weights
 
-The learning rate is a function of the step only; `max_minutes` stops early with a message and does not change the schedule.
-`out_dir` receives checkpoint.pt, loss.csv and, at the end, loss.png and inputs.json.
-"""
+The learning rate is a function of the step only; `max_minutes` and Ctrl-C stop early and do not change the schedule. `out_dir` receives
+checkpoint.pt, loss.csv and, at the end, loss.png and inputs.json."""
 
 import csv
 import io
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -47,6 +42,7 @@ from torch import Tensor, nn
 from models.state import refuse_misfits, refuse_nonfinite
 from models.train.inputs import Inputs, difference, write_inputs
 from models.train.muon import Muon
+from models.train.stops import stops_between_steps
 from simulator.core.errors import WeightsError, first_line
 from simulator.core.files import write_atomically
 from simulator.core.part import Part, items
@@ -156,7 +152,7 @@ def train(
     )
     checkpointed = time.monotonic()
     logged: Mapping[str, float | Tensor] | None = None
-    with _stops_between_steps() as stopped:
+    with stops_between_steps() as stopped:
         with ThreadPoolExecutor(1) as pool, Progress(*columns, console=console) as progress:
             task = progress.add_task("training", total=settings.steps, completed=training.step)
             coming = pool.submit(stage.batch, training.step)
@@ -176,42 +172,11 @@ def train(
                     training.save()
                     checkpointed = time.monotonic()
             coming.result()
-        if stopped() and logged is not None:
-            training.refuse_divergence(logged)
-            training.save()
-    if logged is not None:
-        training.refuse_divergence(logged)  # `max_minutes` may stop at a step that is not logged
+        if logged is not None:
+            training.refuse_divergence(logged)  # `max_minutes` or a signal may stop at a step that is not logged
+            if stopped():
+                training.save()
     return training.finish()
-
-
-@contextmanager
-def _stops_between_steps() -> Iterator[Callable[[], bool]]:
-    """Hold SIGINT and SIGTERM back, since a step that is cut cannot be continued. Yield a function that tells whether one came.
-
-    The signal goes to its own handler at the end of the block; a second one goes there at once.
-    """
-    came: list[int] = []
-    own: dict[int, Any] = {}
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if came:
-            own[number](number, frame)
-        came.append(number)
-
-    if threading.current_thread() is threading.main_thread():  # which alone receives signals
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        own = {
-            number: handler for number, handler in handlers.items() if callable(handler)
-        }  # not ignored, not the system's own
-        for number in own:
-            signal.signal(number, hold)
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in own.items():
-            signal.signal(number, handler)
-    if came:
-        own[came[0]](came[0], None)
 
 
 class _Training:
