@@ -125,7 +125,7 @@ def significant(value: float, digits: int = 3) -> str:
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.{digits - 1}e}"
     decimals = digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 has one less
-    return f"{value:.{decimals}f}" if decimals <= digits + 2 else f"{value:.{digits - 1}e}"
+    return f"{value:.{decimals}f}" if decimals <= digits + 3 else f"{value:.{digits - 1}e}"
 
 
 def clipped(text: str, width: int = 36) -> str:

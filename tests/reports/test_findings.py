@@ -47,6 +47,7 @@ def test_numbers_have_three_digits_and_no_data_is_a_dash() -> None:
         12.345: "12.3",
         1234.6: "1,235",
         0.00456: "0.00456",
+        3.14e-4: "0.000314",  # a cost in dollars
         4.56e-6: "4.56e-06",
     }
     values |= {math.nan: "–", math.inf: "∞"}
