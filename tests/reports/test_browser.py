@@ -147,7 +147,7 @@ def test_on_paper_every_page_of_the_table_has_a_header(browser: Any, page: Path)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     heads = "return [...document.querySelectorAll('#cases thead th')].map(h => "
     assert run(f"{heads}h.innerText.trim())")[:3] == [""] * 3
-    assert run(f"{heads}getComputedStyle(h, '::after').content)")[:3] == ['"method"', '"condition"', '"images"']
+    assert run(f"{heads}getComputedStyle(h, '::after').content)")[:3] == ['"method"', '"condition"', '"latency (s)"']
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
