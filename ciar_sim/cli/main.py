@@ -1,6 +1,7 @@
 """The program `ciar-sim`, with all its commands."""
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,8 @@ class Program(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         # The default garbage-collection thresholds cost a seventh of the time of loading modules, and a twentieth of a run.
         gc.set_threshold(50_000, 20, 20)
+        # A notebook hands its own backend on, which matplotlib refuses where the notebook's packages are not installed. No plot uses it.
+        os.environ["MPLBACKEND"] = "agg"
         arguments = list(sys.argv[1:] if args is None else args)
         for number, argument in enumerate(arguments, start=1):
             problem = unusable(argument)

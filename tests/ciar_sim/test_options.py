@@ -215,3 +215,10 @@ def test_a_folder_is_no_trace(name: str) -> None:
     """Such a path has no name either, which the file of a plot would take."""
     found = CliRunner().invoke(main, ["traces", "show", name])
     assert (found.exit_code, found.stderr) == (2, f"Error: {name}: cannot be read: Is a directory\n")
+
+
+def test_the_backend_of_a_notebook_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the notebook's packages are not installed, matplotlib ended every run in a traceback."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    assert CliRunner().invoke(main, ["--version"]).exit_code == 0
+    assert os.environ["MPLBACKEND"] == "agg"
