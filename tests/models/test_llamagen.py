@@ -442,8 +442,7 @@ def test_half_precision_rounds_no_class(folder: Path) -> None:
 def test_a_drafter_of_another_width_is_refused(folder: Path, tmp_path: Path) -> None:
     state = torch.load(folder / "drafter" / "pytorch_model.bin", weights_only=True)
     state["fc.weight"] = torch.zeros(8, 16)
-    del state["fc.bias"]
-    state["layers.0.input_layernorm.weight"] = torch.ones(16)
+    state["layers.0.input_layernorm.weight"] = state.pop("fc.bias")
     torch.save(state, tmp_path / "pytorch_model.bin")
     assert (
         "fc.bias is missing, needed [16]; fc.weight has shape [8, 16], needed [16, 32]; "
