@@ -9,8 +9,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +72,13 @@ def record_in_processes(
     left = {spec.key(): spec for part in divided for spec in part}
     total, cached = float(image_tokens * len(left)), RecordingCache(cache)
     pool = ProcessPoolExecutor(max_workers=jobs, env={"OMP_NUM_THREADS": str(threads)})
+    # One for each process: the pool's own thread fails if it still has parts to hand out when the pool is ended.
+    tasks = (pool.submit(_record_part, part, pair, max_batch, cache, threads, os.getpid()) for part in divided)
     try:
-        tasks = [pool.submit(_record_part, part, pair, max_batch, cache, threads, os.getpid()) for part in divided]
-        look_s = 0.0
+        under_way, look_s = set(islice(tasks, jobs)), 0.0
         while left:
-            done, under_way = wait(tasks, max(LOOK_S, look_s / LOOK_SHARE), FIRST_EXCEPTION)
+            done, under_way = wait(under_way, max(LOOK_S, look_s / LOOK_SHARE), FIRST_COMPLETED)
+            under_way |= set(islice(tasks, len(done)))
             begin = time.perf_counter()
             there = [key for key in left if cached.has(key)]
             look_s = time.perf_counter() - begin

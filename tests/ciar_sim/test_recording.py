@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,21 @@ def test_a_process_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     specs = sessions("", ["base"], 2)
     with pytest.raises(RecordingError, match=r"was killed.*finished sessions are kept.*--record-jobs"):
         list(recording.record_in_processes([specs[:1], specs[1:]], 2, "scenes", 1, tmp_path, TOKENS, print))
+
+
+def test_an_interrupt_leaves_no_error_of_the_pool_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread failed with a traceback if it still had parts to hand out. An error in a thread fails a test."""
+    begun = tmp_path / "begun"
+
+    def stop(done: float, total: float) -> None:
+        if begun.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "_record_part", lambda *_: (begun.touch(), time.sleep(60.0)))
+    monkeypatch.setattr(recording, "LOOK_S", 0.01)
+    specs = sessions("", ["base"], 8)
+    with pytest.raises(KeyboardInterrupt):
+        list(recording.record_in_processes([[spec] for spec in specs], 2, "scenes", 1, tmp_path, TOKENS, stop))
 
 
 def test_the_error_of_a_process_names_its_prompt() -> None:
