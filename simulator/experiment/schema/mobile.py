@@ -141,7 +141,8 @@ class Mobile(Queue):
         if fair and self.cross_traffic is not None:
             for way in ("up", "down"):
                 if getattr(self.cross_traffic, way) == "video":
-                    refuse("must be greedy or {busy_s, quiet_s} with sharing: proportional-fair", "cross_traffic", way)
+                    allowed = "must be greedy or {busy_s, quiet_s} with sharing: proportional-fair, got video"
+                    refuse(allowed, "cross_traffic", way)
         for key in ("congestion_control", "idle_timeout_s"):
             if fair and getattr(self, key, None) is not None:
                 refuse(

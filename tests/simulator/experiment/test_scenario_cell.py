@@ -143,7 +143,7 @@ FAIR = "network: {preset: lte, devices_per_cell: 9, sharing: proportional-fair}\
         ),
         (
             FAIR.replace("}", ", cross_traffic: {up: greedy, down: video}}"),
-            "network.cross_traffic.down must be greedy or {busy_s, quiet_s} with sharing: proportional-fair",
+            "network.cross_traffic.down must be greedy or {busy_s, quiet_s} with sharing: proportional-fair, got video",
         ),
         (FAIR.replace("}", ", wifi: {stations: 1}}"), "network.wifi does not go with sharing: proportional-fair"),
         (
