@@ -118,11 +118,9 @@ class EagleDrafter(CachedDecoder):
         return y
 
     def _rope_table(self) -> Tensor:
-        return (
-            line_rope_table(self.config, self.config.positions + OVERHANG)
-            if self.reads_prompt
-            else super()._rope_table()
-        )
+        if self.reads_prompt:
+            return line_rope_table(self.config, self.config.positions + OVERHANG)
+        return super()._rope_table()
 
 
 def drafter_config(

@@ -132,7 +132,7 @@ def _in_processes(files: Callable[[str], dict[str, bytes]], names: list[str]) ->
     if processes > 1:
         with suppress(LostProcessError):
             drawn.update(forked(files, names, processes, PATIENCE_S))
-    return {file: data for name in names for file, data in (drawn.get(name) or files(name)).items()}
+    return {file: data for name in names for file, data in (drawn[name] if name in drawn else files(name)).items()}
 
 
 def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:

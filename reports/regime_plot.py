@@ -258,9 +258,8 @@ def _scales(ax: Axes, drawn: RegimeMap) -> None:
             logarithmic(ax, which)
         if len(values) > 1:
             edges = _edges(values, log) if drawn.y is not None else values
-            least = (
-                max(float(edges[0]), 0.0) if values[0] > 0 else float(edges[0])
-            )  # no cell of positive values reaches below 0
+            # No cell of positive values reaches below 0.
+            least = max(float(edges[0]), 0.0) if values[0] > 0 else float(edges[0])
             ax.set(**{f"{which}lim": (least, float(edges[-1]))})
 
 

@@ -121,10 +121,8 @@ def _cells(
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     box = ax.get_position()
     assert isinstance(ax.figure, Figure)
-    wide, tall = (
-        0.75 * box.width * ax.figure.get_figwidth(),
-        0.75 * box.height * ax.figure.get_figheight(),
-    )  # without labels
+    # Inches without labels.
+    wide, tall = 0.75 * box.width * ax.figure.get_figwidth(), 0.75 * box.height * ax.figure.get_figheight()
     size = 5.0 if form.compact else 7.0
     text: dict[tuple[int, ...], str] = {}
     for digits in (3, 2):  # as many as fit

@@ -38,11 +38,8 @@ NAMES = {
     "workload.arrivals.poisson_per_s": "Poisson arrivals",
     "workload.arrivals.bursty_per_s": "bursty arrivals",
 }
-KEYS_OF_SETTINGS = {
-    "call_pct": "threshold",
-    "prompts": "threshold",
-    "top_p": "local",
-}  # by key: `simulator.experiment.axes.FORMS`
+# By key, see `simulator.experiment.axes.FORMS`.
+KEYS_OF_SETTINGS = {"call_pct": "threshold", "prompts": "threshold", "top_p": "local"}
 NAMED_KEYS = ("run", "network", "network.preset", "network.trace")  # their values are names that need no key
 
 

@@ -139,8 +139,6 @@ class Prepared:
         self.cases, _ = search_thresholds(self.cases, bench.manifest, bench.models.captions, bench.source)
         self.plan = Plan(self.cases, bench.manifest, bench.models.captions)
         self.recordings = self.plan.record(bench.source)
-        for case in self.cases:  # simulated many times, in processes that have what is priced now
-            self.costs.priced(case, [self.recordings[key] for key in self.plan.of_case[case.index]], {})
         self._simulated: dict[int, Simulated] = {}
         self._quality: dict[Any, CaseRecords] = {}
 
@@ -169,6 +167,9 @@ class Prepared:
         Raises:
             CiarSimError: One of them cannot be simulated.
         """
+        for case in {case.index: case for case, _ in variants}.values():
+            # Priced here once: what a forked process prices is gone with it, and replays are many.
+            self.costs.priced(case, [self.recordings[key] for key in self.plan.of_case[case.index]], {})
         first = max(self.plan.of_case) + 1
         made = []
         for number, (case, scenario) in enumerate(variants, start=first):

@@ -220,9 +220,8 @@ class Eagle2:
         self.settings = settings
         self.dim = pair.manifest.cloud.dim
         self.caption_slots = pair.manifest.caption_slots
-        self.reads_prompt = isinstance(
-            pair.manifest.cloud, LlamaConfig
-        )  # whether the drafter reads the prompt's tokens
+        # Whether the drafter reads the prompt's tokens.
+        self.reads_prompt = isinstance(pair.manifest.cloud, LlamaConfig)
 
     # --- what variants replace
 

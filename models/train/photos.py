@@ -38,9 +38,8 @@ from simulator.core.files import open_file
 COLUMNS = ("id", "split", "category", "kind", "type", "colour", "use", "title")
 SPLITS: tuple[Side, Side] = ("train", "held-out")
 CAPTION_WORDS = 16  # maximum length of a caption, and number of slots of the encoder
-PREPARED = (
-    b"upright, padded with white, Lanczos, 2"  # preparation of the images; the name of the cached array depends on it
-)
+# Preparation of the images. The name of the cached array depends on it.
+PREPARED = b"upright, padded with white, Lanczos, 2"
 
 # Words of product titles that describe what is visible: target group, pattern, cut, material, further colours.
 TITLE_WORDS = frozenset(

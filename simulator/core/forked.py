@@ -39,11 +39,11 @@ def forked(
         Exception: An error of `work`, which ends the iteration.
     """
     context = multiprocessing.get_context("fork")
-    left = iter(enumerate(items))
+    left = iter(range(len(items)))
     children: list[tuple[Any, Connection]] = []
     doing: dict[Connection, int] = {}  # number of the item
     try:
-        for number, _ in islice(left, processes):
+        for number in islice(left, processes):
             ours, theirs = context.Pipe()
             inherited = [*(connection for _, connection in children), ours]
             child = context.Process(target=_serve, args=(work, items, theirs, inherited), daemon=True)
@@ -67,7 +67,7 @@ def forked(
                     raise LostProcessError("killed") from None
                 if error is not None:
                     raise error
-                for number, _ in islice(left, 1):
+                for number in islice(left, 1):
                     connection.send(number)
                     doing[connection] = number
                 yield done, result

@@ -219,9 +219,8 @@ def _sweep_place(scenario: Scenario, whole: dict[str, Any], path: str, fail: Cal
             raise fail(f"names nothing: {dotted(place[:depth]) or 'a scenario'} has no {key}{did_you_mean(key, known)}")
         node = node[key]
     if isinstance(node, dict | list | tuple):
-        named = [
-            key for key in ("preset", "hardware") if isinstance(node, dict) and key in node
-        ]  # what a lone word stands for
+        # A lone word stands for one of these.
+        named = [key for key in ("preset", "hardware") if isinstance(node, dict) and key in node]
         inner = f"; did you mean {path}.{named[0]}?" if named else ";" if isinstance(node, dict) else ""
         inner += f" it holds {', '.join(node)}" if isinstance(node, dict) else ""
         raise fail(f"names no single setting{inner}")
@@ -262,9 +261,8 @@ def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]
 
 def _check_key(entry: MethodEntry, setting: str, key: str, said: str, fail: Callable[[str], Exception]) -> None:
     """Raise the error of `fail` if the value of a setting has no such key. said: the setting and its method, for the message."""
-    value = (
-        entry.target if setting == "threshold" else getattr(entry, setting)
-    )  # without a threshold the target is the default
+    # Without a threshold the target is the default.
+    value = entry.target if setting == "threshold" else getattr(entry, setting)
     if not isinstance(value, BaseModel):
         form = FORMS.get(setting)
         hint = f"; give the method {setting}: {{{key}: ...}}" if form and key in form.model_fields else ""

@@ -169,9 +169,8 @@ class CostTable:
             device, cloud, pricing = self.costs[self._key(choice)]
             runs_on, known = (cloud, pricing.drafter) if in_cloud else (device, pricing.device_drafter)
             if isinstance(known, RooflineCosts | MeasuredCosts):
-                source = {
-                    name: found for name, found in known.provenance.items() if name != "extrapolated"
-                }  # the side's own says it
+                # The side's own entry says what was extrapolated.
+                source = {name: found for name, found in known.provenance.items() if name != "extrapolated"}
                 self.drafters.setdefault(self._key(choice), {})[side] = source
             elif isinstance(runs_on, MeasuredCosts):
                 model, measured = choice.cloud.model, runs_on.profile.model

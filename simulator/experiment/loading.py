@@ -63,9 +63,8 @@ def load_with_source(
     scenario = _validate(data, source)  # before the options, which refer to methods by label
     if sets:
         data = json.loads(json.dumps(data))  # a copy without YAML aliases, so that an option changes one place only
-        for option in sorted(
-            sets, key=lambda option: not option.startswith("sweep=")
-        ):  # what is no longer swept can be set
+        # The sweep first: what it no longer sweeps can be set.
+        for option in sorted(sets, key=lambda option: not option.startswith("sweep=")):
             set_option(data, option, scenario, source)
     added = sweep_options(axes, choice or Choice(), source)
     if added:

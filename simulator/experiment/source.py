@@ -32,9 +32,8 @@ class ScenarioSource:
         for end in range(len(place), -1, -1):
             if place[:end] in self.options:
                 return self.options[place[:end]]
-            replaced = any(
-                place[:before] in self.options for before in range(end)
-            )  # by an option, for a part around it
+            # An option for a part around it replaced it.
+            replaced = any(place[:before] in self.options for before in range(end))
             if place[:end] in self.document.lines and not replaced:
                 return f"{self.document.name}:{self.document.lines[place[:end]]}"
         return self.document.where(())

@@ -78,9 +78,8 @@ class Other:
         self._traffic = traffic
         self._stream = stream
         self._begins_busy = bool(stream.random() < traffic.busy_share)
-        self._ends_s: list[float] = [
-            self._turn_s(self._begins_busy)
-        ]  # the rest of an exponential turn is like a whole one
+        # Ends of its turns. The rest of an exponential turn is like a whole one.
+        self._ends_s: list[float] = [self._turn_s(self._begins_busy)]
 
     def _turn_s(self, busy: bool) -> float:
         mean_s = self._traffic.busy_s if busy else self._traffic.quiet_s
@@ -123,9 +122,8 @@ class FairCell:
         self._other = other
         self._queues: dict[int, deque[_Job]] = {}  # by user, for users that have something to send
         self._served_s = 0.0  # time until which all queues are served
-        self._alarm: Scheduled | None = (
-            None  # at the end of the next message, or of the other traffic's turn if that is earlier
-        )
+        # At the end of the next message, or of the other traffic's turn if that is earlier.
+        self._alarm: Scheduled | None = None
 
     @property
     def users(self) -> int:

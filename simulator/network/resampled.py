@@ -57,9 +57,8 @@ class Blocks:
             raise ValueError(f"blocks need block_s and period_s > 0, got {block_s} and {period_s}")
         self._block_s, self._period_s, self._streams = block_s, period_s, streams
         self._stretch_s = STRETCH * block_s
-        self._known: dict[
-            int, tuple[list[float], list[float]]
-        ] = {}  # begins of blocks, and of the trace in them, by stretch
+        # By stretch: begins of its blocks, and what to add for the place in the trace.
+        self._known: dict[int, tuple[list[float], list[float]]] = {}
         self._block = (math.inf, -math.inf, 0.0)  # latest result of `at`
 
     def wire(self, capacity: Capacity, shared: bool) -> Wire:

@@ -41,13 +41,8 @@ Rate = Annotated[float, Field(gt=0, le=1e7), AfterValidator(_not_absurd)]
 RttMs = Annotated[float, Field(ge=0, le=600_000)]
 LossPct = Annotated[float, Field(ge=0, le=90)]
 
-OTHER_NAMES = {
-    "4g": "lte",
-    "wlan": "wifi",
-    "ethernet": "lan",
-    "fiber": "fibre",
-    "starlink": "leo",
-}  # of presets, for hints
+# Other names of presets, for hints.
+OTHER_NAMES = {"4g": "lte", "wlan": "wifi", "ethernet": "lan", "fiber": "fibre", "starlink": "leo"}
 
 
 class PresetNetwork(Mobile):
