@@ -4,6 +4,7 @@
     python -m benchmarks.methods runs/method-table
 
 Figures are means over the images of a case. The last column is the share of tokens equal to those that base decodes greedily.
+docs/methods/README.md has the table and explains its columns.
 """
 
 from pathlib import Path
@@ -11,27 +12,24 @@ from pathlib import Path
 import click
 import pandas as pd
 
-# title, column of summary.csv, decimals
+# title, column of summary.csv, units of the column in one of the title
 COLUMNS = (
-    ("cloud call %", "cloud_call_pct", 2),
+    ("cloud calls %", "cloud_call_pct", 1),
     ("calls", "calls", 1),
-    ("bytes up", "bytes_up", 0),
-    ("bytes down", "bytes_down", 0),
+    ("kB up", "bytes_up", 1000),
+    ("kB down", "bytes_down", 1000),
     ("device passes", "device_passes", 1),
     ("cloud passes", "cloud_passes", 1),
-    ("as base greedy %", "base_greedy_pct", 2),
+    ("tokens as base %", "base_greedy_pct", 1),
 )
 
 
 def method_table(summary: pd.DataFrame) -> str:
     """Return a Markdown table with a row per case of a run's summary."""
-    lines = [
-        "| method | images | " + " | ".join(title for title, _, _ in COLUMNS) + " |",
-        "|---|" + "--:|" * (len(COLUMNS) + 1),
-    ]
+    lines = ["| method | " + " | ".join(title for title, _, _ in COLUMNS) + " |", "|---|" + "--:|" * len(COLUMNS)]
     for row in summary.to_dict("records"):
-        numbers = (f"{row[name]:,.{digits}f}" for _, name, digits in COLUMNS)
-        lines.append(f"| {row['method']} | {row['images']} | " + " | ".join(numbers) + " |")
+        numbers = (f"{row[name] / units:,.1f}" for _, name, units in COLUMNS)
+        lines.append(f"| {row['method']} | " + " | ".join(numbers) + " |")
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from simulator.experiment.loading import load_scenario
 from simulator.experiment.run import run_scenario
 from simulator.experiment.sweep import expand
 from simulator.protocol.cache import CachedSource, RecordingCache
+from simulator.protocol.methods import METHODS
 from simulator.results.columns import PARTS
 from tests.conftest import without_drawing
 
@@ -121,3 +122,5 @@ def test_the_shipped_scenarios_open_with_a_comment_and_load() -> None:
         scenario = load_scenario(path)
         assert scenario.name == path.stem
         assert expand(scenario)
+        if path.stem in ("all-methods", "method-table"):
+            assert {case.method.name for case in expand(scenario)} == set(METHODS)

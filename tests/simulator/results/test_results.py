@@ -58,9 +58,9 @@ def test_the_method_table_has_a_row_per_case() -> None:
     header, _, row = method_table(summary(case("base", [1.0, 3.0], columns=columns, quality=quality))).splitlines()
     assert (
         header
-        == "| method | images | cloud call % | calls | bytes up | bytes down | device passes | cloud passes | as base greedy % |"
+        == "| method | cloud calls % | calls | kB up | kB down | device passes | cloud passes | tokens as base % |"
     )
-    assert row == "| base | 2 | 0.00 | 0.0 | 2,000 | 0 | 4.5 | 0.0 | 75.00 |"
+    assert row == "| base | 0.0 | 0.0 | 2.0 | 0.0 | 4.5 | 0.0 | 75.0 |"
 
 
 def test_each_tier_has_a_row_of_its_own_requests() -> None:
