@@ -5,6 +5,7 @@ thread each are faster than one process with two threads, because most tensors o
 because large batches use it best.
 """
 
+import multiprocessing
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from functools import lru_cache
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ Report = Callable[[float, float], object]  # tokens decided, all tokens
 LEAST_TOKENS = 10_000
 LOOK_S = 0.5  # least interval between checks of the cache for new recordings
 LOOK_SHARE = 0.05  # largest share of the time for these checks, which look up every missing session
+TELL_S = 0.25  # least interval between two messages of a process on its progress
 
 
 def divided(
@@ -61,6 +64,9 @@ def record_in_processes(
 ) -> Recorded:
     """Record sessions on the CPU in `jobs` processes, which put them into the cache. Yield them in the order of completion.
 
+    The processes tell the tokens that they have decided through one pipe: a batch of sessions that advance together ends all at once, so
+    the number of finished sessions would show no progress for as long as a batch takes.
+
     Raises:
         RecordingError: A process was killed, or a recording disappeared from the cache or is damaged.
         CiarSimError: An error of recording.
@@ -71,9 +77,16 @@ def record_in_processes(
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // jobs))
     left = {spec.key(): spec for part in divided for spec in part}
     total, cached = float(image_tokens * len(left)), RecordingCache(cache)
-    pool = ProcessPoolExecutor(max_workers=jobs, env={"OMP_NUM_THREADS": str(threads)})
+    told, tell = multiprocessing.Pipe(duplex=False)  # all processes write to it; each short message in one piece
+    pool = ProcessPoolExecutor(
+        max_workers=jobs, env={"OMP_NUM_THREADS": str(threads)}, initializer=_tell_through, initargs=(tell,)
+    )
     # One for each process: the pool's own thread fails if it still has parts to hand out when the pool is ended.
-    tasks = (pool.submit(_record_part, part, pair, max_batch, cache, threads, os.getpid()) for part in divided)
+    tasks = (
+        pool.submit(_record_part, number, part, pair, max_batch, cache, threads, os.getpid())
+        for number, part in enumerate(divided)
+    )
+    decided = [0] * len(divided)  # tokens, by part
     try:
         under_way, look_s = set(islice(tasks, jobs)), 0.0
         while left:
@@ -87,11 +100,15 @@ def record_in_processes(
                 if recording is None:
                     raise RecordingError(f"a recording in the cache {cached.root} was damaged as soon as it was there")
                 yield left.pop(key), recording
+            while told.poll():
+                number, tokens = told.recv()
+                decided[number] = tokens
             for task in done:
-                task.result()
+                number = task.result()
+                decided[number] = image_tokens * len(divided[number])
             if not under_way and left:
                 raise RecordingError(f"{len(left)} recordings vanished from the cache {cached.root}")
-            report(total - image_tokens * len(left), total)
+            report(float(sum(decided)) if left else total, total)
     except TerminatedWorkerError:
         raise RecordingError(
             "a recording process was killed, perhaps for lack of memory; finished sessions are kept, and the same command continues "
@@ -99,25 +116,46 @@ def record_in_processes(
         ) from None
     finally:
         pool.shutdown(kill_workers=True)
+        told.close()
+        tell.close()
+
+
+_tell: Connection | None = None  # in a child process: where it tells its progress
+
+
+def _tell_through(connection: Connection) -> None:
+    global _tell
+    _tell = connection
 
 
 def _record_part(
-    part: Sequence[SessionSpec], pair: "PairRef", max_batch: int, cache: Path, threads: int, parent: int
-) -> None:
-    """Record sessions into the cache, in a child process that exits when its parent is gone."""
+    number: int, part: Sequence[SessionSpec], pair: "PairRef", max_batch: int, cache: Path, threads: int, parent: int
+) -> int:
+    """Record the sessions of a part into the cache, in a child process that exits when its parent is gone. Return the part's number."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     import torch
 
     from models.recording import recorder_of
 
-    def look(*numbers: int) -> None:
+    told_s = 0.0
+
+    def look(finished: int, sessions: int, decided: int, tokens: int) -> None:
+        nonlocal told_s
         if os.getppid() != parent:
             os._exit(1)
+        now = time.monotonic()
+        if _tell is not None and now - told_s >= TELL_S:
+            told_s = now
+            try:
+                _tell.send((number, decided))
+            except OSError:  # the parent is just ending
+                os._exit(1)
 
     torch.set_num_threads(threads)
     cached = RecordingCache(cache)
     for spec, recording in recorder_of(_pair(pair), max_batch, look).record(part):
         cached.put(spec.key(), recording)
+    return number
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ciar_sim.cli import recording
 from ciar_sim.cli.models import Models
@@ -92,6 +93,41 @@ def test_a_process_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     specs = sessions("", ["base"], 2)
     with pytest.raises(RecordingError, match=r"was killed.*finished sessions are kept.*--record-jobs"):
         list(recording.record_in_processes([specs[:1], specs[1:]], 2, "scenes", 1, tmp_path, TOKENS, print))
+
+
+def test_progress_of_processes_counts_tokens_of_unfinished_sessions(
+    tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood at 0 % until the first batch of sessions that advance together ended."""
+    specs = sessions(pair_manifest(tiny_pair_folder).weights_hash, ["base"], 4)
+    sent: list[tuple[int, int]] = []
+    with monkeypatch.context() as child:
+        child.setattr(signal, "signal", lambda *_: None)
+        child.setattr(recording, "TELL_S", 0.0)
+        child.setattr(recording, "_tell", SimpleNamespace(send=sent.append))
+        torch_threads = torch.get_num_threads()
+        assert recording._record_part(7, specs, tiny_pair_folder, 4, tmp_path, torch_threads, os.getppid()) == 7
+    assert {number for number, _ in sent} == {7}
+    decided = [tokens for _, tokens in sent]
+    assert decided == sorted(decided)
+    assert set(range(4, 4 * TOKENS, 4)) <= set(decided)
+
+    def half(number: int, *_: object) -> None:
+        recording._tell.send((number, 10 + number))  # type: ignore[union-attr]
+        time.sleep(60.0)
+
+    told: list[tuple[float, float]] = []
+
+    def stop(done: float, total: float) -> None:
+        told.append((done, total))
+        if done == 21.0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "_record_part", half)
+    monkeypatch.setattr(recording, "LOOK_S", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        list(recording.record_in_processes([specs[:2], specs[2:]], 2, "scenes", 2, tmp_path / "none", TOKENS, stop))
+    assert {total for _, total in told} == {4.0 * TOKENS}
 
 
 def test_an_interrupt_leaves_no_error_of_the_pool_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
