@@ -90,7 +90,7 @@ def finding(condition: str, cases: pd.DataFrame, metric: Metric = CLOUD_NLL, *, 
         several = not math.isnan(best["latency_mean_lo_s"])
         sentences += _quality_sentences(rows, bases) if several else ()
         if several and good and not is_base(best) and not base_quality(best):
-            heading += f"; at {bases[0]['label']}'s quality: {' or '.join(good)}"
+            heading += f"; at {bases[0]['label']}'s quality: {' or '.join(good)}{_single_gain(rows, good)}"
         if len(front) > 1:
             sentences.append(f"Pareto front of mean latency and {metric.title}, by the means: {', '.join(front)}.")
     return Finding(
@@ -127,6 +127,12 @@ def _latency_result(rows: list[pd.Series], bases: list[pd.Series]) -> tuple[str,
     text += "" if bases else " Base was not run, so there is no speed-up."
     speed = f" ({times(best['speedup'])}× base)" if bases else ""
     return f"{name} is fastest{speed}", text
+
+
+def _single_gain(rows: list[pd.Series], good: tuple[str, ...]) -> str:
+    """Return the speed-up of the one method in good, such as " (1.7×)", or "" if that is base or there are two."""
+    best = next(row for row in rows if row["label"] == good[0])
+    return "" if is_base(best) or len(good) > 1 else f" ({times(best['speedup'])}×)"
 
 
 def _gain(row: pd.Series) -> str:

@@ -35,6 +35,19 @@ def default_cache() -> Path:
     return Path(own) if own else platformdirs.user_cache_path("ciar-sim", appauthor=False)
 
 
+class Commands(click.Group):
+    """A group whose help lists its commands in the order of definition, each with the whole first paragraph of its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, " ".join((one.help or "").partition("\n\n")[0].split())) for name, one in self.commands.items()]
+            )
+
+
 PAIR_HELP = "A shipped pair's name, a pair's folder, or a YAML file with pair: and a published model's files."
 
 

@@ -8,6 +8,7 @@ import click
 
 from ciar_sim.cli.common import (
     PAIR_HELP,
+    Commands,
     FiniteRange,
     cache_option,
     default_cache,
@@ -49,7 +50,7 @@ def seed_option(default: int | None, said: str = "") -> Callable[[Any], Any]:
     )
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Commands, no_args_is_help=True)
 def evaluate() -> None:
     """Evaluate a model pair itself, without any network."""
 

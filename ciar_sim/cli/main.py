@@ -10,6 +10,7 @@ import click
 
 from ciar_sim.arguments import unusable
 from ciar_sim.cli.cache import cache
+from ciar_sim.cli.common import Commands
 from ciar_sim.cli.decide import capacity, compare, export, recommend, regime
 from ciar_sim.cli.evaluate import evaluate
 from ciar_sim.cli.plot import plot
@@ -21,7 +22,7 @@ from ciar_sim.cli.train import profile, train
 EPILOG = "Start with: ciar-sim run quickstart"
 
 
-class Program(click.Group):
+class Program(Commands):
     """The command group. It refuses arguments that no file name or value can contain, before any command gets them."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
@@ -36,17 +37,6 @@ class Program(click.Group):
                 click.echo(f"Error: argument {number}, {argument[:60]!a}: {problem}", err=True)
                 sys.exit(2)
         return super().main(arguments, *rest, **extra)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order of definition instead of alphabetical order."""
-        return list(self.commands)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the whole first paragraph of each command's help."""
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, " ".join((one.help or "").partition("\n\n")[0].split())) for name, one in self.commands.items()]
-            )
 
 
 @click.group(

@@ -20,12 +20,17 @@ def schema() -> None:
 
 @click.command("list")
 @click.argument(
-    "what", type=click.Choice(["methods", "presets", "hardware", "models", "pairs", "backbones", "scenarios"])
+    "what",
+    type=click.Choice(["methods", "presets", "hardware", "models", "pairs", "backbones", "scenarios"]),
+    metavar="WHAT",
 )
 @errors_in_one_line
 def list_(what: str) -> None:
-    """List what a scenario can refer to: methods and settings, network presets, hardware, model sizes, model pairs, published models, and
-    shipped scenarios."""
+    """List what a scenario can refer to.
+
+    WHAT is one of methods (with their settings), presets (of networks), hardware, models (sizes that can be priced), pairs (of models),
+    backbones (published models) and scenarios (shipped ones).
+    """
     from ciar_sim.cli.listing import listing
 
     click.echo(listing(what))

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from ciar_sim.cli.common import errors_in_one_line, options, refuse_unwritable
+from ciar_sim.cli.common import Commands, errors_in_one_line, options, refuse_unwritable
 from simulator.core.errors import TraceError
 from simulator.core.files import path_text
 
 
-@click.group()
+@click.group(cls=Commands)
 def traces() -> None:
     """Network and arrival traces: read any known format, plot, generate, fit."""
 
@@ -83,8 +83,8 @@ def show(files: tuple[Path, ...], out: Path | None, as_json: bool, **reading: An
 @traces.command()
 @click.argument("kind")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--duration-s", type=float, default=300.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--duration-s", type=float, default=300.0, show_default=True, help="Length of the trace, in seconds.")
 @errors_in_one_line
 def generate(kind: str, out: Path, seed: int, duration_s: float) -> None:
     """Generate a network trace of a KIND.

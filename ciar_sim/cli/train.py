@@ -8,6 +8,7 @@ import click
 
 from ciar_sim.cli.common import (
     PAIR_HELP,
+    Commands,
     FiniteRange,
     errors_in_one_line,
     pair_of,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from models.pair import Pair
 
 
-class _Training(click.Group):
+class _Training(Commands):
     """A group in which `train CONFIG` is an alias of `train file CONFIG`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

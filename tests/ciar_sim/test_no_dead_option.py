@@ -308,6 +308,19 @@ def observe(tmp_path_factory: pytest.TempPathFactory, pair: Path) -> Observe:
     return one
 
 
+def test_help_says_what_every_command_and_option_does() -> None:
+    """Groups list the whole first sentence of each command, where click would cut it off."""
+    commands = [(click.Context(main), main)]
+    for context, command in commands:
+        assert command.help, context.command_path
+        assert not [one.opts for one in command.params if isinstance(one, click.Option) and not one.help]
+        if isinstance(command, click.Group):
+            listed = " ".join(command.get_help(context).split())
+            for name, one in command.commands.items():
+                assert " ".join((one.help or "").partition("\n\n")[0].split()) in listed, name
+                commands.append((click.Context(one, context, info_name=name), one))
+
+
 def test_every_option_has_a_row() -> None:
     assert sorted(OPTIONS) == sorted(options(main))
 

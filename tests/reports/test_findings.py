@@ -113,7 +113,10 @@ def test_units_and_labels() -> None:
 
 def test_findings_by_network(run: Run) -> None:
     wifi, lte = (finding(name, cases) for name, cases in run.conditions())
-    assert wifi.heading == "wifi: ciar threshold=0.5 is fastest (2.0× base); at base's quality: code prefix_rate=0.3"
+    assert (
+        wifi.heading
+        == "wifi: ciar threshold=0.5 is fastest (2.0× base); at base's quality: code prefix_rate=0.3 (1.3×)"
+    )
     pattern = r"ciar threshold=0\.5 is fastest: [34]\.\d\d s per image \(.* to .*\), .*× base's speed \(.* to .*\)\.$"
     assert re.match(pattern, wifi.sentences[0])
     assert wifi.sentences[1].startswith("Its images differ significantly from base's: cloud_nll 1.99 ")
@@ -174,7 +177,7 @@ def test_a_heading_of_equals_tells_who_keeps_base_quality() -> None:
     cases["cloud_nll_minus_base"] = [0.3, 0.2, 0.0, math.nan]
     for end, half in (("lo", -0.1), ("hi", 0.1)):
         cases[f"cloud_nll_minus_base_{end}"] = cases["cloud_nll_minus_base"] + half
-    heading = "wifi: no significant difference in latency: random and code; at base's quality: ciar"
+    heading = "wifi: no significant difference in latency: random and code; at base's quality: ciar (1.3×)"
     found = finding("wifi", cases)
     assert found.heading == heading
     assert more_advice([found]).startswith(
@@ -252,7 +255,7 @@ def test_paired_intervals_find_differences_that_single_ones_do_not(tmp_path: Pat
         fast.columns[name][:] = fast.columns["latency_s"] / 2
     run = load_run(write(tmp_path / "run", [base, slow, fast], images=()))
     said = finding("x", run.summary)
-    assert said.heading == "x: ciar is fastest (2.1× base); at base's quality: code"
+    assert said.heading == "x: ciar is fastest (2.1× base); at base's quality: code (2.0×)"
     ciar, code = run.summary.iloc[2], run.summary.iloc[1]
     assert ciar["latency_mean_hi_s"] > code["latency_mean_lo_s"]
     assert ciar["cloud_nll_lo"] < run.summary["cloud_nll"][0] < ciar["cloud_nll_hi"]
@@ -261,7 +264,12 @@ def test_paired_intervals_find_differences_that_single_ones_do_not(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("seconds", "speedup", "nll_lo", "ending"),
-    [(4.0, 2.0, -0.1, "code"), (7.98, 1.0025, -0.1, "base or code"), (9.0, 0.9, -0.1, "base"), (4.0, 2.0, 0.1, "base")],
+    [
+        (4.0, 2.0, -0.1, "code (2.0×)"),
+        (7.98, 1.0025, -0.1, "base or code"),
+        (9.0, 0.9, -0.1, "base"),
+        (4.0, 2.0, 0.1, "base"),
+    ],
 )
 def test_the_title_says_who_is_fastest_at_base_s_quality(
     seconds: float, speedup: float, nll_lo: float, ending: str
