@@ -1,22 +1,22 @@
 """The Wi-Fi hop of a link: contention with stations that always have something to send, and the tail of its delay.
 
 A burst of the device, or of the access point to it, waits for the end of the transmission that it meets, counts down a random number of
-idle slots, and transmits; other transmissions stop the count. If another station starts in the same slot, both are lost, and the next
-number is drawn from twice the range. How often the others transmit is Bianchi's fixed point for N saturated stations:
+slots, and transmits in the next one; a slot is idle, or as long as a transmission. If another station starts in the same slot, both are
+lost, and the next number is drawn from twice the range. The other stations do the same. They are simulated slot by slot, once for each
+number of stations, and the wait of each burst is drawn from the waits found: of a burst that comes at a random time, or of one that
+follows another one of a sender that always has data, which slows the others down.
 
-    tau = 2 (1 - 2 p) / ((1 - 2 p) (W + 1) + p W (1 - (2 p)^m)),    p = 1 - (1 - tau)^(N - 1)
-
-with W = 16 slots, doubled m = 6 times. The device's bursts are assumed to be few: they do not slow the others down.
-
-Sources: G. Bianchi, IEEE JSAC 18 (2000), equations 7 and 9; intervals and windows of the best-effort class of 802.11 at 5 GHz (general
-knowledge); bursts of 4 ms, to which Linux' ath9k and FreeBSD's ath limit their aggregates.
+Sources: intervals and windows of the best-effort class of 802.11 at 5 GHz, without a limit to retries (general knowledge); a
+transmission of others lowers the count by one (I. Tinnirello and G. Bianchi, Rethinking the IEEE 802.11e EDCA Performance Modeling
+Methodology, IEEE/ACM Transactions on Networking 18, 2010); bursts of 4 ms, to which Linux' ath9k and FreeBSD's ath limit their aggregates.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -35,7 +35,10 @@ DOUBLINGS = 6
 TAIL_S = (0.05, 0.1)
 MOST_BURSTS = 4096  # bursts kept of a busy period
 _ROUNDING_BITS = 1e-6
-CYCLES = 200_000  # waits drawn once, to find the one at a random time
+_CYCLES = 200_000  # waits drawn, to find the one at a random time
+_ACCESSES = 40_000  # simulated waits; fewer beside many stations
+_TRANSMISSIONS = 400_000  # simulated to find them, about
+_WARM = 100  # transmissions of each station before
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,18 @@ class Hop:
 
     @property
     def mean_wait_s(self) -> float:
-        """Mean wait of a transmission."""
-        return self.tail * 0.5 * sum(TAIL_S) + mean_access_s(self.stations)
+        """Mean wait of a burst that comes at a random time."""
+        return self._mean_tail_s + _mean_s(first_access_s, self.stations)
+
+    @property
+    def next_wait_s(self) -> float:
+        """Mean time between two bursts of a sender that always has data."""
+        return self._mean_tail_s + _mean_s(next_access_s, self.stations)
 
     @property
     def share(self) -> float:
         """Share of the line's time for a sender that always has data."""
-        return BURST_S / (BURST_S + self.mean_wait_s)
+        return BURST_S / (BURST_S + self.next_wait_s)
 
     @property
     def met_wait_s(self) -> float:
@@ -70,34 +78,112 @@ class Hop:
         waits_s, ends_s = _cycles(self)
         return float((waits_s**2).sum() / (2.0 * ends_s[-1]))
 
+    @property
+    def _mean_tail_s(self) -> float:
+        return self.tail * 0.5 * sum(TAIL_S)
+
+
+class Channel:
+    """Stations that always have something to send, from one transmission to the next.
+
+    Attributes:
+        slot: slot in which one of them transmits next.
+    """
+
+    def __init__(self, stations: int, random: np.random.Generator) -> None:
+        self._uniform = buffered(random.random)
+        # For each station the slot of its next transmission, its number and how often its window is doubled, in one integer.
+        self._heap: list[int] = []
+        self.slot = 0
+        for station in range(stations):
+            self._draw(0, station, 0)
+        for _ in range(_WARM * stations):
+            self.transmit()
+
+    def transmit(self, collides: bool = False) -> int:
+        """Let the next stations transmit, alone or together with the device. Returns the number of the one that succeeds, or -1."""
+        heap = self._heap
+        one = heappop(heap)
+        slot = one >> 10
+        lost = collides
+        while heap and heap[0] >> 10 == slot:
+            other, lost = heappop(heap), True
+            self._draw(slot + 1, other >> 3 & 127, min((other & 7) + 1, DOUBLINGS))
+        self._draw(slot + 1, one >> 3 & 127, min((one & 7) + 1, DOUBLINGS) if lost else 0)
+        return -1 if lost else one >> 3 & 127
+
+    def access_s(self, slot: int) -> float:
+        """Return the seconds from the start of a slot until the device, which counts from it on, transmits without a collision."""
+        begin, busy, doublings = slot, 0, 0
+        while True:
+            slot += self._count(doublings)
+            while self.slot < slot:
+                self.transmit()
+                busy += 1
+            if self.slot > slot:
+                return busy * BUSY_S + (slot - begin - busy) * SLOT_S
+            self.transmit(collides=True)
+            slot, busy, doublings = slot + 1, busy + 1, min(doublings + 1, DOUBLINGS)
+
+    def waits_s(self, count: int) -> np.ndarray:
+        """Return waits of bursts, each at a random time of another transmission or of the idle slots after it, float64 [count]."""
+        found_s = np.empty(count)
+        for n in range(count):
+            free = self.slot + 1  # the first slot after the transmission that it meets, or that has ended
+            self.transmit()
+            idle = self.slot - free
+            moment_s = (BUSY_S + idle * SLOT_S) * self._uniform() - BUSY_S
+            passed = max(0, math.ceil(moment_s / SLOT_S))
+            heap, slot = self._heap.copy(), self.slot
+            found_s[n] = passed * SLOT_S - moment_s + self.access_s(free + passed)
+            self._heap, self.slot = heap, slot
+        return found_s
+
+    def _count(self, doublings: int) -> int:
+        return int((WINDOW << doublings) * self._uniform())
+
+    def _draw(self, slot: int, station: int, doublings: int) -> None:
+        heappush(self._heap, slot + self._count(doublings) << 10 | station << 3 | doublings)
+        self.slot = self._heap[0] >> 10
+
+
+def _accesses(stations: int) -> int:
+    """Return the number of waits to simulate: a burst waits for about 1.6 transmissions of each station."""
+    return min(_ACCESSES, int(_TRANSMISSIONS / (1.0 + 1.6 * stations)))
+
 
 @cache
-def transmits(stations: int) -> float:
-    """Return tau, the probability that one of `stations` saturated stations starts to transmit in a slot."""
-    low, high = 0.0, 1.0  # bounds of p; the difference compared below decreases in p
-    for _ in range(60):
-        p = 0.5 * (low + high)
-        low, high = (p, high) if 1.0 - math.pow(1.0 - _attempts(p), stations - 1) > p else (low, p)
-    return _attempts(low)
-
-
-def _attempts(p: float) -> float:
-    # The sum equals (1 - (2 p)^m) / (1 - 2 p), but is also defined at p = 1/2.
-    return 2.0 / (WINDOW + 1.0 + p * WINDOW * sum(math.pow(2.0 * p, k) for k in range(DOUBLINGS)))
-
-
-@cache
-def mean_access_s(stations: int) -> float:
-    """Return the mean wait for the channel among `stations` saturated stations."""
+def first_access_s(stations: int) -> np.ndarray:
+    """Return waits for the channel of bursts that come at a random time, float64 [waits]."""
     if not stations:
-        return 0.0
-    quiet = math.pow(1.0 - transmits(stations), stations)
-    slot_s = quiet * SLOT_S + (1.0 - quiet) * BUSY_S
-    lost = 1.0 - quiet
-    windows = [0.5 * ((WINDOW << k) - 1) * math.pow(lost, k) for k in range(DOUBLINGS)]
-    windows.append(0.5 * ((WINDOW << DOUBLINGS) - 1) * math.pow(lost, DOUBLINGS) / quiet)
-    meets_s = (1.0 - quiet) * BUSY_S / slot_s * 0.5 * BUSY_S
-    return meets_s + sum(windows) * slot_s + lost / quiet * BUSY_S
+        return np.zeros(1)
+    return Channel(stations, stream(0, "wifi.first", stations)).waits_s(_accesses(stations))
+
+
+@cache
+def next_access_s(stations: int) -> np.ndarray:
+    """Return the times between two bursts of a sender that always has data, float64 [waits]: one as the others, all of which count."""
+    if not stations:
+        return np.zeros(1)
+    channel = Channel(stations + 1, stream(0, "wifi.next", stations))
+    now_s, free = 0.0, channel.slot
+    ends_s: dict[int, float] = {}  # of the latest burst of each station
+    waits_s = []
+    for _ in range(_TRANSMISSIONS // 4):
+        now_s += (channel.slot - free) * SLOT_S
+        free = channel.slot + 1
+        sender = channel.transmit()
+        if sender >= 0:
+            if sender in ends_s:
+                waits_s.append(now_s - ends_s[sender])
+            ends_s[sender] = now_s + BURST_S
+        now_s += BUSY_S
+    return np.array(waits_s)
+
+
+@cache
+def _mean_s(access_s: Callable[[int], np.ndarray], stations: int) -> float:
+    return float(access_s(stations).mean())
 
 
 class HopWire(Wire):
@@ -113,10 +199,10 @@ class HopWire(Wire):
         "_burst_bits",
         "_end_s",
         "_ends_s",
+        "_first_s",
         "_from_s",
         "_hop",
-        "_quiet",
-        "_random",
+        "_next_s",
         "_uniform",
         "_wire",
     )
@@ -125,9 +211,8 @@ class HopWire(Wire):
         super().__init__(wire.rate_bps, wire.shared)
         self._wire = wire
         self._hop = hop
-        self._random = random
         self._uniform = buffered(random.random)
-        self._quiet = math.pow(1.0 - transmits(hop.stations), hop.stations) if hop.stations else 1.0
+        self._first_s, self._next_s = first_access_s(hop.stations), next_access_s(hop.stations)
         self._burst_bits = BURST_S * wire.mean_bps
         # Start and end of the latest busy period; nothing is known about earlier times.
         self._from_s = self._end_s = -math.inf
@@ -142,7 +227,7 @@ class HopWire(Wire):
     @property
     def mean_bps(self) -> float:
         """Mean rate of a sender that always has data."""
-        return self._burst_bits / (BURST_S + self._hop.mean_wait_s)
+        return self._burst_bits / (BURST_S + self._hop.next_wait_s)
 
     @property
     def met_wait_s(self) -> float:
@@ -173,7 +258,9 @@ class HopWire(Wire):
         place = bisect_right(ends_s, start_s)
         while True:
             if place == len(ends_s):
-                begins_s.append((ends_s[-1] if ends_s else start_s) + self._wait_s())
+                begins_s.append(
+                    (ends_s[-1] if ends_s else start_s) + self._wait_s(self._next_s if ends_s else self._first_s)
+                )
                 ends_s.append(wire.finish_s(begins_s[-1], self._burst_bits))
             begin_s, end_s = begins_s[place], ends_s[place]
             if start_s <= begin_s:
@@ -204,43 +291,24 @@ class HopWire(Wire):
     def outages(self, start_s: float, end_s: float) -> Iterator[tuple[float, float]]:
         return self._wire.outages(start_s, end_s)
 
-    def _wait_s(self) -> float:
-        """Draw the wait of one burst."""
+    def _wait_s(self, accesses_s: np.ndarray) -> float:
+        """Draw the wait of one burst. accesses_s: the waits for the channel that it may have."""
         wait_s = 0.0
         if self._hop.tail and self._uniform() < self._hop.tail:
             wait_s = TAIL_S[0] + (TAIL_S[1] - TAIL_S[0]) * self._uniform()
-        if not self._hop.stations:
-            return wait_s
-        quiet = self._quiet
-        busy = (1.0 - quiet) * BUSY_S
-        if self._uniform() < busy / (busy + quiet * SLOT_S):  # it comes during a transmission
-            wait_s += BUSY_S * self._uniform()
-        window = WINDOW
-        while True:
-            count = int(window * self._uniform())
-            stops = int(self._random.binomial(count, 1.0 - quiet))
-            wait_s += stops * BUSY_S + (count - stops) * SLOT_S
-            if self._uniform() < quiet:
-                return wait_s
-            wait_s += BUSY_S
-            window = min(2 * window, WINDOW << DOUBLINGS)
+        if self._hop.stations:
+            wait_s += float(accesses_s[int(len(accesses_s) * self._uniform())])
+        return wait_s
 
 
 @cache
 def _cycles(hop: Hop) -> tuple[np.ndarray, np.ndarray]:
-    """Return waits drawn as by `HopWire`, and the times at which the bursts after them end, both float64 [CYCLES] in seconds."""
+    """Return waits of a sender that always has data, drawn as by `HopWire`, and the times at which the bursts after them end.
+
+    Both are float64 [_CYCLES] in seconds.
+    """
     random = stream(0, "wifi.cycles")
     least_s, most_s = TAIL_S
-    waits_s = (random.random(CYCLES) < hop.tail) * random.uniform(least_s, most_s, CYCLES)
-    if hop.stations:
-        quiet = math.pow(1.0 - transmits(hop.stations), hop.stations)
-        busy = (1.0 - quiet) * BUSY_S
-        waits_s += (random.random(CYCLES) < busy / (busy + quiet * SLOT_S)) * BUSY_S * random.random(CYCLES)
-        left, window = np.arange(CYCLES), WINDOW  # bursts that have not been sent yet
-        while len(left):
-            counts = random.integers(window, size=len(left))
-            stops = random.binomial(counts, 1.0 - quiet)
-            lost = random.random(len(left)) >= quiet
-            waits_s[left] += stops * BUSY_S + (counts - stops) * SLOT_S + lost * BUSY_S
-            left, window = left[lost], min(2 * window, WINDOW << DOUBLINGS)
+    waits_s = (random.random(_CYCLES) < hop.tail) * random.uniform(least_s, most_s, _CYCLES)
+    waits_s += random.choice(next_access_s(hop.stations), _CYCLES)
     return waits_s, np.cumsum(waits_s + BURST_S)
