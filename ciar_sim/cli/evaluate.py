@@ -185,7 +185,7 @@ def samples(
     from 128 images on, their distance to real ones (for photographs also the values of real photographs)."""
     from ciar_sim.cli.console import progress_bars
     from models.evaluate.samples import draw_samples
-    from models.quality.judges import REFERENCE_SEED, TRAINED_ON
+    from models.quality.judges import use_of_seed
     from simulator.core.errors import CiarSimError
     from simulator.protocol.cache import CachedSource, RecordingCache
     from simulator.protocol.pairs import pair_manifest
@@ -195,9 +195,8 @@ def samples(
     refuse_unusable(out)
     captions = _captions(named, captions_file)
     of_scenes = captions_file is None and pair_manifest(named).subject == "scenes"
-    if of_scenes and seed in (*TRAINED_ON, REFERENCE_SEED):
-        known = "are what the images are compared with" if seed == REFERENCE_SEED else "were used in training"
-        raise CiarSimError(f"--seed {seed}: scenes of this seed {known}; choose another seed")
+    if of_scenes and seed is not None and (use := use_of_seed(seed)):
+        raise CiarSimError(f"--seed {seed}: {use}; choose another seed")
     seed = seed if seed is not None else SAMPLES_SEED if of_scenes else SEED
     cache = cache or default_cache()
     with progress_bars(quiet) as progress:

@@ -70,6 +70,13 @@ class Judge(Protocol):
         """Return readings of the real images. Computed readings are stored in `cache`; `progress` is called with (read, total)."""
         ...
 
+    def familiar(self, seed: int, skip: int, count: int) -> str | None:
+        """Return what makes the images of drawn captions too easy: training, or the comparison, knows their scenes or photographs; or None.
+
+        Args: as in `simulator.experiment.schema.prompts.ScenePrompts`.
+        """
+        ...
+
     def baselines(self, captions: Sequence[str]) -> list["Baseline"]:
         """Return readings of real images for comparison, those of these captions first, if there are any; else an empty list."""
         ...
@@ -140,6 +147,9 @@ class SceneJudge:
             save_readings(path, stored)
         return stored
 
+    def familiar(self, seed: int, skip: int, count: int) -> str | None:
+        return use_of_seed(seed)
+
     def baselines(self, captions: Sequence[str]) -> list[Baseline]:
         return []
 
@@ -193,6 +203,13 @@ class PhotoJudge:
     def real(self, cache: Path, progress: Progress) -> np.ndarray:
         return self.files.readings["held-out"]
 
+    def familiar(self, seed: int, skip: int, count: int) -> str | None:
+        held_out = read_captions(self.folder)[1]  # they are drawn first
+        known = skip + count - max(skip, held_out)
+        if known <= 0:
+            return None
+        return f"{known} of {count} captions are of training photographs, because only {held_out} are of held-out ones"
+
     def baselines(self, captions: Sequence[str]) -> list[Baseline]:
         """Return the held-out photographs of these captions and at most as many training photographs, before and after the tokenizer."""
         files = self.files
@@ -241,6 +258,13 @@ def captions_of(pair: PairRef, held_out_only: bool = False) -> Captions:
         captions = captions[:held_out] if held_out_only else captions
         return lambda seed, count: draw_captions(captions, held_out, seed, count)
     return scenes.captions if manifest.subject == SceneJudge.subject else lambda seed, count: []
+
+
+def use_of_seed(seed: int) -> str | None:
+    """Return the use of the scenes of a seed that images of their captions should not be judged with: training or comparison; or None."""
+    if seed == REFERENCE_SEED:
+        return "scenes of this seed are what the images are compared with"
+    return "scenes of this seed were used in training" if seed in TRAINED_ON else None
 
 
 def share_right(found: dict[str, list[bool]]) -> float:

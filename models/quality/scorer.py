@@ -82,6 +82,10 @@ class Scorer:
             f"fewest_images_for_{self.columns.fd}_and_{self.columns.f1}": self.fewest,
         }
 
+    def familiar(self, seed: int, skip: int, count: int) -> str | None:
+        """As `Judge.familiar`."""
+        return self.judge.familiar(seed, skip, count)
+
     def _of_set(self, names: Sequence[str]) -> dict[str, Interval]:
         """Return the columns of the distinct images of a set, in order of their hashes, so that equal sets have equal values."""
         key = tuple(sorted(set(names)))

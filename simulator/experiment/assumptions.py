@@ -4,9 +4,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 
+from simulator.experiment.images import ImageScorer
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.schema.network import TraceNetwork, link_trace
-from simulator.experiment.schema.prompts import PromptList
+from simulator.experiment.schema.prompts import PromptList, ScenePrompts
 from simulator.experiment.schema.workload import TraceArrivals
 
 
@@ -24,6 +25,17 @@ def trace_notes(scenarios: Iterable[Scenario]) -> list[str]:
         if isinstance(arrivals, TraceArrivals):
             _, notes = arrivals.times()
             found[f"{os.path.basename(arrivals.trace)}: {'; '.join(notes) or 'nothing assumed'}"] = None
+    return list(found)
+
+
+def familiar_captions(scenarios: Iterable[Scenario], scorer: ImageScorer) -> list[str]:
+    """Return one line per set of drawn captions that training, or the images that sets are compared with, knows."""
+    drawn = dict.fromkeys(one.prompts for one in scenarios if isinstance(one.prompts, ScenePrompts))
+    found = {
+        f"prompts.seed {one.seed}: {what}: the quality of other images may be lower": None
+        for one in drawn
+        if (what := scorer.familiar(one.seed, one.skip, one.count))
+    }
     return list(found)
 
 

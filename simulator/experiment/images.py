@@ -33,6 +33,10 @@ class ImageScorer(Protocol):
         """Versions and settings that determine the scores."""
         ...
 
+    def familiar(self, seed: int, skip: int, count: int) -> str | None:
+        """Return why images of these drawn captions (`ScenePrompts`) are no fair test: training or the comparison knows them; or None."""
+        ...
+
 
 def score_cases(
     simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], scorer: ImageScorer | None

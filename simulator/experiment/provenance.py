@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from simulator.core.errors import NOT_SIMULATED, counted
-from simulator.experiment.assumptions import repeated_captions, trace_notes
+from simulator.experiment.assumptions import familiar_captions, repeated_captions, trace_notes
 from simulator.experiment.branches import common_prefix
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.images import ImageScorer
@@ -220,6 +220,7 @@ def provenance_of(
             *NOTES,
             *trace_notes(case.scenario for case in cases),
             *repeated_captions(case.scenario for case in cases),
+            *(familiar_captions((case.scenario for case in cases), scorer) if scorer else []),
         ],
         **({"quality": dict(scorer.provenance)} if scorer else {}),
         **({"failed": [one.message for one in failed]} if failed else {}),

@@ -33,6 +33,8 @@ from models.train.inputs import READS, refuse_outdated
 from models.vq import load_vq, save_vq
 from simulator.core.errors import CiarSimError, DataError, WeightsError
 from simulator.core.rng import stream
+from simulator.experiment.assumptions import familiar_captions
+from simulator.experiment.scenario import Scenario
 from simulator.protocol.pairs import SHIPPED, pair_manifest
 from tests.models.photo_pairs import KINDS, settings, table, train
 from tests.models.test_photos import write
@@ -188,6 +190,29 @@ def test_prompts_are_held_out_captions_first_and_all_different() -> None:
     assert len(set(draw_captions(captions, 20, 0, 99))) == 30
 
 
+def test_captions_that_training_or_the_comparison_knows_are_noted(pair: Path) -> None:
+    judge = PhotoJudge(pair, 32)
+    _, held_out = read_captions(pair / JUDGE)
+    assert judge.familiar(0, 0, held_out) is None
+    known = f"3 of {held_out + 1} captions are of training photographs, because only {held_out} are of held-out ones"
+    assert judge.familiar(0, 2, held_out + 1) == known
+    assert judge.familiar(0, held_out + 5, 4) == known.replace(f"3 of {held_out + 1}", "4 of 4")
+    told = {seed: SceneJudge().familiar(seed, 0, 1) for seed in (0, 1, 2, 3, 4)}
+    trained = "scenes of this seed were used in training"
+    assert told == {
+        0: None,
+        1: trained,
+        2: trained,
+        3: "scenes of this seed are what the images are compared with",
+        4: None,
+    }
+
+    written = {"name": "drawn", "methods": ["base"]}
+    scenarios = [Scenario.model_validate({**written, "prompts": {"seed": seed}}) for seed in (0, 1, 1, 3)]
+    notes = familiar_captions(scenarios, SceneJudge())  # type: ignore[arg-type]
+    assert [note.partition(":")[0] for note in notes] == ["prompts.seed 1", "prompts.seed 3"]
+
+
 def test_an_evaluation_draws_no_caption_of_a_training_photograph(pair: Path) -> None:
     captions, held_out = read_captions(pair / JUDGE)
     assert 0 < held_out < len(captions) == len(captions_of(pair)(0, 9999))
@@ -234,6 +259,7 @@ def test_a_run_has_the_columns_of_photographs_and_a_report(pair: Path, tmp_path:
     page = result.report.read_text()
     assert "align_photos" in page
     assert "align_scenes" not in page
+    assert not [note for note in provenance["notes"] if "prompts.seed" in note]
     assert captions[0].startswith("a ")
 
 

@@ -289,6 +289,9 @@ class TokenScorer:
         share = np.array([float(np.mean(one.tokens == one.argmax)) for one in recordings])
         return {"align_scenes": share}, lambda images: {}
 
+    def familiar(self, seed: int, skip: int, count: int) -> str | None:
+        return None
+
 
 TUNED = {
     "sweep": {
