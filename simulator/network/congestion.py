@@ -21,6 +21,7 @@ Longer than other files, because all rules of a sender act on one state.
 import math
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from typing import Protocol
 
 from simulator.network.transport import DUPLICATE_ACKS, MAX_RTO_S, MAX_TRIES, PROBE_S, QUICK_ACKS, Timer, Transport
@@ -86,6 +87,7 @@ class Segment:
         delivered_s: time since which that number had arrived.
         first_s: time at which the last of them was sent.
         idle: whether the sender had too little to send at that time.
+        earlier: the transmission before, if that one arrives: the sender was wrong to repeat it, and its acknowledgement comes first.
     """
 
     __slots__ = (
@@ -95,6 +97,7 @@ class Segment:
         "bits",
         "delivered",
         "delivered_s",
+        "earlier",
         "first_s",
         "idle",
         "lost",
@@ -109,6 +112,7 @@ class Segment:
         self.arrives = self.lost = self.again = self.idle = False
         self.order = self.beyond = self.delivered = 0
         self.sent_s = self.delivered_s = self.first_s = 0.0
+        self.earlier: Segment | None = None
 
 
 class Sender:
@@ -299,6 +303,8 @@ class Sender:
             segment.lost = False
             self._lost -= 1
             self._under_way_bits += segment.bits
+        if segment.arrives and segment.earlier is None:
+            segment.earlier = copy(segment)
         if segment.order:
             segment.again = True
             segment.beyond = 0
@@ -369,8 +375,10 @@ class Sender:
                 lost_before -= 1
             else:
                 self._under_way_bits -= segment.bits
-            if newest is None or segment.order > newest.order:
-                newest = segment
+            # Samples are those of the transmission that has arrived, as time stamps (RFC 7323) and packet numbers (RFC 9002) tell.
+            arrived = segment.earlier or segment
+            if newest is None or arrived.order > newest.order:
+                newest = arrived
             for other in missing.values():
                 if other.number > segment.number:
                     break
