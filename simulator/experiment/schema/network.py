@@ -394,8 +394,12 @@ class TraceNetwork(_Line):
             if given is None and rate is None:
                 refuse("is missing: the trace has no rate in this direction", key)
         if trace.up.trains is not None or trace.down.trains is not None:
-            shared = "devices_per_cell" if self.devices_per_cell > 1 else "cross_traffic" if self.cross_traffic else ""
-            if shared:
+            others = {
+                "devices_per_cell": self.devices_per_cell > 1,
+                "cross_traffic": self.cross_traffic,
+                "wifi": self.wifi,  # its bursts hold back messages that would have started trains of their own
+            }
+            if shared := next((key for key, given in others.items() if given), None):
                 refuse("does not go with packet trains, which are those of a queue that is idle", shared)
         for way, name in ((trace.up, "up"), (trace.down, "down")):
             if way.trains is not None and self.resample_s is not None:

@@ -102,6 +102,7 @@ def test_a_link_of_its_files(tmp_path: Path) -> None:
     assert delays[1] == pytest.approx(delays[0] + 0.001)  # 150 bytes: between the offsets of 100 and 200
     for key, why in (
         ("devices_per_cell: 2", "are those of a queue that is idle"),
+        ("wifi: {tail_pct: 1}", "are those of a queue that is idle"),
         ("resample_s: 60", "depend on what was sent before"),
     ):
         told = refusal(tmp_path, HEAD + f"network: {{trace: {names}, {key}}}\n")
