@@ -21,13 +21,37 @@ CARD = "MODEL_CARD.md"
 _FIGURES = re.compile(r"(<!-- figures:[^\n]*-->\n).*(<!-- end of figures -->)", re.DOTALL)
 
 
-def rows_of(measured: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted name and value of every number in nested mappings."""
-    if isinstance(measured, dict):
-        for key, value in measured.items():
-            yield from rows_of(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(measured, int | float) and not isinstance(measured, bool):
-        yield name, f"{measured:,}" if isinstance(measured, int) else f"{measured:.4g}"
+DEEPEST = 3  # of a mapping whose numbers the card shows; figures of a score by region are deeper
+
+
+def groups_of(measured: dict[str, Any], *path: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield dotted name and numbers of every mapping down to level `DEEPEST`, outer ones first."""
+    numbers = {
+        key: f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        for key, value in measured.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    if numbers and path:
+        yield ".".join(path), numbers
+    for key, value in measured.items():
+        if isinstance(value, dict) and len(path) < DEEPEST:
+            yield from groups_of(value, *path, key)
+
+
+def tables(measured: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of single mappings, a row each, and of a table for all mappings with the same keys."""
+    alike: dict[tuple[str, ...], list[tuple[str, dict[str, str]]]] = {}
+    for name, numbers in groups_of(measured):
+        alike.setdefault(tuple(numbers), []).append((name, numbers))
+    yield from ("| part | figures |", "|---|---|")
+    for keys, rows in alike.items():
+        if len(rows) == 1:
+            name, numbers = rows[0]
+            yield f"| {name} | {', '.join(f'{key} {numbers[key]}' for key in keys)} |"
+    for keys, rows in alike.items():
+        if len(rows) > 1:
+            yield from ("", f"| | {' | '.join(keys)} |", "|---|" + "--:|" * len(keys))
+            yield from (f"| {name} | {' | '.join(numbers.values())} |" for name, numbers in rows)
 
 
 def figures(folder: Path, manifest: PairManifest) -> str:
@@ -51,13 +75,15 @@ def figures(folder: Path, manifest: PairManifest) -> str:
         "",
         "## What was attained (held-out photographs)",
         "",
-        "| measure | value |",
-        "|---|--:|",
+        "`metrics.json` has these figures, and those of every score by region.",
+        "",
     ]
-    for path, prefix in ((folder / "metrics.json", ""), (folder / JUDGE / "metrics.json", JUDGE)):
+    measured: dict[str, Any] = {}
+    for path, part in ((folder / "metrics.json", None), (folder / JUDGE / "metrics.json", JUDGE)):
         if path.is_file():
-            lines += [f"| {name} | {value} |" for name, value in rows_of(json.loads(path.read_text()), prefix)]
-    return "\n".join(lines) + "\n"
+            found = json.loads(path.read_text())
+            measured |= found if part is None else {part: found}
+    return "\n".join([*lines, *tables(measured)]) + "\n"
 
 
 def write_card(folder: Path) -> None:

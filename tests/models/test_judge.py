@@ -326,7 +326,7 @@ def test_the_card_takes_the_figures_of_the_pair(pair: Path, tmp_path: Path) -> N
     found = (tmp_path / "pair" / CARD).read_text()
     assert found.count("## What was attained") == 1
     assert "16 x 16 pixels as 4 x 4 tokens of a codebook of 64" in found
-    assert re.search(r"\| judge.held-out.align \| [01]\.?\d* \|", found)
+    assert re.search(r"\| judge.held-out \| [01]\.?\d* \| [01]\.?\d* \| [01]\.?\d* \|", found)
     assert found.startswith("# The photos pair\n")
     (tmp_path / "pair" / CARD).write_text("# Card\n")
     with pytest.raises(CiarSimError, match="needs the lines <!-- figures"):
