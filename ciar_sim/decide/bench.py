@@ -138,7 +138,7 @@ class Prepared:
         self.costs = CostTable(bench.manifest, self.cases, bench.models.profile)
         self.cases, _ = search_thresholds(self.cases, bench.manifest, bench.models.captions, bench.source)
         self.plan = Plan(self.cases, bench.manifest, bench.models.captions)
-        self.recordings = self.plan.record(bench.source)
+        self.plan.record(bench.source)
         self._simulated: dict[int, Simulated] = {}
         self._quality: dict[Any, CaseRecords] = {}
 
@@ -169,7 +169,7 @@ class Prepared:
         """
         for case in {case.index: case for case, _ in variants}.values():
             # Priced here once: what a forked process prices is gone with it, and replays are many.
-            self.costs.priced(case, [self.recordings[key] for key in self.plan.of_case[case.index]], {})
+            self.costs.priced(case, self.plan.recorded(case), {})
         first = max(self.plan.of_case) + 1
         made = []
         for number, (case, scenario) in enumerate(variants, start=first):
@@ -192,7 +192,6 @@ class Prepared:
                 cases,
                 self.costs,
                 self.plan,
-                self.recordings,
                 bench.source,
                 bench.means.progress,
                 bench.means.jobs,
@@ -208,7 +207,7 @@ class Prepared:
         one = self._simulated[case.index]
         key = (tuple(self.plan.of_case[case.index]), case.index if one.branches else -1)
         if key not in self._quality:
-            self._quality[key] = score_cases([one], self.plan, self.recordings, self.bench.scorer)[0]
+            self._quality[key] = score_cases([one], self.plan, self.bench.scorer)[0]
         return self._quality[key]
 
 

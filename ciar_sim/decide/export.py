@@ -155,7 +155,7 @@ def _replayed(folder: Path, means: Means) -> Iterator[tuple[Prepared, Measured, 
     prepared = bench.prepare(bench.cases())
     measured = prepared.measure(timeline_sessions=ALL)
     for case, result, _ in prepared.results():
-        recordings = [prepared.recordings[key] for key in prepared.plan.of_case[case.index]]
+        recordings = prepared.plan.recorded(case)
         rounds = [rounds_of(one) for one in recordings]
         seconds = call_seconds(result.spans)
         rows = [

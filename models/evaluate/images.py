@@ -15,7 +15,7 @@ from models.quality.judges import REFERENCE_IMAGES, REFERENCE_SEED
 from simulator.core.errors import CiarSimError
 from simulator.core.files import open_file
 from simulator.experiment.images import CHANGE_IMAGES
-from simulator.experiment.plan import Plan, caption_context, captions_of
+from simulator.experiment.plan import Plan, captions_of
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.search import search_thresholds
 from simulator.experiment.sweep import expand
@@ -88,14 +88,12 @@ def score_images(
     references = _real_images(real) if nets and real else []
     cases, _ = search_thresholds(swept, manifest, captions, source)
     plan = Plan(cases, manifest, captions)
-    specs = {key: plan.specs[key] for case in cases for key in plan.of_case[case.index]}
-    with caption_context(plan.prompts):
-        recordings = dict(zip(specs, source.recordings(list(specs.values())), strict=True))
+    plan.record(source, dict.fromkeys(key for case in cases for key in plan.of_case[case.index]))
     different = {tuple(plan.of_case[case.index]): case for case in reversed(cases)}  # keeps the first of equal cases
     rows = []
-    for done, (keys, case) in enumerate(reversed(different.items())):
+    for done, case in enumerate(reversed(different.values())):
         progress("scoring images", done, len(different))
-        images = [recordings[key].image for key in keys]
+        images = [recording.image for recording in plan.recorded(case)]
         if nets and not references:
             references = [scenes.image(REFERENCE_SEED, index) for index in range(REFERENCE_IMAGES)]
         changed = {path: value for path, value in case.swept.items() if path.startswith(CHANGE_IMAGES)}

@@ -38,17 +38,15 @@ class ImageScorer(Protocol):
         ...
 
 
-def score_cases(
-    simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], scorer: ImageScorer | None
-) -> list[CaseRecords]:
+def score_cases(simulated: Sequence[Simulated], plan: Plan, scorer: ImageScorer | None) -> list[CaseRecords]:
     """Return the records of every case with the quality of its images. Without a scorer its columns are missing."""
     records = []
     # Cases that differ only in network and load have the same images.
     known: dict[tuple[object, ...], tuple[Mapping[str, np.ndarray], OfSet]] = {}
     for case, result, branches in simulated:
-        of_prompts = [recordings[key] for key in plan.of_case[case.index]]
+        of_prompts = plan.recorded(case)
         images = images_of(result.columns["prompt"], result.columns["timed_out_call"], of_prompts, branches)
-        reference = [recordings[plan.reference[case.index][prompt]] for prompt in images.prompts]
+        reference = [plan.recordings[plan.reference[case.index][prompt]] for prompt in images.prompts]
         captions = [plan.captions[case.index][prompt] for prompt in images.prompts]
         name = (*map(id, images.recordings), *map(id, reference), *captions)
         if name not in known:
@@ -113,20 +111,18 @@ def _equal_pct(recording: Recording, tokens: np.ndarray) -> float:
 CHANGE_IMAGES = ("methods.", "decoding.", "prompts.", "seed")
 
 
-def kept_images(
-    simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording], grid: int
-) -> list[RunImage]:
+def kept_images(simulated: Sequence[Simulated], plan: Plan, grid: int) -> list[RunImage]:
     """Return the images of the first prompts, once per distinct set of recordings. CIAR's have maps of scores and of deciding sides."""
     images: list[RunImage] = []
     seen: set[tuple[str, ...]] = set()
     for case, _, _ in simulated:
         keys = plan.of_case[case.index][:KEPT_PROMPTS]
-        if tuple(keys) in seen or "statistical" in recordings[keys[0]].meta:
+        if tuple(keys) in seen or "statistical" in plan.recordings[keys[0]].meta:
             continue
         seen.add(tuple(keys))
         label = case.named(CHANGE_IMAGES)
         for prompt, (key, text) in enumerate(zip(keys, plan.captions[case.index], strict=False)):
-            recording = recordings[key]
+            recording = plan.recordings[key]
             images.append(RunImage(label, prompt, text, "image", recording.image))
             if isinstance(case.method, CiarSettings):
                 scores = recording.scores[:, SCORES.index("u")].reshape(grid, grid)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ class Plan:
         captions: Captions by index of the case.
         of_case: Keys of sessions by index of the case, one per caption.
         reference: The same for base's greedy images.
+        recordings: Recordings by key, of the sessions that `record` has recorded.
     """
 
     def __init__(self, cases: Sequence[Case], manifest: PairManifest, scenes: Callable[[int, int], list[str]]) -> None:
@@ -35,6 +36,7 @@ class Plan:
         self.captions: dict[int, list[str]] = {}
         self.of_case: dict[int, list[str]] = {}
         self.reference: dict[int, list[str]] = {}
+        self.recordings: dict[str, Recording] = {}
         self.prompts = [case.scenario.prompts for case in cases]
         texts: dict[tuple[str, ...], list[str]] = {}  # cases share lists of equal captions or sessions
         sessions: dict[tuple[Any, ...], list[str]] = {}
@@ -56,10 +58,15 @@ class Plan:
             greedy = s.decoding.model_copy(update={"cloud": "greedy"})
             self.reference[case.index] = keys("base", BaseSettings.model_validate({}), greedy, captions, s.seed)
 
-    def record(self, source: RecordingSource) -> dict[str, Recording]:
-        """Return the recording of every session, by key."""
+    def record(self, source: RecordingSource, keys: Collection[str] | None = None) -> None:
+        """Record the sessions with these keys; None: all."""
+        keys = self.specs if keys is None else keys
         with caption_context(self.prompts):
-            return dict(zip(self.specs, source.recordings(list(self.specs.values())), strict=True))
+            self.recordings |= zip(keys, source.recordings([self.specs[key] for key in keys]), strict=True)
+
+    def recorded(self, case: Case) -> list[Recording]:
+        """Return the recordings of a case, one per caption."""
+        return [self.recordings[key] for key in self.of_case[case.index]]
 
 
 @contextmanager

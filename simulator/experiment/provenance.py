@@ -39,14 +39,12 @@ NOTES = (
 )
 
 
-def divergence_warnings(simulated: Sequence[Simulated], plan: Plan, recordings: Mapping[str, Recording]) -> list[str]:
+def divergence_warnings(simulated: Sequence[Simulated], plan: Plan) -> list[str]:
     """Return warnings about branches that differ from their session before the branch, because of rounding in another batch."""
     found = []
     for one in simulated:
-        keys, mine = plan.of_case[one.case.index], one.branches
-        diverged = sum(
-            not common_prefix(recordings[keys[prompt]], branch, call) for (prompt, call), branch in mine.items()
-        )
+        whole, mine = plan.recorded(one.case), one.branches
+        diverged = sum(not common_prefix(whole[prompt], branch, call) for (prompt, call), branch in mine.items())
         if diverged:
             found.append(
                 f"{one.case.title}: {diverged} of {len(mine)} sessions that gave a reply up differ from the uninterrupted session before "
@@ -186,7 +184,6 @@ def provenance_of(
     manifest: PairManifest,
     costs: CostTable,
     plan: Plan,
-    recordings: Mapping[str, Recording],
     calibrated: Mapping[str, dict[str, Any]],
     simulated: Sequence[Simulated],
     failed: Sequence[FailedCase],
@@ -215,7 +212,7 @@ def provenance_of(
         "recordings": "statistical: generated from published rates of cloud calls, no model ran"
         if manifest.statistics
         else "float32; exact for one machine, thread count and batch size",
-        "near_ties": near_ties(recordings),
+        "near_ties": near_ties(plan.recordings),
         "notes": [
             *NOTES,
             *trace_notes(case.scenario for case in cases),
@@ -237,7 +234,7 @@ def provenance_of(
             ),
             *calibration_warnings(calibrated),
             *(text for one in simulated for text in load_warnings(one.case, one.result)),
-            *divergence_warnings(simulated, plan, recordings),
+            *divergence_warnings(simulated, plan),
         ],
     }
 

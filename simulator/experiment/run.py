@@ -27,7 +27,6 @@ from simulator.experiment.workers import Workers
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
-from simulator.protocol.recording import Recording
 from simulator.results.folder import check_run_folder, write_run
 from simulator.results.tables import CaseRecords, summary_table
 
@@ -106,20 +105,18 @@ def run_scenario(
     def measured(asked: Sequence[Case]) -> _Measured:
         cases, calibrated = search_thresholds(asked, manifest, scenes, source)
         plan = Plan(cases, manifest, scenes)
-        recordings = plan.record(source)
+        plan.record(source)
         simulated, failed = simulate_cases(
-            cases, costs, plan, recordings, source, progress, workers, case_timeout_s, timeline_sessions, store
+            cases, costs, plan, source, progress, workers, case_timeout_s, timeline_sessions, store
         )
-        records = score_cases(simulated, plan, recordings, scorer)
-        return _Measured(cases, calibrated, plan, recordings, simulated, failed, records)
+        records = score_cases(simulated, plan, scorer)
+        return _Measured(cases, calibrated, plan, simulated, failed, records)
 
     if trials:
         tuned = tuned_cases(scenario, quality, lambda tried: measured(tried).objectives(quality))
         cases = _in_order([*cases, *tuned])
     run = measured(cases)
-    provenance = provenance_of(
-        scenario, manifest, costs, run.plan, run.recordings, run.calibrated, run.simulated, run.failed, scorer
-    )
+    provenance = provenance_of(scenario, manifest, costs, run.plan, run.calibrated, run.simulated, run.failed, scorer)
     progress("writing", 0, 1)
     summary = write_run(
         folder,
@@ -127,7 +124,7 @@ def run_scenario(
         cases=run.records,
         provenance=provenance,
         timeline=[(case.title, result.drawn) for case, result, _ in run.simulated],
-        images=kept_images(run.simulated, run.plan, run.recordings, manifest.grid),
+        images=kept_images(run.simulated, run.plan, manifest.grid),
         draw=draw,
     )
     progress("writing", 1, 1)
@@ -150,7 +147,6 @@ class _Measured:
     cases: list[Case]
     calibrated: Told
     plan: Plan
-    recordings: dict[str, Recording]
     simulated: list[Simulated]
     failed: list[FailedCase]
     records: list[CaseRecords]

@@ -21,7 +21,6 @@ from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case
 from simulator.experiment.workers import Workers
 from simulator.protocol.cache import RecordingSource
-from simulator.protocol.recording import Recording
 from simulator.results.timeline import drawn
 
 TIMELINE_CASES = (
@@ -55,7 +54,6 @@ def simulate_cases(
     cases: Sequence[Case],
     costs: CostTable,
     plan: Plan,
-    recordings: Mapping[str, Recording],
     source: RecordingSource,
     progress: Progress,
     jobs: int | Workers | None = 1,
@@ -72,8 +70,7 @@ def simulate_cases(
     Args:
         cases: The cases.
         costs: Compute times.
-        plan: The sessions of each case.
-        recordings: Recordings of these sessions, by key.
+        plan: The sessions of each case, recorded.
         source: Source of the branches that a case needs.
         progress: Called after each case.
         jobs: Where cases are simulated: a number of processes, or None for up to one per core.
@@ -130,7 +127,7 @@ def simulate_cases(
     limits = _Limits(case_timeout_s, free_bytes, timeline_sessions, draw)
     while left := [case for case in cases if case.index not in results and case.index not in failed]:
         missing: list[tuple[int, tuple[int, int]]] = []
-        tasks = _Tasks(costs, plan, recordings, branches, workers.apart, limits)
+        tasks = _Tasks(costs, plan, branches, workers.apart, limits)
         for case, content in workers.run(attempt, left, tasks.of):
             index = case.index
             if isinstance(content, Failure):
@@ -200,7 +197,6 @@ class _Tasks:
 
     costs: CostTable
     plan: Plan
-    recordings: Mapping[str, Recording]
     branches: Mapping[int, Branches]
     pickled: bool
     limits: _Limits
@@ -208,9 +204,10 @@ class _Tasks:
 
     def of(self, case: Case) -> Task:
         broken = self.branches[case.index]
-        keys = self.plan.of_case[case.index]
-        priced = self.costs.priced(case, [self.recordings[key] for key in keys], broken)
-        told = repr((keys, sorted(broken), self.costs.fingerprint(case), case.scenario.placement))
+        priced = self.costs.priced(case, self.plan.recorded(case), broken)
+        told = repr(
+            (self.plan.of_case[case.index], sorted(broken), self.costs.fingerprint(case), case.scenario.placement)
+        )
         name = hashlib.sha256(told.encode()).hexdigest()
         content: Priced | bytes = priced
         if self.pickled:

@@ -131,14 +131,12 @@ def finished_records(
     if not ready or state.costs is None:
         return []
     source = CachedSource(recordings)
-    keys = dict.fromkeys(
-        key for case in ready for of in (state.plan.of_case, state.plan.reference) for key in of[case.index]
+    plan = state.plan
+    plan.record(
+        source, dict.fromkeys(key for case in ready for of in (plan.of_case, plan.reference) for key in of[case.index])
     )
-    found = dict(zip(keys, source.recordings([state.plan.specs[key] for key in keys]), strict=True))
-    simulated, _ = simulate_cases(
-        ready, state.costs, state.plan, found, source, lambda stage, done, total: None, kept=kept
-    )
-    return score_cases(simulated, state.plan, found, scorer)
+    simulated, _ = simulate_cases(ready, state.costs, plan, source, lambda stage, done, total: None, kept=kept)
+    return score_cases(simulated, plan, scorer)
 
 
 def _prompts(scenario: Scenario) -> int:
