@@ -166,6 +166,7 @@ def run(
     Raises:
         CiarSimError: The scenario, an argument, or a file that they name is not usable. No partial file remains.
     """
+    from ciar_sim.decide.bench import Means, silent
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
     from simulator.experiment.workers import Workers
@@ -185,19 +186,8 @@ def run(
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     choice = choice_of(zips, random, tune)
     loaded = load_with_source(written, options_of_axes(axes), options_of_sets(sets), choice)
-    return execute(
-        loaded,
-        None if out is None else Path(out),
-        None if cache is None else Path(cache),
-        torch_device,
-        max_batch,
-        jobs,
-        case_timeout_s,
-        timeline,
-        progress or (lambda stage, done, total: None),
-        force,
-        record_jobs,
-    )
+    means = Means(None if cache is None else Path(cache), torch_device, max_batch, jobs, progress or silent)
+    return execute(loaded, None if out is None else Path(out), means, case_timeout_s, timeline, force, record_jobs)
 
 
 def sweep(
@@ -400,15 +390,11 @@ def _means(options: Mapping[str, Any]) -> "Means":
 def execute(
     loaded: "LoadedScenario",
     out: Path | None,
-    cache: Path | None,
-    torch_device: str,
-    max_batch: int,
-    jobs: "int | Workers | None",
+    means: "Means",
     case_timeout_s: float | None,
     timeline: int,
-    progress: "Progress",
-    force: bool = False,
-    record_jobs: int | None = None,
+    force: bool,
+    record_jobs: int | None,
 ) -> Result:
     """Run a loaded scenario with its models, its cache and the report. Arguments as in `run`."""
     from ciar_sim.cli.common import default_cache
@@ -420,18 +406,19 @@ def execute(
     from simulator.experiment.rerun import check_replaced, digest
     from simulator.experiment.run import run_scenario
     from simulator.experiment.scenario import resolved_yaml
+    from simulator.experiment.simulating import SimulationOptions
     from simulator.protocol.cache import CachedSource, RecordingCache
     from simulator.protocol.pairs import pair_manifest
     from simulator.results.folder import clear_unfinished, mark_unfinished
 
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", torch_device):
-        raise CiarSimError(f"--torch-device {torch_device}: allowed: auto, cpu, cuda, cuda:N")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", means.torch_device):
+        raise CiarSimError(f"--torch-device {means.torch_device}: allowed: auto, cpu, cuda, cuda:N")
     scenario = loaded.scenario
-    cache = cache or default_cache()
+    cache = means.cache or default_cache()
     folder = out or run_folder(scenario)
-    watch = Stopwatch(progress)
-    models = Models(scenario.pair, torch_device, max_batch, cache, watch, record_jobs)
-    source, kept = CachedSource(RecordingCache(cache), models.record), CaseCache(cache)
+    watch = Stopwatch(means.progress)
+    models = Models(scenario.pair, means.torch_device, means.max_batch, cache, watch, record_jobs)
+    source = CachedSource(RecordingCache(cache), models.record)
     check_replaced(folder, scenario, force)
     marked = mark_unfinished(
         folder, resolved_yaml(scenario), {"cache": str(cache.resolve()), "asked_sha256": digest(scenario)}
@@ -448,11 +435,8 @@ def execute(
                 models.profile,
                 build_report,
                 watch,
-                jobs,
                 scorer,
-                case_timeout_s,
-                timeline,
-                kept,
+                SimulationOptions(means.jobs, case_timeout_s, timeline, CaseCache(cache)),
             )
     except (CiarSimError, OSError):
         if marked:
@@ -460,7 +444,7 @@ def execute(
         raise
     requests = float(outcome.summary["images"].sum()) * outcome.simulated / max(len(outcome.summary), 1)
     weights = pair_manifest(scenario.pair).weights_hash
-    watch.remember(cache, place_of_speed(weights, torch_device), source.recorded, requests)
+    watch.remember(cache, place_of_speed(weights, means.torch_device), source.recorded, requests)
     work = (
         f"recorded {counted(source.recorded, 'session')} ({source.reused} from the cache), "
         f"simulated {counted(outcome.simulated, 'case')} ({len(outcome.summary) - outcome.simulated} from the cache)"

@@ -150,6 +150,7 @@ def _run(
     from ciar_sim.api import execute, foresee, run_folder
     from ciar_sim.cli.common import default_cache
     from ciar_sim.cli.console import chosen_columns, progress_bars, state_lines
+    from ciar_sim.decide.bench import Means
     from simulator.experiment.rerun import check_replaced
     from simulator.experiment.workers import Workers
 
@@ -165,19 +166,8 @@ def _run(
         click.echo("\n".join(state_lines(state, cache or default_cache(), torch_device)))
         return
     with progress_bars(quiet) as progress:
-        result = execute(
-            loaded,
-            out,
-            cache,
-            torch_device,
-            max_batch,
-            workers,
-            60.0 * case_timeout,
-            timeline,
-            progress,
-            force,
-            record_jobs,
-        )
+        means = Means(cache, torch_device, max_batch, workers, progress)
+        result = execute(loaded, out, means, 60.0 * case_timeout, timeline, force, record_jobs)
     if not quiet:
         _print(result, chosen)
     if number := len(result.failed):

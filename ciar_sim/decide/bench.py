@@ -19,8 +19,9 @@ from simulator.experiment.loading import LoadedScenario
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.search import search_thresholds
-from simulator.experiment.simulating import Progress, Simulated, simulate_cases
+from simulator.experiment.simulating import Progress, Simulated, SimulationOptions, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
+from simulator.experiment.workers import Workers
 from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.protocol.pairs import pair_manifest
 from simulator.results.tables import CaseRecords
@@ -37,7 +38,7 @@ class Means:
     cache: Path | None = None
     torch_device: str = "auto"
     max_batch: int = 64
-    jobs: int | None = None
+    jobs: int | Workers | None = None
     progress: Progress = silent
 
 
@@ -133,7 +134,7 @@ class Prepared:
 
     def __post_init__(self) -> None:
         bench = self.bench
-        check_size(self.cases, bench.means.jobs or 1)
+        check_size(self.cases, SimulationOptions(bench.means.jobs).workers.most)
         check_methods(self.cases, bench.manifest)
         self.costs = CostTable(bench.manifest, self.cases, bench.models.profile)
         self.cases, _ = search_thresholds(self.cases, bench.manifest, bench.models.captions, bench.source)
@@ -186,19 +187,10 @@ class Prepared:
     def _simulate(
         self, cases: Sequence[Case], timeline_sessions: int = 0, kept: CaseCache | None = None
     ) -> list[Simulated]:
-        bench = self.bench
+        bench, means = self.bench, self.bench.means
+        options = SimulationOptions(means.jobs, None, timeline_sessions, kept, draw=not timeline_sessions)
         with bench.loaded.source.located():
-            done, failed = simulate_cases(
-                cases,
-                self.costs,
-                self.plan,
-                bench.source,
-                bench.means.progress,
-                bench.means.jobs,
-                timeline_sessions=timeline_sessions,
-                kept=kept,
-                draw=not timeline_sessions,
-            )
+            done, failed = simulate_cases(cases, self.costs, self.plan, bench.source, means.progress, options)
         self.failed += [one.message for one in failed]
         return done
 

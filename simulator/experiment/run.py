@@ -14,16 +14,14 @@ from simulator.core.errors import error_context
 from simulator.experiment.cost_table import CostTable
 from simulator.experiment.estimate import check_size
 from simulator.experiment.images import ImageScorer, kept_images, score_cases
-from simulator.experiment.inputs import TIMELINE_SESSIONS
-from simulator.experiment.kept import CaseCache, MemoryCases
+from simulator.experiment.kept import MemoryCases
 from simulator.experiment.plan import Plan
 from simulator.experiment.provenance import provenance_of
 from simulator.experiment.scenario import Case, Scenario, resolved_yaml
 from simulator.experiment.search import Told, search_thresholds, with_found
-from simulator.experiment.simulating import FailedCase, Progress, Simulated, simulate_cases
+from simulator.experiment.simulating import FailedCase, Progress, Simulated, SimulationOptions, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
 from simulator.experiment.tuning import Objectives, pareto_rows, trial_cases, tuned_cases, tuned_quality
-from simulator.experiment.workers import Workers
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import RecordingSource
 from simulator.protocol.pairs import pair_manifest
@@ -64,11 +62,8 @@ def run_scenario(
     profile: Callable[[], Profile],
     draw: Callable[[Path], object] | None = None,
     progress: Progress = lambda stage, done, total: None,
-    jobs: int | Workers | None = 1,
     scorer: ImageScorer | None = None,
-    case_timeout_s: float | None = None,
-    timeline_sessions: int = TIMELINE_SESSIONS,
-    kept: CaseCache | None = None,
+    options: SimulationOptions | None = None,
 ) -> Outcome:
     """Run every case of a scenario and write its run folder.
 
@@ -80,35 +75,32 @@ def run_scenario(
         profile: Returns the compute times measured on this machine; called only if the scenario uses them.
         draw: Adds plots and report to the folder.
         progress: Called with the progress of the run.
-        jobs: Where cases are simulated: a number of processes, or None for up to one per core. It does not affect results.
         scorer: Scores images; without it the quality columns that need it are NaN.
-        case_timeout_s: A case whose simulation takes longer fails; None for no limit.
-        timeline_sessions: Number of first requests of every case that timeline.json.gz shows.
-        kept: Cache of simulated cases, to which the cases of this run are added.
+        options: How cases are simulated; None: in this process, without a cache.
 
     Raises:
         CiarSimError: The scenario, or every case of it, cannot be run. Nothing is written.
     """
+    options = options or SimulationOptions()
     check_run_folder(folder)
     with error_context("pair"):
         manifest = pair_manifest(scenario.pair)
     quality = tuned_quality(scenario, manifest)
-    workers = jobs if isinstance(jobs, Workers) else Workers(jobs)
     cases, trials = expand(scenario), trial_cases(scenario)
-    check_size([*cases, *trials], workers.most)
+    check_size([*cases, *trials], options.workers.most)
     check_methods([*cases, *trials], manifest)
     # Before recording, so that a scenario that cannot be priced is refused at once.
     costs = CostTable(manifest, [*cases, *trials], profile)
-    store = MemoryCases() if kept is None and trials else kept  # trials are cases of the run too
+    if options.kept is None and trials:  # trials are cases of the run too
+        options = replace(options, kept=MemoryCases())
+    store = options.kept
     before = store.added if store else 0
 
     def measured(asked: Sequence[Case]) -> _Measured:
         cases, calibrated = search_thresholds(asked, manifest, scenes, source)
         plan = Plan(cases, manifest, scenes)
         plan.record(source)
-        simulated, failed = simulate_cases(
-            cases, costs, plan, source, progress, workers, case_timeout_s, timeline_sessions, store
-        )
+        simulated, failed = simulate_cases(cases, costs, plan, source, progress, options)
         records = score_cases(simulated, plan, scorer)
         return _Measured(cases, calibrated, plan, simulated, failed, records)
 

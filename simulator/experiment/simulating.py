@@ -50,17 +50,37 @@ class FailedCase(NamedTuple):
     error: CiarSimError | None
 
 
+@dataclass(frozen=True)
+class SimulationOptions:
+    """How cases are simulated. None of it affects the columns of a result.
+
+    Attributes:
+        jobs: Where cases are simulated: a number of processes, or None for up to one per core.
+        case_timeout_s: A case that takes longer fails; None for no limit.
+        timeline_sessions: Number of first requests in the timeline, for the first `TIMELINE_CASES` cases.
+        kept: Cache of simulated cases, to which the cases of this run are added as they end.
+        draw: False: results have the spans of these requests, for all cases, instead of a part of the timeline. Not with `kept`.
+    """
+
+    jobs: int | Workers | None = 1
+    case_timeout_s: float | None = None
+    timeline_sessions: int = TIMELINE_SESSIONS
+    kept: CaseCache | None = None
+    draw: bool = True
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that simulate."""
+        return self.jobs if isinstance(self.jobs, Workers) else Workers(self.jobs)
+
+
 def simulate_cases(
     cases: Sequence[Case],
     costs: CostTable,
     plan: Plan,
     source: RecordingSource,
     progress: Progress,
-    jobs: int | Workers | None = 1,
-    case_timeout_s: float | None = None,
-    timeline_sessions: int = TIMELINE_SESSIONS,
-    kept: CaseCache | None = None,
-    draw: bool = True,
+    options: SimulationOptions = SimulationOptions(),
 ) -> tuple[list[Simulated], list[FailedCase]]:
     """Simulate all cases. Return the simulated and the failed ones; an exception or a limit of time or memory fails one case only.
 
@@ -73,79 +93,110 @@ def simulate_cases(
         plan: The sessions of each case, recorded.
         source: Source of the branches that a case needs.
         progress: Called after each case.
-        jobs: Where cases are simulated: a number of processes, or None for up to one per core.
-        case_timeout_s: A case that takes longer fails; None for no limit.
-        timeline_sessions: Number of first requests in the timeline, for the first `TIMELINE_CASES` cases.
-        kept: Cache of simulated cases, to which the cases of this run are added as they end.
-        draw: False: results have the spans of these requests, for all cases, instead of a part of the timeline. Not with `kept`.
+        options: How they are simulated.
 
     Raises:
         CiarSimError: No case could be simulated.
     """
-    workers = jobs if isinstance(jobs, Workers) else Workers(jobs)
-    results: dict[int, SimulatedCase] = {}
-    branches: dict[int, Branches] = {case.index: {} for case in cases}
-    failed: dict[int, FailedCase] = {}
-    keys: dict[int, str] = {}
-    shown = {case.index for case in cases[:TIMELINE_CASES]}
+    simulation = _Simulation(cases, costs, plan, source, options)
+    simulation.take_kept()
+    stage = f"simulating, {len(simulation.results)} of {len(cases)} kept" if simulation.results else "simulating"
+    progress(stage, len(simulation.results), len(cases))
+    workers = options.workers.settled(simulation.left())
+    free_bytes = float("inf") if workers.remote else free_memory_bytes() / workers.most
+    limits = _Limits(options.case_timeout_s, free_bytes, options.timeline_sessions, options.draw)
+    while left := simulation.left():
+        missing: list[Branch] = []
+        tasks = _Tasks(costs, plan, simulation.branches, workers.apart, limits)
+        for case, content in workers.run(attempt, left, tasks.of):
+            if isinstance(content, Failure):
+                simulation.fail(case, content.message, content.error)
+                continue
+            missing += simulation.add(case, content)
+            progress(stage, len(simulation.results), len(cases))
+        simulation.record(sorted(missing))  # sorted, so that the order in which cases end does not matter
+    return simulation.ended()
 
-    def done(index: int, result: SimulatedCase) -> None:
-        results[index] = result if index in shown else replace(result, drawn=b"")
 
-    def record(missing: Sequence[tuple[int, tuple[int, int]]]) -> None:
-        """Record the branches after the given calls of the given prompts.
+Branch = tuple[int, tuple[int, int]]  # index of a case, and (prompt, call) of the reply that its session gives up
+
+
+class _Simulation:
+    """Results and branches of the cases so far, by index of the case."""
+
+    def __init__(
+        self, cases: Sequence[Case], costs: CostTable, plan: Plan, source: RecordingSource, options: SimulationOptions
+    ) -> None:
+        self.cases, self.plan, self.source, self.kept = cases, plan, source, options.kept
+        self.results: dict[int, SimulatedCase] = {}
+        self.branches: dict[int, Branches] = {case.index: {} for case in cases}
+        self.failed: dict[int, FailedCase] = {}
+        self._shown = {case.index for case in cases[:TIMELINE_CASES]}
+        keyed = cases if options.kept is not None else ()
+        self._keys = {case.index: key_of(case, costs, plan, options.timeline_sessions) for case in keyed}
+
+    def left(self) -> list[Case]:
+        """Return the cases that are still to be simulated."""
+        return [case for case in self.cases if case.index not in self.results and case.index not in self.failed]
+
+    def take_kept(self) -> None:
+        """Take the results in the cache, and record the branches that they need."""
+        if self.kept is None:
+            return
+        needed: list[Branch] = []
+        for case in self.cases:
+            if found := self.kept.get(self._keys[case.index]):
+                needed += [(case.index, place) for place in found.branches]
+                self._done(case, found.result)
+        self.record(needed)
+
+    def add(self, case: Case, content: bytes) -> list[Branch]:
+        """Take the result of `attempt`, if it lacks no branch. Return the branches that it lacks."""
+        result = KeptCase.from_bytes(content).result
+        if not result.missing:
+            if self.kept is not None:
+                self.kept.put(self._keys[case.index], content)
+            self._done(case, result)
+        return [(case.index, place) for place in result.missing]
+
+    def fail(self, case: Case, message: str, error: CiarSimError | None) -> None:
+        """Note that a case could not be simulated."""
+        self.failed[case.index] = FailedCase(case, f"{case.title}: {message}", error)
+
+    def record(self, missing: Sequence[Branch]) -> None:
+        """Record branches.
 
         If one diverges from its session when batched with others, each is recorded alone. A case whose branch diverges even then fails.
         """
+        plan = self.plan
         specs = [
             replace(plan.specs[plan.of_case[index][prompt]], missed_calls=(call,)) for index, (prompt, call) in missing
         ]
         with suppress(DivergedError):
-            for (index, place), recording in zip(missing, source.recordings(specs), strict=True):
-                branches[index][place] = recording
+            for (index, place), recording in zip(missing, self.source.recordings(specs), strict=True):
+                self.branches[index][place] = recording
             return
         for (index, place), spec in zip(missing, specs, strict=True):
             try:
-                (branches[index][place],) = source.recordings([spec])
+                (self.branches[index][place],) = self.source.recordings([spec])
             except DivergedError as error:
-                case = next(case for case in cases if case.index == index)
-                results.pop(index, None)
-                failed[index] = FailedCase(case, f"{case.title}: {error}", error)
+                self.results.pop(index, None)
+                self.fail(next(case for case in self.cases if case.index == index), str(error), error)
 
-    if kept is not None:
-        keys = {case.index: key_of(case, costs, plan, timeline_sessions) for case in cases}
-        broken: list[tuple[int, tuple[int, int]]] = []
-        for index, key in keys.items():
-            if found := kept.get(key):
-                broken += [(index, place) for place in found.branches]
-                done(index, found.result)
-        record(broken)
-    stage = f"simulating, {len(results)} of {len(cases)} kept" if results else "simulating"
-    progress(stage, len(results), len(cases))
-    workers = workers.settled([case for case in cases if case.index not in results])
-    free_bytes = float("inf") if workers.remote else free_memory_bytes() / workers.most
-    limits = _Limits(case_timeout_s, free_bytes, timeline_sessions, draw)
-    while left := [case for case in cases if case.index not in results and case.index not in failed]:
-        missing: list[tuple[int, tuple[int, int]]] = []
-        tasks = _Tasks(costs, plan, branches, workers.apart, limits)
-        for case, content in workers.run(attempt, left, tasks.of):
-            index = case.index
-            if isinstance(content, Failure):
-                failed[index] = FailedCase(case, f"{case.title}: {content.message}", content.error)
-                continue
-            result = KeptCase.from_bytes(content).result
-            missing += [(index, place) for place in result.missing]
-            if not result.missing:
-                if kept is not None:
-                    kept.put(keys[index], content)
-                done(index, result)
-            progress(stage, len(results), len(cases))
-        record(sorted(missing))  # sorted, so that the order in which cases end does not matter
-    if not results:
-        first = failed[min(failed)]
-        raise first.error or SimulationError(first.message)
-    simulated = [Simulated(case, results[case.index], branches[case.index]) for case in cases if case.index in results]
-    return simulated, [failed[index] for index in sorted(failed)]
+    def ended(self) -> tuple[list[Simulated], list[FailedCase]]:
+        """Return the simulated and the failed cases. Raises CiarSimError if none was simulated."""
+        if not self.results:
+            first = self.failed[min(self.failed)]
+            raise first.error or SimulationError(first.message)
+        simulated = [
+            Simulated(case, self.results[case.index], self.branches[case.index])
+            for case in self.cases
+            if case.index in self.results
+        ]
+        return simulated, [self.failed[index] for index in sorted(self.failed)]
+
+    def _done(self, case: Case, result: SimulatedCase) -> None:
+        self.results[case.index] = result if case.index in self._shown else replace(result, drawn=b"")
 
 
 def key_of(case: Case, costs: CostTable, plan: Plan, timeline_sessions: int = TIMELINE_SESSIONS) -> str:

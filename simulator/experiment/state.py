@@ -13,7 +13,7 @@ from simulator.experiment.scenario import Case, Scenario
 from simulator.experiment.schema.prompts import PromptList
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.search import most_sessions, search_thresholds
-from simulator.experiment.simulating import key_of, simulate_cases
+from simulator.experiment.simulating import SimulationOptions, key_of, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
 from simulator.experiment.tuning import trial_cases
 from simulator.pricing.profile import Profile
@@ -135,7 +135,9 @@ def finished_records(
     plan.record(
         source, dict.fromkeys(key for case in ready for of in (plan.of_case, plan.reference) for key in of[case.index])
     )
-    simulated, _ = simulate_cases(ready, state.costs, plan, source, lambda stage, done, total: None, kept=kept)
+    simulated, _ = simulate_cases(
+        ready, state.costs, plan, source, lambda stage, done, total: None, SimulationOptions(kept=kept)
+    )
     return score_cases(simulated, plan, scorer)
 
 

@@ -18,6 +18,7 @@ from models.methods import speculative
 from models.pair import Pair, load_pair
 from models.recorder import Recorder
 from simulator.core.rng import stream
+from simulator.experiment.simulating import SimulationOptions
 from simulator.network.access import AccessNetwork, Network
 from simulator.network.link import ImpairedLink
 from simulator.network.transport import TRANSPORTS
@@ -237,7 +238,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path, run_un
         path = folder / "scenario.yaml"
         path.write_text(yaml.safe_dump({"pair": str(tiny_pair_folder), **data}))
         out = folder / "out"
-        run_undrawn(path, out, jobs=jobs)
+        run_undrawn(path, out, options=SimulationOptions(jobs))
         names = ("requests.parquet", "summary.csv", "queue.parquet", "timeline.json.gz")
         return hashlib.sha256(b"".join((out / name).read_bytes() for name in names)).hexdigest()
 

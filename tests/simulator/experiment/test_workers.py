@@ -28,6 +28,7 @@ from simulator.experiment import simulating, workers
 from simulator.experiment.kept import CaseCache
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.run import Outcome, run_scenario
+from simulator.experiment.simulating import SimulationOptions
 from simulator.experiment.sweep import expand
 from simulator.experiment.tuning import tuned_quality
 from simulator.experiment.workers import Workers
@@ -63,7 +64,10 @@ class World:
         path = self.folder / "s.yaml"
         path.write_text(yaml.safe_dump({"pair": str(self.pair), **BASE, **(change or {})}))
         source = CachedSource(self.recordings, self.recorder.record if record else None)
-        return run_scenario(load_scenario(path), self.folder / out, source, captions, no_profile, **more)
+        options = SimulationOptions(jobs=more.pop("jobs", 1), kept=more.pop("kept", None))
+        return run_scenario(
+            load_scenario(path), self.folder / out, source, captions, no_profile, options=options, **more
+        )
 
     def tables(self, out: str) -> bytes:
         files = ("summary.csv", "requests.parquet", "timeline.json.gz", "provenance.json", "queue.parquet")
