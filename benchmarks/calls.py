@@ -17,7 +17,9 @@ import click
 import numpy as np
 import simpy
 
+from simulator.cloud.rules import CloudTier
 from simulator.engine.case import CaseInputs
+from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import poisson_arrivals
 from simulator.network.access import Network
@@ -142,7 +144,8 @@ def calls_per_second(network: Network, requests: int, devices: int, replicas: in
     cloud = Uniform(0.002)
     rate = 0.5 * replicas
     arrivals = poisson_arrivals(0, rate, requests / rate, devices, 1)
-    inputs = CaseInputs([program(cloud)], Uniform(0.010), cloud, network, devices, replicas, 16, arrivals, seed=0)
+    part = FleetPart(devices, [program(cloud)], Uniform(0.010), network)
+    inputs = CaseInputs([part], [CloudTier(cloud, replicas, 16)], arrivals, seed=0)
     begin = time.perf_counter()
     result = simulate(inputs)
     seconds = time.perf_counter() - begin

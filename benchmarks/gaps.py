@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.calls import Uniform, program
+from simulator.cloud.rules import CloudTier
 from simulator.core.rng import stream
 from simulator.engine.case import CaseInputs
+from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import Requests
 from simulator.network.access import Network
@@ -57,8 +59,8 @@ def latencies_s(
     order = np.argsort(waits_s)
     cloud = Uniform(CLOUD_S)
     arrivals = Requests(waits_s[order], order, np.zeros(places, np.int64))
-    session = program(cloud, CALLS)
-    inputs = CaseInputs([session], Uniform(DEVICE_S), cloud, network, places, places, 1, arrivals, seed=seed)
+    part = FleetPart(places, [program(cloud, CALLS)], Uniform(DEVICE_S), network)
+    inputs = CaseInputs([part], [CloudTier(cloud, places, 1)], arrivals, seed=seed)
     found = np.empty(places)
     found[order] = simulate(inputs).columns["latency_s"]
     return found

@@ -25,9 +25,10 @@ import numpy as np
 from scipy import optimize, stats
 
 from benchmarks.calls import Uniform
-from simulator.cloud.rules import CloudRules
+from simulator.cloud.rules import CloudRules, CloudTier
 from simulator.core.rng import stream
 from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import ClosedLoop, Requests
 from simulator.network.access import Network
@@ -107,9 +108,8 @@ def run(
     """Simulate requests: request i replays program prompt[i] and comes from device i modulo `devices`."""
     arrivals = Requests(requested_s, np.arange(len(requested_s)) % devices, prompt)
     costs = Uniform(1.0)
-    return simulate(
-        CaseInputs(programs, costs, costs, FREE, devices, replicas, 1, arrivals, 0, rules=rules or CloudRules())
-    )
+    part, tier = FleetPart(devices, programs, costs, FREE), CloudTier(costs, replicas, 1, rules or CloudRules())
+    return simulate(CaseInputs([part], [tier], arrivals, seed=0))
 
 
 def warm_up(load: float, servers: int = 1) -> int:
@@ -191,7 +191,8 @@ def _repair(seed: int, load: float, size: int, batches: int) -> tuple[np.ndarray
     think = _think_at(load)
     asked = left_out + size + 10 * math.isqrt(left_out + size) + 100
     costs, loop = Uniform(1.0), ClosedLoop(seed, think, asked / load, len(programs))
-    columns = simulate(CaseInputs(programs, costs, costs, FREE, MACHINES, 1, 1, loop, 0)).columns
+    part, tier = FleetPart(MACHINES, programs, costs, FREE), CloudTier(costs, 1, 1)
+    columns = simulate(CaseInputs([part], [tier], loop, seed=0)).columns
     kept = slice(left_out, left_out + size)
     if len(columns["request"]) < kept.stop:
         raise ValueError(f"{len(columns['request'])} repairs where {kept.stop} are needed")

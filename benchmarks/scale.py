@@ -12,7 +12,9 @@ import time
 import click
 
 from benchmarks.calls import NETWORKS, Uniform, program
+from simulator.cloud.rules import CloudTier
 from simulator.engine.case import CaseInputs
+from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import poisson_arrivals
 
@@ -24,9 +26,8 @@ def seconds_per_request(requests: int) -> float:
     """Return the processor time of the simulation alone, divided by the number of requests."""
     cloud = Uniform(0.002)
     arrivals = poisson_arrivals(0, 100.0, requests / 100.0, DEVICES, 1)
-    inputs = CaseInputs(
-        [program(cloud, 1)], Uniform(0.010), cloud, NETWORKS["constant"](), DEVICES, 4, 16, arrivals, seed=0
-    )
+    part = FleetPart(DEVICES, [program(cloud, 1)], Uniform(0.010), NETWORKS["constant"]())
+    inputs = CaseInputs([part], [CloudTier(cloud, 4, 16)], arrivals, seed=0)
     begin = time.process_time()
     simulate(inputs)
     return (time.process_time() - begin) / len(arrivals)

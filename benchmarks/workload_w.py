@@ -20,9 +20,10 @@ import click
 import numpy as np
 
 from benchmarks.calls import Uniform, timeouts_per_second
-from simulator.cloud.rules import CloudRules
+from simulator.cloud.rules import CloudRules, CloudTier
 from simulator.core.rng import stream
 from simulator.engine.case import CaseInputs
+from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import ClosedLoop
 from simulator.network.access import Network
@@ -81,18 +82,10 @@ def conversation(rounds: int) -> SessionProgram:
 def measure(devices: int, replicas: int, acceptance: float, redraft: bool) -> dict[str, float]:
     draws = stream(0, "workload-w.acceptance")
     programs = [conversation(rounds_of(draws, acceptance, redraft)) for _ in range(POOL)]
-    inputs = CaseInputs(
-        programs,
-        Uniform(DRAFT_S),
-        Verification(),
-        Network(RATE_BPS, RATE_BPS, ONE_WAY_S, ONE_WAY_S, JITTER_S, JITTER_S),
-        devices,
-        replicas,
-        16,
-        ClosedLoop(0, THINK_S, DURATION_S, POOL),
-        0,
-        rules=CloudRules(routing="join-shortest-queue"),
-    )
+    network = Network(RATE_BPS, RATE_BPS, ONE_WAY_S, ONE_WAY_S, JITTER_S, JITTER_S)
+    part = FleetPart(devices, programs, Uniform(DRAFT_S), network)
+    tier = CloudTier(Verification(), replicas, 16, CloudRules(routing="join-shortest-queue"))
+    inputs = CaseInputs([part], [tier], ClosedLoop(0, THINK_S, DURATION_S, POOL), seed=0)
     begin = time.perf_counter()
     result = simulate(inputs)
     seconds = time.perf_counter() - begin

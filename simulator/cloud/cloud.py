@@ -15,10 +15,9 @@ from typing import Any
 
 from simulator.cloud.background import standing
 from simulator.cloud.replica import EvictingReplica, Replica, Schedule
-from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
+from simulator.cloud.rules import Autoscale, Background, CloudTier, Crash
 from simulator.cloud.work import CloudSession, SessionReplica
 from simulator.core.rng import stream
-from simulator.pricing.costs import Costs
 from simulator.pricing.program import OTHER, Item
 
 # State of the whole cloud at one time: sessions with work in a queue (background jobs included), sessions waiting for admission,
@@ -42,33 +41,19 @@ def _job(seconds: float) -> tuple[Item, ...]:
 class Cloud:
     """All replicas of one place, stopped ones included, with routing, admission, crashes and autoscaling."""
 
-    def __init__(
-        self,
-        costs: Costs,
-        replicas: int,
-        max_batch: int,
-        schedule: Schedule,
-        rules: CloudRules | None = None,
-        start_s: float = 0.0,
-        companion: Costs | None = None,
-        first: int = 0,
-    ) -> None:
+    def __init__(self, tier: CloudTier, schedule: Schedule, start_s: float = 0.0, first: int = 0) -> None:
         """Start the replicas, with their background load, and schedule the crashes.
 
         Args:
-            costs: Costs of the cloud model.
-            replicas: Number of replicas at the start; autoscaling never goes below it.
-            max_batch: Largest number of sessions in one iteration.
+            tier: Its size, costs and rules.
             schedule: Registers callbacks for a point in virtual time.
-            rules: How the cloud schedules work; None: the defaults, which limit nothing.
             start_s: Time at which the replicas come up.
-            companion: Costs of the device's model if it runs in the cloud; None if no session uses it there.
             first: Number of the first replica.
 
         Raises:
             ValueError: A count is below 1, or a crash names a replica that does not exist.
         """
-        rules = rules or CloudRules()
+        replicas, max_batch, rules = tier.replicas, tier.max_batch, tier.rules
         if replicas < 1 or max_batch < 1:
             raise ValueError(f"replicas and max_batch must be >= 1, got {replicas} and {max_batch}")
         if rules.max_sessions is not None and rules.max_sessions < 1:
@@ -76,8 +61,8 @@ class Cloud:
         for crash in rules.crashes:
             if not 0 <= crash.replica < replicas:
                 raise ValueError(f"replica {crash.replica} cannot crash, there are {replicas}, counted from 0")
-        self.costs = costs
-        self.companion = companion
+        self.costs = tier.costs
+        self.companion = tier.companion
         self.max_batch = max_batch
         self.schedule = schedule
         self.rules = rules

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from simulator.pricing.costs import Costs
 
 Discipline = Literal["fifo", "shortest-first", "earliest-deadline", "priority"]
 Routing = Literal["least-loaded", "round-robin", "join-shortest-queue"]
@@ -77,3 +79,22 @@ class CloudRules:
     autoscale: Autoscale | None = None
     background: Background | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class CloudTier:
+    """A cloud.
+
+    Attributes:
+        costs: Costs of the cloud model.
+        replicas: Number of replicas at the start; autoscaling never goes below it.
+        max_batch: Largest number of sessions in one iteration.
+        rules: How it schedules work.
+        companion: Costs of the device's model if it runs in the cloud; None if no session uses it there.
+    """
+
+    costs: Costs
+    replicas: int
+    max_batch: int
+    rules: CloudRules = field(default_factory=CloudRules)
+    companion: Costs | None = None

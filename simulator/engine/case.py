@@ -6,33 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator.cloud.rules import CloudRules
+from simulator.cloud.rules import CloudTier
 from simulator.engine.device import FleetPart
 from simulator.engine.fallback import Fallback
 from simulator.engine.workload import ClosedLoop, Requests
-from simulator.network.access import Network
-from simulator.pricing.costs import Costs
-from simulator.pricing.program import SessionProgram
 from simulator.results.timeline import Span
-
-
-@dataclass(frozen=True)
-class CloudTier:
-    """One of several clouds. Clouds do not share work.
-
-    Attributes:
-        costs: compute costs.
-        replicas: number of replicas at the start.
-        max_batch: sessions per iteration.
-        rules: scheduling rules.
-        companion: costs of the device's model, if it also runs here.
-    """
-
-    costs: Costs
-    replicas: int
-    max_batch: int
-    rules: CloudRules = field(default_factory=CloudRules)
-    companion: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -40,52 +18,33 @@ class CaseInputs:
     """Everything that determines the result of a case.
 
     Attributes:
-        programs: one per prompt, priced with the same `cloud`.
-        devices: number of devices in the fleet.
-        max_batch: sessions per cloud iteration.
+        parts: the devices of the fleet by kind, numbered consecutively.
+        tiers: the clouds; they do not share work.
+        arrivals: requests, or devices that ask again and again.
         seed: seed of all random draws of links, cloud and fallback.
         timeline_sessions: number of requests, from the first on, whose spans are kept.
-        rules: scheduling rules of the cloud.
         until_s: latest end of the simulation; requests may still be open.
-        slo_s: as in `FleetPart`.
         sample_every_s: interval of `CaseResult.samples`.
         warmup_s: start of the measurement of `CaseResult.utilisation`.
         duration_s: its end, or the last event if that is later.
-        fleet: parts of a fleet with several kinds of devices, numbered consecutively; programs, device, network and slo_s are then
-            unused.
         fallback: what devices do when a reply is late; None: they wait.
-        companion: costs of the device's model in the cloud, for sessions whose device program also runs there.
-        tiers: clouds that serve the parts of the fleet; cloud, companion, replicas, max_batch and rules are then unused.
     """
 
-    programs: Sequence[SessionProgram]
-    device: Costs
-    cloud: Costs
-    network: Network
-    devices: int
-    replicas: int
-    max_batch: int
+    parts: Sequence[FleetPart]
+    tiers: Sequence[CloudTier]
     arrivals: Requests | ClosedLoop
     seed: int
     timeline_sessions: int = 0
-    rules: CloudRules = field(default_factory=CloudRules)
     until_s: float = math.inf
-    slo_s: float = math.inf
     sample_every_s: float = math.inf
     warmup_s: float = 0.0
     duration_s: float = 0.0
-    fleet: Sequence[FleetPart] = ()
     fallback: Fallback | None = None
-    companion: Costs | None = None
-    tiers: Sequence[CloudTier] = ()
 
-    def parts(self) -> Sequence[FleetPart]:
-        """Return `fleet`, or a single part with all devices."""
-        return self.fleet or [FleetPart(self.devices, self.programs, self.device, self.network, 0, self.slo_s)]
-
-    def clouds(self) -> Sequence[CloudTier]:
-        """Return `tiers`, or the single cloud."""
-        return self.tiers or [CloudTier(self.cloud, self.replicas, self.max_batch, self.rules, self.companion)]
+    @property
+    def devices(self) -> int:
+        """Number of devices in the fleet."""
+        return sum(part.devices for part in self.parts)
 
 
 @dataclass(frozen=True)

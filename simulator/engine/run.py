@@ -51,12 +51,9 @@ NO_REQUESTS = Requests(np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
 
 def _check(inputs: CaseInputs) -> None:
     """Raise ValueError if requests, fleet and clouds contradict each other."""
-    parts, tiers, arrivals = inputs.parts(), inputs.clouds(), inputs.arrivals
+    parts, tiers, arrivals = inputs.parts, inputs.tiers, inputs.arrivals
     if inputs.devices < 1:
         raise ValueError(f"devices must be >= 1, got {inputs.devices}")
-    devices = [part.devices for part in parts]
-    if sum(devices) != inputs.devices:
-        raise ValueError(f"the parts of the fleet have {devices} devices, not {inputs.devices}")
     prompts = len(parts[0].programs)
     known = all(len(part.programs) == prompts for part in parts)
     if isinstance(arrivals, ClosedLoop):
@@ -87,7 +84,7 @@ class Run:
             arrivals = inputs.arrivals
         n = len(arrivals)
         self.inputs = inputs
-        self.parts, self.tiers = inputs.parts(), inputs.clouds()
+        self.parts, self.tiers = inputs.parts, inputs.tiers
         self.fallback = inputs.fallback
         self.missing: set[tuple[int, int]] = set()
         # By request, for those that have any: the call given up, retries, payload (up, down) beyond that of the program.
@@ -103,18 +100,7 @@ class Run:
         self.clouds: list[Cloud] = []
         number = 0
         for tier in self.tiers:
-            self.clouds.append(
-                Cloud(
-                    tier.costs,
-                    tier.replicas,
-                    tier.max_batch,
-                    self.clock.at,
-                    tier.rules,
-                    start_s,
-                    tier.companion,
-                    number,
-                )
-            )
+            self.clouds.append(Cloud(tier, self.clock.at, start_s, number))
             scaled = tier.rules.autoscale
             number += tier.replicas if scaled is None else scaled.max_replicas
         self.open = n  # number of requests that are open or still to come

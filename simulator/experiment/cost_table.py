@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simulator.cloud.rules import CloudTier
 from simulator.core.errors import ComputeError, ScenarioError, error_context
-from simulator.engine.case import CloudTier
 from simulator.engine.device import FleetPart
 from simulator.experiment.branches import Branches, abandoned
 from simulator.experiment.fleet import (

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash
+from simulator.cloud.rules import Autoscale, Background, CloudRules, CloudTier, Crash
 from simulator.core.errors import ScenarioError, error_context
-from simulator.engine.case import CaseInputs, CaseResult, CloudTier
+from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import (
@@ -67,20 +67,7 @@ def simulate_case(
 
     def simulated(arrivals: Requests | ClosedLoop, **times_s: Any) -> SimulatedCase:
         inputs = CaseInputs(
-            programs=parts[0].programs,
-            device=parts[0].device,
-            cloud=tiers[0].costs,
-            network=parts[0].network,
-            devices=workload.devices,
-            replicas=tiers[0].replicas,
-            max_batch=tiers[0].max_batch,
-            arrivals=arrivals,
-            seed=scenario.seed,
-            timeline_sessions=timeline_sessions,
-            fleet=parts,
-            fallback=scenario.fallback.rule(),
-            tiers=tiers,
-            **times_s,
+            parts, tiers, arrivals, scenario.seed, timeline_sessions, fallback=scenario.fallback.rule(), **times_s
         )
         return SimulatedCase(**vars(simulate(inputs)))
 

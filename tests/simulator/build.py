@@ -1,12 +1,15 @@
 """Small hand-made recordings, costs whose times are binary fractions, and cases of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from simulator.cloud.rules import CloudRules, CloudTier
 from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import Requests
 from simulator.network.access import Network
@@ -151,16 +154,19 @@ def arrivals(*requests: tuple[float, int, int]) -> Requests:
 
 
 def case(programs: Sequence[SessionProgram], requests: Requests, **changes: Any) -> CaseResult:
-    """Simulate requests on a small default fleet; `changes` are fields of CaseInputs."""
-    fields: dict[str, Any] = {
-        "programs": programs,
-        "device": DEVICE_COSTS,
-        "cloud": CLOUD_COSTS,
-        "network": NETWORK,
-        "devices": 8,
-        "replicas": 1,
-        "max_batch": 16,
-        "arrivals": requests,
-        "seed": 0,
-    }
-    return simulate(CaseInputs(**{**fields, **changes}))
+    """Simulate requests on a small default fleet; `changes` are fields of FleetPart, CloudTier (costs: `cloud`) and CaseInputs."""
+    part = FleetPart(
+        changes.pop("devices", 8),
+        programs,
+        changes.pop("device", DEVICE_COSTS),
+        changes.pop("network", NETWORK),
+        slo_s=changes.pop("slo_s", math.inf),
+    )
+    tier = CloudTier(
+        changes.pop("cloud", CLOUD_COSTS),
+        changes.pop("replicas", 1),
+        changes.pop("max_batch", 16),
+        changes.pop("rules", CloudRules()),
+        changes.pop("companion", None),
+    )
+    return simulate(CaseInputs(changes.pop("parts", [part]), [tier], requests, **{"seed": 0, **changes}))

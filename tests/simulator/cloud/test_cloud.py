@@ -10,7 +10,7 @@ import pytest
 
 from simulator.cloud.cloud import Cloud
 from simulator.cloud.replica import Replica
-from simulator.cloud.rules import CloudRules
+from simulator.cloud.rules import CloudRules, CloudTier
 from simulator.cloud.work import CloudSession
 from simulator.engine.clock import Alarm
 from simulator.network.access import Network
@@ -171,7 +171,7 @@ def opened(cloud: Cloud, client: CloudSession) -> Replica:
 
 
 def test_routing_is_to_the_fewest_open_sessions_and_sticks() -> None:
-    cloud = Cloud(CLOUD_COSTS, 3, 4, Loop().at)
+    cloud = Cloud(CloudTier(CLOUD_COSTS, 3, 4), Loop().at)
     clients = [Client() for _ in range(5)]
     assert [cloud.replicas.index(opened(cloud, client)) for client in clients] == [0, 1, 2, 0, 1]
     cloud.close(clients[2], 0.0)
@@ -184,7 +184,7 @@ def test_routing_is_to_the_fewest_open_sessions_and_sticks() -> None:
 @pytest.mark.parametrize(("replicas", "max_batch"), [(0, 1), (1, 0)])
 def test_a_cloud_that_cannot_be_is_refused(replicas: int, max_batch: int) -> None:
     with pytest.raises(ValueError, match="must be >= 1"):
-        Cloud(CLOUD_COSTS, replicas, max_batch, Loop().at)
+        Cloud(CloudTier(CLOUD_COSTS, replicas, max_batch), Loop().at)
 
 
 def test_two_base_sessions_interleave() -> None:

@@ -13,7 +13,7 @@ from simulator.cloud.background import standing
 from simulator.cloud.cloud import Cloud
 from simulator.cloud.queues import queue_of
 from simulator.cloud.replica import Replica, recomputed
-from simulator.cloud.rules import Autoscale, Background, CloudRules, Crash, Discipline, Routing
+from simulator.cloud.rules import Autoscale, Background, CloudRules, CloudTier, Crash, Discipline, Routing
 from simulator.core.rng import stream
 from simulator.engine.device import FleetPart
 from simulator.engine.workload import ClosedLoop, Requests
@@ -99,7 +99,7 @@ def test_a_session_put_back_keeps_its_place() -> None:
 def test_routing(routing: Routing, chosen: list[int]) -> None:
     """Session 0 has work in the cloud; the others have none."""
     loop = Loop()
-    cloud = Cloud(CLOUD_COSTS, 3, 4, loop.at, CloudRules(routing=routing))
+    cloud = Cloud(CloudTier(CLOUD_COSTS, 3, 4, CloudRules(routing=routing)), loop.at)
     clients = [Client() for _ in range(4)]
     found = []
     for client in clients:
@@ -322,7 +322,7 @@ def test_the_first_request_waits_for_other_tenants_as_long_as_a_later_one(max_ba
 )
 def test_rules_that_cannot_be_are_refused(rules: CloudRules, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Cloud(CLOUD_COSTS, 1, 1, Loop().at, rules)
+        Cloud(CloudTier(CLOUD_COSTS, 1, 1, rules), Loop().at)
 
 
 @st.composite
@@ -386,12 +386,10 @@ def test_a_fleet_of_two_kinds_has_its_own_hardware_links_and_priorities() -> Non
         FleetPart(1, [program(device, cloud, device_costs=slow)], slow, NETWORK),
         FleetPart(2, [program(device, cloud, device_costs=fast)], fast, far, priority=1),
     ]
-    columns = case([], arrivals((0, 0, 0), (1, 1, 0), (2, 2, 0)), devices=3, fleet=parts).columns
+    columns = case([], arrivals((0, 0, 0), (1, 1, 0), (2, 2, 0)), parts=parts).columns
     assert columns["device_compute_s"].tolist() == [1 / 64, 1 / 256, 1 / 256]
     assert columns["uplink_s"].tolist() == [2.0**-10 + 1 / 32] + [2.0**-10 + 1 / 16] * 2
     assert columns["device_energy_j"].tolist() == [1 / 64, 8 / 256, 8 / 256]
-    with pytest.raises(ValueError, match="not 4"):
-        case([], arrivals((0, 0, 0)), devices=4, fleet=parts)
 
 
 def test_in_a_closed_loop_a_device_asks_again_once_it_has_thought() -> None:
@@ -418,7 +416,7 @@ def test_devices_of_one_kind_or_in_two_parts_are_the_same() -> None:
     requests = Requests(np.arange(8) * 0.05, np.arange(8) % 4, np.zeros(8, np.int64))
     whole = case([base(3)], requests, devices=4).columns
     parts = [FleetPart(2, [base(3)], DEVICE_COSTS, NETWORK) for _ in range(2)]
-    split = case([], requests, devices=4, fleet=parts).columns
+    split = case([], requests, parts=parts).columns
     assert all(
         np.array_equal(whole[name], split[name], equal_nan=True) for name in whole if whole[name].dtype.kind == "f"
     )

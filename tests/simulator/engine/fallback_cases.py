@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from simulator.engine.case import CaseInputs, CaseResult
+from simulator.engine.case import CaseResult
 from simulator.engine.device import FleetPart
 from simulator.engine.fallback import Fallback
-from simulator.engine.run import simulate
 from simulator.engine.workload import Requests
 from simulator.experiment.branches import abandoned
 from simulator.network.access import Network
@@ -16,10 +15,10 @@ from simulator.network.wire import Capacity
 from simulator.pricing.program import SessionProgram
 from simulator.results.columns import PARTS
 from tests.simulator.build import (
-    CLOUD_COSTS,
     DEVICE_COSTS,
     NETWORK,
     call,
+    case,
     compute,
     forward,
     program,
@@ -62,17 +61,7 @@ def run(
 ) -> CaseResult:
     ends = {key: abandoned(programs[key[0]], branch, key[1]) for key, branch in (branches or {}).items()}
     part = FleetPart(devices, programs, DEVICE_COSTS, network, abandoned=ends)
-    fields: dict[str, Any] = {
-        "cloud": CLOUD_COSTS,
-        "replicas": 1,
-        "max_batch": 16,
-        "seed": 0,
-        "fallback": rule,
-        **changes,
-    }
-    return simulate(
-        CaseInputs([], DEVICE_COSTS, network=network, devices=devices, arrivals=requests, fleet=[part], **fields)
-    )
+    return case(programs, requests, parts=[part], fallback=rule, **changes)
 
 
 def equal(one: CaseResult, other: CaseResult) -> bool:

@@ -45,7 +45,7 @@ def test_a_hot_device_serves_later_and_the_parts_still_add_up() -> None:
     costs = UniformCosts(pass_s=2.0, image_decoder_s=0.0)
     one = program([forward()] * 4, first_by_cloud=False, device_costs=costs)
     part = FleetPart(1, [one], costs, Network(math.inf, math.inf, 0.0, 0.0), throttling=CURVE)
-    result = case([], arrivals((0, 0, 0), (0, 0, 0)), devices=1, fleet=[part])
+    result = case([], arrivals((0, 0, 0), (0, 0, 0)), parts=[part])
     assert result.columns["latency_s"].tolist() == [16.0, 48.0]
     assert result.columns["device_compute_s"].tolist() == [16.0, 32.0]
     assert result.columns["device_queue_s"].tolist() == [0.0, 16.0]

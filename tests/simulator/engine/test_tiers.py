@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.cloud.rules import CloudRules
-from simulator.engine.case import CaseInputs, CaseResult, CloudTier
+from simulator.cloud.rules import CloudRules, CloudTier
+from simulator.engine.case import CaseInputs, CaseResult
 from simulator.engine.device import FleetPart
 from simulator.engine.run import simulate
 from simulator.engine.workload import Requests, poisson_arrivals
 from simulator.network.access import Network
-from tests.simulator.build import CLOUD_COSTS, DEVICE_COSTS, UniformCosts, call, forward, program, reply
+from tests.simulator.build import DEVICE_COSTS, UniformCosts, call, forward, program, reply
 
 FREE = Network(math.inf, math.inf, 0.0, 0.0)
 SERVICE_S = (1 / 64, 1 / 32)  # of a pass in each tier
@@ -26,19 +26,7 @@ def fleet(sent_to: tuple[int, int], arrivals: Requests, **changes: object) -> Ca
     for tier in sent_to:
         one = program([*call(0, 0)], [[forward("cloud"), reply(0)]], cloud_costs=(NEAR, FAR)[tier])
         parts.append(FleetPart(EACH, [one], DEVICE_COSTS, FREE, tier=tier))
-    given = CaseInputs(
-        programs=parts[0].programs,
-        device=DEVICE_COSTS,
-        cloud=CLOUD_COSTS,
-        network=FREE,
-        devices=2 * EACH,
-        replicas=1,
-        max_batch=1,
-        arrivals=arrivals,
-        seed=0,
-        fleet=parts,
-        tiers=[CloudTier(costs, 1, 1) for costs in (NEAR, FAR)],
-    )
+    given = CaseInputs(parts, [CloudTier(costs, 1, 1) for costs in (NEAR, FAR)], arrivals, seed=0)
     return simulate(replace(given, **changes))  # type: ignore[arg-type]
 
 

@@ -351,7 +351,7 @@ def test_each_part_of_a_fleet_has_cells_and_radios_of_its_own() -> None:
         FleetPart(count, [one], DEVICE_COSTS, n)
         for count, n in ((3, plain), (3, plain), (1, replace(plain, radio=RADIO)))
     ]
-    columns = case([], arrivals(*((0.0, device, 0) for device in range(7))), devices=7, fleet=parts).columns
+    columns = case([], arrivals(*((0.0, device, 0) for device in range(7))), parts=parts).columns
     first_s = columns["uplink_s"][0]
     assert columns["uplink_s"][:6].tolist() == [first_s, first_s + 2.0**-10, first_s] * 2
     assert np.all(columns["device_energy_j"][:6] == 0.0)
