@@ -12,6 +12,7 @@ from simulator.core.errors import counted
 
 MOST_NAMED = 6  # conditions of a run up to which each is named
 MOST_ANSWERS = 4  # answers in a run with more than MOST_NAMED conditions
+MOST_LEFT = 3  # methods that are named together for the conditions that have no answer of their own
 MOST_PLACES = 3  # ranges of conditions in one answer
 MOST_IN_A_SENTENCE = 2  # answers in a sentence; more become a list
 
@@ -124,8 +125,10 @@ def _by_condition(
         if gains and len(labels) == 1 and not is_base(cases.iloc[0]):
             who += f" ({_range(gains, times)}× base's speed)"
         parts.append(who + _place(here, findings, keys))
-    if others := sum(len(where[labels]) for labels in where if labels not in told):
-        parts.append(f"others under {others} of {len(findings)} conditions")
+    if left := [labels for labels in where if labels not in told]:
+        names = list(dict.fromkeys(label for labels in left for label in labels))
+        who = " or ".join(map(_alone, names)) if len(names) <= MOST_LEFT else f"one of {len(names)} others"
+        parts.append(f"{who} under {sum(len(where[labels]) for labels in left)} of {len(findings)} conditions")
     return parts
 
 

@@ -4,8 +4,8 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,7 +182,8 @@ def _read_run(folder: Path) -> Run:
     name = str(provenance.get("name") or "run")
     scenario = _bytes(folder, "scenario.yaml").decode(errors="replace")
     summary = with_words(table, swept, name)
-    run = Run(name, scenario, provenance, swept, summary, _images(folder), _queue(folder), folder)
+    images = _with_labels(_images(folder), _labels(table, swept, {}), summary["label"])
+    run = Run(name, scenario, provenance, swept, summary, images, _queue(folder), folder)
     check_requests(run.requests, summary, folder)  # before anything is drawn
     return run
 
@@ -209,23 +210,39 @@ def check_requests(requests: pd.DataFrame, summary: pd.DataFrame, folder: Path) 
 
 
 def with_words(summary: pd.DataFrame, swept: tuple[str, ...], name: str) -> pd.DataFrame:
-    """Add the columns label and condition to a summary. The condition is `name` if nothing is swept."""
-    named = summary[["method", "method_name", *swept]]
-    rows = [{str(key): value for key, value in row.items()} for row in named.to_dict("records")]
+    """Add the columns label and condition to a summary. The condition is `name` if nothing is swept.
+
+    Swept numbers have no more digits than needed to distinguish them: ranges, random points and trials have six.
+    """
+    labels = _labels(summary, swept, shown_numbers({key: summary[key] for key in swept}))
+    if len(set(labels)) < len(set(_labels(summary, swept, {}))):  # a shown number is in the label of another method
+        labels = _labels(summary, swept, {})
     distinct = tuple(key for key in swept if key in NAMED_KEYS or summary[key].nunique(dropna=False) > 1)
     return summary.assign(
-        label=[label(row, swept) for row in rows],
+        label=labels,
         condition=[words or name for words in condition_names(summary, distinct)],
     )
 
 
-def condition_names(summary: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
-    """Describe the condition of every row by some of the swept keys. Numbers have no more digits than needed to distinguish them."""
-    table = {key: summary[key] for key in keys}
+def _labels(summary: pd.DataFrame, swept: tuple[str, ...], shown: Mapping[str, pd.Series]) -> list[str]:
+    """Return the label of every row. shown: columns of swept keys in place of those of the summary."""
+    named = summary.assign(**shown)[["method", "method_name", *swept]]
+    return [label({str(key): value for key, value in row.items()}, swept) for row in named.to_dict("records")]
+
+
+def shown_numbers(table: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    """Return the columns of swept keys with no more digits than needed to distinguish the numbers of a column."""
+    found = dict(table)
     for key, column in table.items():
         if pd.api.types.is_float_dtype(column):
             shown = shortened(column)
-            table[key] = column.map(lambda value, shown=shown: shown.get(value, value))
+            found[key] = column.map(lambda value, shown=shown: shown.get(value, value))
+    return found
+
+
+def condition_names(summary: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
+    """Describe the condition of every row by some of the swept keys. Numbers have no more digits than needed to distinguish them."""
+    table = shown_numbers({key: summary[key] for key in keys})
     return [condition(dict(zip(keys, row, strict=True)), keys) for row in zip(*table.values(), strict=True)] or [
         ""
     ] * len(summary)
@@ -333,6 +350,19 @@ def _json(folder: Path, name: str) -> Any:
         return json.loads(_bytes(folder, name))
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{folder / name} cannot be read: {error}") from None
+
+
+def _with_labels(
+    images: tuple[StoredImage, ...], whole: Iterable[str], labels: Iterable[str]
+) -> tuple[StoredImage, ...]:
+    """Name images by the labels of their cases. whole: labels with all digits, as in images/index.json, perhaps before other words."""
+    known = {f"{old} ": f"{new} " for old, new in zip(whole, labels, strict=True) if old != new}
+    found = []
+    for one in images:
+        name = f"{one.method} "
+        old = max((old for old in known if name.startswith(old)), key=len, default="")
+        found.append(replace(one, method=(known[old] + name.removeprefix(old)).rstrip()) if old else one)
+    return tuple(found)
 
 
 def _images(folder: Path) -> tuple[StoredImage, ...]:

@@ -34,7 +34,8 @@ from reports.words import (
 from simulator.core.errors import NOT_SIMULATED
 from simulator.core.rng import stream
 from simulator.results.columns import interval_columns
-from tests.reports.build import case, rows, write
+from simulator.results.folder import RunImage
+from tests.reports.build import IMAGE, case, rows, write
 
 # ---- words
 
@@ -470,6 +471,28 @@ def test_advice_over_scattered_conditions_counts_them(tmp_path: Path) -> None:
     assert "under 4 of 8 conditions" in advice(find(run), condition_keys(run))
 
 
+@pytest.mark.parametrize(
+    ("rare", "said"),
+    [
+        (("code", "device-only"), "code or device-only under 2 of 10 conditions"),
+        (("code", "device-only", "random", "gsd"), "one of 4 others under 4 of 12 conditions"),
+    ],
+)
+def test_methods_of_the_rest_of_the_conditions_are_named_or_counted(
+    tmp_path: Path, rare: tuple[str, ...], said: str
+) -> None:
+    """They were "others"."""
+    best = ["ciar"] * 4 + ["base"] * 4 + list(rare)
+    cases = [
+        case(method, 4.0 if method == fastest else 8.0, {"network.rtt_ms": place})
+        for place, fastest in enumerate(best)
+        for method in ("base", "ciar", *rare)
+    ]
+    told = advice(find(load_run(write(tmp_path / "run", cases, images=()))))
+    assert f"\n- {said}\n" in told
+    assert "- base (the cloud alone) under 4 of" in told
+
+
 def test_a_run_of_one_method_has_its_latency_as_advice(tmp_path: Path) -> None:
     cases = [case("ciar", seconds, {"network.preset": name}) for name, seconds in (("wifi", 4.0), ("lte", 8.0))]
     said = advice(find(load_run(write(tmp_path / "run", cases, images=()))))
@@ -485,6 +508,24 @@ def test_numbers_of_conditions_are_no_longer_than_what_keeps_them_apart() -> Non
     assert shortened([5, 9.24656, 108.148, 1234.56]) == {5: 5, 9.24656: 9.25, 108.148: 108, 1234.56: 1235}
     assert shortened([9.24656, 9.24651]) == {9.24656: 9.2466, 9.24651: 9.2465}  # neighbours stay apart
     assert shortened([0.0625, 262144, math.inf]) == {0.0625: 0.0625, 262144: 262144}  # round numbers are not shortened
+
+
+def test_numbers_of_labels_are_no_longer_than_what_keeps_them_apart(tmp_path: Path) -> None:
+    """Those of random points and trials had six digits; the images are named as the methods are."""
+    path = "methods.ciar.threshold"
+    swept = [case("ciar", 4.0, {path: value}) for value in (0.322481, 0.28, 0.152977)]
+    named = [f"ciar threshold={value}{more}" for value in (0.322481, 0.28) for more in ("", " seed=1")]
+    images = [RunImage(name, 0, "a prompt", "image", IMAGE) for name in ("base", *named)]
+    run = load_run(write(tmp_path / "run", [case("base", 8.0, {}), *swept], images=images))
+    assert run.labels() == ["base", "ciar threshold=0.322", "ciar threshold=0.28", "ciar threshold=0.153"]
+    assert [one.method for one in run.images] == [
+        "base",
+        *(f"ciar threshold={value}{more}" for value in ("0.322", "0.28") for more in ("", " seed=1")),
+    ]
+    assert list(run.summary[path].dropna()) == [0.322481, 0.28, 0.152977]
+    own = case("ciar threshold=0.322", 5.0, {}, name="ciar")  # would be ambiguous
+    run = load_run(write(tmp_path / "own", [*swept, own], images=()))
+    assert run.labels()[0] == "ciar threshold=0.322481"
 
 
 def test_warnings_that_say_the_same_of_many_cases_are_one() -> None:
