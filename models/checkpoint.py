@@ -7,6 +7,7 @@ contains `argparse.Namespace` or an optimizer can thus be read, and none of its 
 Torch is not imported: checking a scenario needs only the shapes. `models.state.read_state` reads the numbers.
 """
 
+import json
 import pickle
 import struct
 import zipfile
@@ -307,8 +308,11 @@ def reason(path: Path, error: BaseException) -> str:
     if head[8:10] == b'{"':
         if not own:
             return "safetensors under another name; name it .safetensors"
-        if size < 8 + int.from_bytes(head[:8], "little") or "incomplete metadata" in said:
+        expected = _safe_size(path)
+        if expected is None or size < expected:
             return f"a file that is cut short, of {size} bytes"
+        if size > expected:
+            return f"a file of {size} bytes, {size - expected} more than its header describes"
     for begin, what in OTHER_FORMATS:
         if head.startswith(begin):
             return what
@@ -318,6 +322,20 @@ def reason(path: Path, error: BaseException) -> str:
     if text and text.isprintable():
         return f"text: {text[:60]!r}"
     return said if head else "an empty file"
+
+
+def _safe_size(path: Path) -> int | None:
+    """Return the size of a safetensors file by its header; None if the header is not complete."""
+    with path.open("rb") as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        if begin > path.stat().st_size:
+            return None
+        try:
+            header = json.loads(file.read(begin - 8))
+            ends = [one["data_offsets"][1] for key, one in header.items() if key != "__metadata__"]
+            return begin + max(map(int, ends), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return path.stat().st_size  # another error than the size
 
 
 def unwrapped(key: str) -> str:

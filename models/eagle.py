@@ -187,7 +187,10 @@ def from_checkpoint(
             for key in state
             if re.search(r"self_attn\.[qk]_", key)
         }
-    ours = {key: torch.cat([state[name] for name in CHECKPOINT_KEYS[key]]) for key in needed.state_dict()}
+    ours = {  # in one type: torch joins no float8 with others
+        key: torch.cat([state[name].to(tensor.dtype) for name in CHECKPOINT_KEYS[key]])
+        for key, tensor in needed.state_dict().items()
+    }
     drafter = build(lambda: EagleDrafter(config, TABLE in state), ours, source)
     if TABLE in state and codes:
         drafter.codes = torch.tensor(codes)

@@ -101,6 +101,7 @@ def refuse_misfits(
     source: Path | str,
     exact: bool = False,
     finite: bool = False,
+    name_of: Callable[[str], str] = str,
 ) -> None:
     """Raise WeightsError if tensors do not fit; the message lists missing keys, shapes and types.
 
@@ -110,9 +111,10 @@ def refuse_misfits(
         source: file, for messages.
         exact: also refuse keys that are not needed.
         finite: also refuse values that are not finite.
+        name_of: returns the file's name of a key, for messages.
     """
-    missing = [f"{key} is missing, needed {list(t.shape)}" for key, t in needed.items() if key not in state]
-    both = [(key, state[key], needed[key]) for key in needed if key in state]
+    missing = [f"{name_of(key)} is missing, needed {list(t.shape)}" for key, t in needed.items() if key not in state]
+    both = [(name_of(key), state[key], needed[key]) for key in needed if key in state]
     shapes = [f"{key} has shape {list(t.shape)}, needed {list(n.shape)}" for key, t, n in both if t.shape != n.shape]
     types = [
         f"{key} has type {t.dtype}, needed {n.dtype}"
@@ -120,7 +122,9 @@ def refuse_misfits(
         if t.is_floating_point() != n.is_floating_point()
     ]
     unknown = [
-        f"{key} with shape {list(t.shape)} has no place in this model" for key, t in state.items() if key not in needed
+        f"{name_of(key)} with shape {list(t.shape)} has no place in this model"
+        for key, t in state.items()
+        if key not in needed
     ]
     bad = [
         f"{key} is not finite: {count} of {t.numel()} values are NaN or infinite"
@@ -184,22 +188,28 @@ def unallocated() -> Iterator[None]:
 
 
 def build(
-    make: Callable[[], ModuleT], state: Mapping[str, Tensor], source: Path | str, *, exact: bool = False
+    make: Callable[[], ModuleT],
+    state: Mapping[str, Tensor],
+    source: Path | str,
+    *,
+    exact: bool = False,
+    name_of: Callable[[str], str] = str,
 ) -> ModuleT:
     """Return the module that `make` constructs, float32 on the CPU in `eval()` mode, with the values of `state`.
 
     Memory is allocated only after all shapes are checked, so a configuration of absurd size is an error and not an allocation.
-    Arguments and errors are those of `load_state`.
+    Arguments and errors are those of `load_state`, and `name_of` that of `refuse_misfits`.
     """
     with unallocated():
         module = make()
-    refuse_misfits(module.state_dict(), state, source, exact, finite=True)
+    refuse_misfits(module.state_dict(), state, source, exact, finite=True, name_of=name_of)
     # The tensors are assigned, not copied: torch is slow to allocate memory for a module that has none.
     own = {
         key: state[key].to(needed.dtype, copy=True, memory_format=torch.contiguous_format)
         for key, needed in module.state_dict().items()
     }
-    refuse_nonfinite({key: tensor for key, tensor in own.items() if tensor.dtype != state[key].dtype}, source)
+    turned = {name_of(key): tensor for key, tensor in own.items() if tensor.dtype != state[key].dtype}
+    refuse_nonfinite(turned, source)
     module.load_state_dict(own, assign=True)
     return module.eval()
 

@@ -8,7 +8,6 @@ Sources: ChameleonForConditionalGeneration and JanusForConditionalGeneration of 
 Chameleon's `vqgan.ckpt` (keys).
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,13 +33,14 @@ from models.backbones.huggingface_files import (
     weight_files,
 )
 from models.backbones.parts import own_device, own_keys
+from models.backbones.vqgan_keys import original_vq_key, vq_key
 from models.checkpoint import few, read_checkpoint, reason, unwrapped
 from models.device import DeviceModel
 from models.eagle import COMPUTED, from_checkpoint
 from models.llama import LlamaDecoder
 from models.pair import Pair, assembled
 from models.phi import IntervalProjection
-from models.state import build, read_state, unallocated
+from models.state import build, count_nonfinite, read_state, unallocated
 from models.vq import VQModel, vq_config
 from simulator.core.errors import PromptError, WeightsError, first_line
 from simulator.protocol.llama import ROW_WIDTH, LlamaConfig, digits
@@ -217,15 +217,15 @@ def load_decoder(
     for path in weight_files(folder):
         for key, tensor in _tensors(path, set(places)):
             if not tensor.is_floating_point():
-                whole.append(f"{key} {tensor.dtype}")
+                whole.append(f"{key} {tensor.dtype} in {path.name}")
                 continue
             if not places[key]:
                 kept[key] = tensor
             for place in places[key]:
                 part = target[place.key][slice(*place.rows) if place.rows else slice(None)]
                 part.copy_(place.turn(tensor).reshape(part.shape))
-                if not bool(part.isfinite().all()):
-                    bad.append(key)
+                if count := count_nonfinite(part):
+                    bad.append(f"{key} in {path.name} ({count} of {part.numel()} values)")
     if whole:
         raise WeightsError(
             f"{folder}: quantised weights are not supported: {few(whole)}; needed floating-point weights"
@@ -406,10 +406,10 @@ def load_janus_vq(folder: Path) -> VQModel:
     state: dict[str, Tensor] = {}
     for path in weight_files(folder):
         keys = {key for key, _ in _shapes(path) if key.startswith(name)}
-        state |= {key.removeprefix(name): tensor.float() for key, tensor in _tensors(path, keys)}
+        state |= {key.removeprefix(name): tensor for key, tensor in _tensors(path, keys)}
     if not state:
         raise WeightsError(f"{folder}: its weights hold no image tokenizer ({name}...)")
-    return _vq(state, folder, highest_first=False, normalised=True)
+    return _vq(state, folder, highest_first=False, normalised=True, prefix=name)
 
 
 def own_codebook(folder: Path) -> Tensor | None:
@@ -421,27 +421,23 @@ def own_codebook(folder: Path) -> Tensor | None:
     return None
 
 
-def _vq(state: Mapping[str, Tensor], source: Path, highest_first: bool, normalised: bool) -> VQModel:
-    """Build a VQGAN from tensors under its authors' keys. highest_first: whether `decoder.up.0` has the highest resolution."""
+def _vq(state: Mapping[str, Tensor], source: Path, highest_first: bool, normalised: bool, prefix: str = "") -> VQModel:
+    """Build a VQGAN from tensors under its authors' keys.
+
+    Args:
+        state: tensors by key.
+        source: file or folder, for messages.
+        highest_first: whether `decoder.up.0` has the highest resolution.
+        normalised: whether codes are compared as unit vectors.
+        prefix: of the keys in the file, for messages.
+    """
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     config = vq_config(vq_sizes(shapes, source), source)
     levels = len(config.encoder_ch_mult)
     attention = f"encoder.down.{levels - 1}.attn.0.norm.weight" in state
     ours = {vq_key(key, levels, highest_first): tensor for key, tensor in state.items()}
-    return build(lambda: VQModel(config, attention, normalised, VQ_OFFSET), ours, source, exact=True)
 
+    def name_of(key: str) -> str:
+        return prefix + original_vq_key(key, levels, highest_first)
 
-def vq_key(key: str, levels: int, highest_first: bool) -> str:
-    """Return our key of a tensor under VQGAN's original keys.
-
-    Our decoder counts levels from the lowest resolution, the original VQGAN (highest_first) from the highest.
-    """
-    for index, name in enumerate(("block_1", "attn_1", "block_2")):
-        key = key.replace(f".mid.{name}.", f".mid.{index}.")
-    found = re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|attn|downsample|upsample)\.(.+)", key)
-    if found is None:
-        return key
-    side, level, kind, rest = found[1], int(found[2]), found[3], found[4]
-    if side == "decoder.up" and highest_first:
-        level = levels - 1 - level
-    return f"{side.split('.')[0]}.conv_blocks.{level}.{'res' if kind == 'block' else kind}.{rest}"
+    return build(lambda: VQModel(config, attention, normalised, VQ_OFFSET), ours, source, exact=True, name_of=name_of)

@@ -47,6 +47,7 @@ CAPTIONS = "cls_embedding.uncond_embedding"
 KINDS = {
     "t2i": "a text-conditional model",
     "c2i": "a class-conditional model",
+    "decoder": f"a decoder without {LABELS} and without {CAPTIONS}",
     "tokenizer": "an image tokenizer",
     "drafter": "a drafter",
     "device": "a device model",
@@ -63,7 +64,7 @@ def kind_of(shapes: Shapes) -> str:
     if is_drafter(shapes):
         return "drafter"
     if "tok_embeddings.weight" in shapes or "layers.0.attention.wqkv.weight" in shapes:
-        return "c2i" if LABELS in shapes else "t2i"
+        return "c2i" if LABELS in shapes else "t2i" if CAPTIONS in shapes else "decoder"
     return ""
 
 

@@ -1,15 +1,16 @@
 """Loads VAR's models from its released files; `models.backbones.var_files` determines which file is which part."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.backbones.huggingface import vq_key
 from models.backbones.parts import own_keys
 from models.backbones.t5 import ClassLabels
 from models.backbones.var_files import ENCODER, IGNORED, VAE_CONTAINERS, VAR_CONTAINERS, var_shape
+from models.backbones.vqgan_keys import original_vq_key, vq_key
 from models.state import build, read_state, refuse_nonfinite
 from models.var.tokenizer import VarTokenizer
 from models.var.transformer import VarTransformer
@@ -72,7 +73,7 @@ def load_var(path: Path) -> VarTransformer:
 def load_var_tokenizer(path: Path, config: VQConfig, scales: tuple[int, ...], phis: int) -> VarTokenizer:
     """Load quantiser and decoder from `vae_ch160v4096z32.pth`, float32, in `eval()` mode; the encoder is left out.
 
-    Raises WeightsError as `load_var` does; the message names keys of the decoder as in `models.vq`.
+    Raises WeightsError as `load_var` does.
     """
     state: dict[str, Tensor] = {}
     levels = len(config.decoder_ch_mult)
@@ -89,4 +90,9 @@ def load_var_tokenizer(path: Path, config: VQConfig, scales: tuple[int, ...], ph
             }
         else:
             state[key] = tensor
-    return build(lambda: VarTokenizer(config, scales, phis), state, path, exact=True)
+
+    def name_of(key: str) -> str:
+        theirs = original_vq_key(key, levels, highest_first=True)
+        return re.sub(r"(\.attn(?:_1|\.\d+))\.([qkv])\.(.+)", r"\1.qkv.\3 (its part \2)", theirs)
+
+    return build(lambda: VarTokenizer(config, scales, phis), state, path, exact=True, name_of=name_of)

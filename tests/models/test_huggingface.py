@@ -14,6 +14,8 @@ from torch import Tensor
 from models.backbones import huggingface
 from models.backbones.huggingface import PromptEncoder, load_decoder, load_janus_vq, load_vqgan, own_codebook
 from models.backbones.huggingface_files import describe, vqgan_file, weight_files
+from models.backbones.vqgan_keys import original_vq_key, vq_key
+from models.checkpoint import read_checkpoint
 from models.kv_cache import KVCache
 from models.llama import LlamaDecoder
 from models.sampling import guide
@@ -194,11 +196,11 @@ def test_names_of_transformers_4_and_its_head_norms_are_read(tmp_path: Path) -> 
         ),
         (
             lambda s: s["model.layers.0.mlp.up_proj.weight"].fill_(torch.nan),
-            r"not finite in torch\.float32: model\.layers\.0\.mlp",
+            r"not finite in torch\.float32: model\.layers\.0\.mlp\.up_proj\.weight in model\.safetensors \(1536 of 1536 values\)",
         ),
         (
             lambda s: s.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}),
-            r"quantised weights are not supported: model\.norm\.weight torch\.int8; needed floating-point weights",
+            r"quantised weights are not supported: model\.norm\.weight torch\.int8 in model\.safetensors; needed floating-point weights",
         ),
     ],
 )
@@ -407,3 +409,38 @@ def test_a_vqgan_of_its_authors_keys_is_read(tmp_path: Path) -> None:
     torch.save({"state_dict": state}, tmp_path / "v.ckpt")
     with pytest.raises(WeightsError, match=r"v\.ckpt: decoder\.conv_in\.bias is missing"):
         load_vqgan(tmp_path / "v.ckpt")
+
+
+@pytest.mark.parametrize("highest_first", [True, False])
+def test_refusals_of_an_image_tokenizer_name_the_keys_of_its_file(tmp_path: Path, highest_first: bool) -> None:
+    """They named the decoder's levels and middle blocks as this project does, keys that the file does not have."""
+    for key in folders.vqgan_state(0, highest_first, True):
+        assert original_vq_key(vq_key(key, 2, highest_first), 2, highest_first) == key
+    state = folders.vqgan_state(0, highest_first, False)
+    del state["decoder.mid.attn_1.norm.bias"]
+    state["decoder.up.0.block.1.conv2.bias"] = torch.zeros(32, dtype=torch.int64)
+    said = "decoder.mid.attn_1.norm.bias is missing, needed [32]; decoder.up.0.block.1.conv2.bias has type torch.int64"
+    if highest_first:
+        torch.save({"state_dict": state}, tmp_path / "v.ckpt")
+        with pytest.raises(WeightsError, match=re.escape(f"v.ckpt: {said}")):
+            load_vqgan(tmp_path / "v.ckpt")
+        return
+    save_file({f"model.vqmodel.{key}": value for key, value in state.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=re.escape(said.replace("decoder", "model.vqmodel.decoder"))):
+        load_janus_vq(tmp_path)  # it took whole numbers
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda whole: whole[:-3], "a file that is cut short, of"),
+        (lambda whole: whole[:20], "a file that is cut short, of 20 bytes"),
+        (lambda whole: whole + bytes(10), "10 more than its header describes"),
+    ],
+)
+def test_a_file_of_another_size_than_its_header_says(tmp_path: Path, change: Any, said: str) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"x": torch.zeros(8)}, path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(WeightsError, match=f"m.safetensors: not readable as weights: .*{said}"):
+        read_checkpoint(path)

@@ -448,3 +448,22 @@ def test_a_drafter_of_another_width_is_refused(folder: Path, tmp_path: Path) -> 
         "fc.bias is missing, needed [16]; fc.weight has shape [8, 16], needed [16, 32]; "
         "layers.0.input_layernorm.weight with shape [16] has no place in this model"
     ) in refused(t2i(folder, device=str(tmp_path)))
+
+
+def test_a_drafter_of_mixed_types_is_read_in_one(folder: Path, tmp_path: Path) -> None:
+    """Its keys of queries and values are joined, which torch does not do for float8 and float32."""
+    state = torch.load(folder / "drafter" / "pytorch_model.bin", weights_only=True)
+    for key, dtype in (("v_proj", torch.float8_e4m3fn), ("k_proj", torch.float64), ("o_proj", torch.bfloat16)):
+        state[f"layers.0.self_attn.{key}.weight"] = state[f"layers.0.self_attn.{key}.weight"].to(dtype)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    drafter = load_pair(t2i(folder, device=str(tmp_path))).drafter
+    assert {parameter.dtype for parameter in drafter.parameters()} == {torch.float32}
+
+
+def test_a_decoder_without_its_condition_is_called_neither_kind(folder: Path, tmp_path: Path) -> None:
+    """A class-conditional model without its table of classes was called a text-conditional one."""
+    state = torch.load(folder / "c2i" / "c2i_L_256.pt", weights_only=True)["model"]
+    del state["cls_embedding.embedding_table.weight"]
+    torch.save(state, tmp_path / "c2i_L_256.pt")
+    wanted = "a decoder without cls_embedding.embedding_table.weight and without cls_embedding.uncond_embedding"
+    assert f"c2i_L_256.pt: {wanted}" in refused(c2i(folder, weights=str(tmp_path)))

@@ -142,6 +142,12 @@ def test_one_error_lists_everything_that_does_not_fit(tmp_path: Path) -> None:
     config = VQConfig(files.CODES, files.WIDTH, 32, (1, 1), (1, 1), files.WIDTH, 1)
     with pytest.raises(CiarSimError, match=r"attn_1\.qkv\.weight has shape \[31, 32, 1, 1\], needed three equal parts"):
         load_var_tokenizer(tmp_path / "v.pth", config, SCALES, 4)
+    vae["decoder.mid.attn_1.qkv.weight"] = torch.zeros(30, 32, 1, 1)
+    del vae["decoder.up.0.block.1.norm1.bias"]
+    torch.save(vae, tmp_path / "v.pth")
+    wrong = r"decoder\.up\.0\.block\.1\.norm1\.bias is missing.*mid\.attn_1\.qkv\.weight \(its part q\) has shape \[10, 32, 1, 1\], needed"
+    with pytest.raises(CiarSimError, match=wrong):
+        load_var_tokenizer(tmp_path / "v.pth", config, SCALES, 4)
 
 
 def test_files_that_make_no_pair_are_refused_with_the_reason(folder: Path, tmp_path: Path) -> None:
