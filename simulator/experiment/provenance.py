@@ -20,9 +20,11 @@ from simulator.experiment.inputs import SimulatedCase
 from simulator.experiment.plan import Plan
 from simulator.experiment.rerun import digest
 from simulator.experiment.scenario import Case, Scenario
+from simulator.experiment.schema.figures import LinkFigures
 from simulator.experiment.schema.workload import ClosedArrivals, FleetWorkload, TraceArrivals
 from simulator.experiment.search import calibration_warnings
 from simulator.experiment.simulating import FailedCase, Simulated
+from simulator.network.transport import TRANSPORTS
 from simulator.protocol.pairs import PairManifest
 from simulator.protocol.recording import Recording, torch_version
 
@@ -147,19 +149,30 @@ def _tenant_warnings(case: Case, result: SimulatedCase) -> list[str]:
 
 
 def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
-    """Return warnings about outages and handovers that are too rare for the run, and about cells with fewer devices than configured."""
+    """Return warnings about what alternates too slowly for the run, and about cells with fewer devices than configured."""
     devices, took_s = case.scenario.workload.devices, result.makespan_s
     found = []
     for link in dict.fromkeys(path for one in case.scenario.links for path in (one, *one.also)):
+        cells = -(-devices // link.devices_per_cell)
+        turns_s = [sum(flow) for flow in (link.up_cross, link.down_cross) if isinstance(flow, tuple)]
         rare = {
             "an outage": link.outage_every_s if link.outage_s else None,
             "a handover": link.handover and link.handover[0],
+            "a busy period of cross_traffic": max(turns_s, default=None),
         }
         for what, every_s in rare.items():
-            if every_s is not None and took_s * devices < every_s:
+            if every_s is not None and took_s * cells < every_s:
                 found.append(
                     f"{case.title}: {what} comes once in {every_s:g} s, and the run takes {took_s:.3g} s: "
                     "it is left to chance whether any device meets one"
+                )
+        if link.loss and link.loss_burst_packets is not None:
+            packets, requests = _packets(link, result.columns), len(result.columns["calls"])
+            # After the silence between requests the next packet is in a burst or not, as at the start.
+            if 0.0 < packets < link.loss_burst_packets and link.loss * (requests + 1) < 1.0:
+                found.append(
+                    f"{case.title}: a burst of losses has {link.loss_burst_packets:g} packets, and the run sends about {packets:.3g}: "
+                    "it is left to chance whether any message meets one"
                 )
         if link.devices_per_cell > devices:
             there = "is one device" if devices == 1 else f"are {devices} devices"
@@ -167,6 +180,12 @@ def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
                 f"{case.title}: devices_per_cell is {link.devices_per_cell}, and there {there}: no cell has more"
             )
     return found
+
+
+def _packets(link: LinkFigures, columns: Mapping[str, np.ndarray]) -> float:
+    """Return the number of packets that a link carries both ways for these requests, about: a message has at least one."""
+    payload_bytes = float(columns["bytes_up"].sum() + columns["bytes_down"].sum())
+    return max(payload_bytes / TRANSPORTS[link.transport].segment_bytes, 2.0 * float(columns["calls"].sum()))
 
 
 def _on_device_s(case: Case, columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -137,7 +137,20 @@ def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> 
             "a handover comes once in 90 s, and the run takes",
         ),
         ("devices_per_cell: 9", "devices_per_cell is 9, and there are 2 devices: no cell has more"),
-        ("outage_every_s: 9, outage_ms: 5, devices_per_cell: 2", ""),
+        (
+            "cross_traffic: {up: {busy_s: 30, quiet_s: 60}, down: greedy}, buffer_ms: 9",
+            "a busy period of cross_traffic comes once in 90 s, and the run takes",
+        ),
+        (
+            "loss_pct: 10, loss_burst_packets: 900",
+            "a burst of losses has 900 packets, and the run sends about 2: it is left to chance",
+        ),
+        ("cross_traffic: {up: {busy_s: 3, quiet_s: 6}}, buffer_ms: 9", ""),
+        ("loss_pct: 1, loss_burst_packets: 2", ""),
+        ("loss_pct: 80, loss_burst_packets: 900", ""),
+        ("loss_pct: 1", ""),
+        ("outage_every_s: 9, outage_ms: 5, devices_per_cell: 2", "an outage comes once in 9 s, and the run takes"),
+        ("outage_every_s: 5, outage_ms: 5, devices_per_cell: 2", ""),
     ],
 )
 def test_what_is_too_rare_for_the_run_is_told(tmp_path: Path, network: str, message: str) -> None:
