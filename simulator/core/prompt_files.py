@@ -17,10 +17,12 @@ import codecs
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from simulator.core.errors import PromptError
+from simulator.core.part import found_text
 
 # Keys of a mapping or a table; the first one present is used.
 KEYS = ("prompt", "caption", "text", "prompts", "captions")
@@ -84,7 +86,7 @@ def read_prompts(content: bytes) -> list[Prompt]:
     text = _decoded(content)
     # If files were concatenated, lines in the middle may begin with a byte-order mark.
     lines = [Prompt(line.strip(" \t\v\f\ufeff"), number) for number, line in enumerate(NEWLINE.split(text), start=1)]
-    lines = [line for line in lines if line.text.strip()]
+    lines = [line for line in lines if not is_blank(line.text)]
     if not lines:
         raise PromptError("holds no prompt")
     for line in lines:
@@ -95,12 +97,17 @@ def read_prompts(content: bytes) -> list[Prompt]:
     if found is None:
         found = list(_plain(lines))
     for prompt in found:
-        if not prompt.text.strip():
+        if is_blank(prompt.text):
             raise PromptError(f"{prompt.line or prompt.item} holds an empty prompt")
         if NEWLINE.search(prompt.text):
             raise PromptError(f"{prompt.line or prompt.item} holds a prompt on several lines")
         _refuse_characters(prompt)  # JSON may contain them as escapes
     return found
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text has no visible character: blanks, and format characters such as a zero-width space."""
+    return all(one.isspace() or unicodedata.category(one) == "Cf" for one in text)
 
 
 def _decoded(content: bytes) -> str:
@@ -148,14 +155,30 @@ def _json(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
 def _loaded(text: str) -> Any:
     """Return a JSON value; NOT_JSON if the text is not JSON."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         return NOT_JSON
 
 
+class _Repeated(dict[str, Any]):
+    """A JSON object that has a key twice: `twice`."""
+
+    twice = ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) == len(pairs):
+        return dict(pairs)
+    found, names = _Repeated(pairs), [name for name, _ in pairs]
+    found.twice = next(name for name in names if names.count(name) > 1)
+    return found
+
+
 def _annotations(whole: dict[str, Any]) -> list[Prompt]:
     listed = whole.get("annotations")
-    if not isinstance(listed, list) or not listed:
+    if listed == []:
+        raise PromptError("holds an empty list of annotations")
+    if not isinstance(listed, list):
         keys = ", ".join(str(key)[:30] for key in list(whole)[:6])
         raise PromptError(f"is a JSON mapping of {keys or 'nothing'}; of mappings COCO's with annotations are read")
     return [
@@ -165,12 +188,14 @@ def _annotations(whole: dict[str, Any]) -> list[Prompt]:
 
 def _text(value: Any, place: str, keys: Sequence[str] = KEYS) -> str:
     if isinstance(value, dict):
+        if isinstance(value, _Repeated):
+            raise PromptError(f"{place} has the key {value.twice} twice")
         key = _key(value, keys)
         if key is None:
             raise PromptError(f"{place} has none of the keys {', '.join(keys)}")
         value = value[key]
     if not isinstance(value, str):
-        raise PromptError(f"{place} must hold a text, got a {type(value).__name__}")
+        raise PromptError(f"{place} must hold a text, got {found_text(value)}")
     return value.strip()
 
 
@@ -199,7 +224,7 @@ def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
         rows = [(line.line, [_unquoted(cell) for cell in line.text.split(sign)]) for line in lines[1:]]
         rows = [row for index, row in enumerate(rows) if index or not all(map(RULE.fullmatch, filter(None, row[1])))]
         for number, row in rows:
-            if len(row) <= len(header) and any(cell.startswith('"') and cell.count('"') % 2 for cell in row):
+            if len(row) <= len(header) and any(map(_opens, row)):
                 raise PromptError(f"{number} has an open quote; a caption stands on one line")
     else:
         start = lines[0].line
@@ -208,20 +233,31 @@ def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
         alone = [
             (line.line, [_unquoted(line.text)]) for line in lines[1:]
         ]  # a single column may contain commas without quotes
+        rows, begin = [], start + 1  # the first line of the next row
         try:
-            rows = [(start + reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    rows.append((begin, row))
+                begin = start + reader.line_num + 1
         except csv.Error as error:
             if len(header) > 1:
-                raise PromptError(f"{start + reader.line_num} is not a row of a table: {error}") from None
+                raise PromptError(f"{begin} is not a row of a table: {error}") from None
             rows = alone
         if len(header) == 1 and any(len(row) != 1 for _, row in rows):
             rows = alone
+        if rows is alone and (opened := next((line for line, (cell,) in alone if _opens(cell)), None)):
+            raise PromptError(f"{opened} has an open quote; a caption stands on one line")
     if not rows:
         raise PromptError(f"{lines[0].line} is the header row of a table without rows")
     for number, row in rows:
         if not len(header) - 1 <= len(row) <= len(header) or len(row) <= column:  # an empty last cell may be omitted
             raise PromptError(f"{number} has {len(row)} cells, the header has {len(header)}")
     return [Prompt(row[column].strip(), number) for number, row in rows]
+
+
+def _opens(cell: str) -> bool:
+    """Return whether a cell begins with a quote that is not closed."""
+    return cell.startswith('"') and cell.count('"') % 2 == 1
 
 
 def _unquoted(cell: str) -> str:

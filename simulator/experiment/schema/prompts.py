@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Tag, ValidationInfo
 from simulator.core.errors import PromptError, reason
 from simulator.core.files import read_file, shown
 from simulator.core.part import Part, fork, items, path_of
-from simulator.core.prompt_files import MOST_BYTES, NEWLINE, read_prompts
+from simulator.core.prompt_files import MOST_BYTES, NEWLINE, is_blank, read_prompts
 from simulator.core.settings import refuse
 
 
@@ -50,7 +50,7 @@ class PromptList(Part):
     @classmethod
     def _one_line_each(cls, captions: tuple[str, ...]) -> tuple[str, ...]:
         for index, caption in enumerate(captions):
-            if not caption.strip() or NEWLINE.search(caption):
+            if is_blank(caption) or NEWLINE.search(caption):
                 refuse("must be a caption on one line", index)
         return captions
 

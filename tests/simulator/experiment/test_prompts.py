@@ -11,7 +11,7 @@ from ciar_sim.cli.main import main
 from simulator.core.errors import PromptError, ScenarioError
 from simulator.core.prompt_files import read_prompts
 from simulator.experiment.assumptions import repeated_captions
-from simulator.experiment.loading import load_with_source
+from simulator.experiment.loading import load_scenario, load_with_source
 from simulator.experiment.plan import Plan, session_specs
 from simulator.experiment.schema.prompts import PromptList
 from simulator.experiment.sweep import expand
@@ -39,6 +39,12 @@ def refusal(folder: Path, text: str) -> str:
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\x1d", "\x1e"])
 def test_only_newlines_split_captions(tmp_path: Path, separator: str) -> None:
     assert captions(tmp_path, f"a red{separator}star\n".encode()) == (f"a red{separator}star",)
+
+
+def test_a_line_without_a_visible_character_is_blank(tmp_path: Path) -> None:
+    assert captions(tmp_path, "\u200b\na star\n\u2060 \u3000\n".encode()) == ("a star",)
+    with pytest.raises(ScenarioError, match=r"prompts\.list\[1\] must be a caption on one line"):
+        load_scenario({"name": "s", "methods": ["base"], "prompts": {"list": ["a star", "\u200b"]}})
 
 
 @given(st.lists(st.text(st.sampled_from("ab \u2028\x85"), min_size=1).map(lambda t: f"x{t}x"), unique=True, min_size=1))
@@ -188,12 +194,19 @@ def test_a_repeated_caption_has_a_seed_of_its_own() -> None:
         ("id,caption\n1,a star\n2,a cube, red\n", "captions.txt:3 has 3 cells, the header has 2"),
         ('"a star"\na cube\n', "captions.txt:1 is in quotes"),
         ('["a star",\n "a cube"', "captions.txt:1 is part of a JSON document that cannot be read"),
-        ('["a star", 3]', "captions.txt item 1 must hold a text, got a int"),
+        ('["a star", 3]', "captions.txt item 1 must hold a text, got 3"),
         ("[]", "captions.txt is an empty JSON list"),
         ('{"images": [],\n "licenses": []}', "captions.txt is a JSON mapping of images, licenses; of mappings COCO's"),
         ('{"annotations": [{"bbox": [1]}]}', "captions.txt annotation 0 has none of the keys caption"),
         ('{"prompt": "a star"}\na cube\n', "captions.txt:2 is not JSON, though the lines before are"),
-        ('{"prompt": "a star"}\nnull\n', "captions.txt:2 must hold a text, got a NoneType"),
+        ('{"prompt": "a star"}\nnull\n', "captions.txt:2 must hold a text, got nothing"),
+        ('{"prompt": "a star"}\n{"prompt": "a", "id": 2, "prompt": "b"}\n', "captions.txt:2 has the key prompt twice"),
+        ('[{"caption": "a star", "caption": "a star"}]', "captions.txt item 0 has the key caption twice"),
+        ('{"annotations": []}', "captions.txt holds an empty list of annotations"),
+        ('["a star", "\\u200b"]', "captions.txt item 1 holds an empty prompt"),
+        ('Prompt\n"a star\na cube\n', "captions.txt:2 has an open quote"),
+        ('id,Prompt\n1,a star\n2,"a cube\n3,a cone\n4,a ball\n', "captions.txt:3 is not a row of a table"),
+        ('id,Prompt\n1,a star\n2,"a cube\nin red"\n', "captions.txt:3 holds a prompt on several lines"),
         ('{"prompt": "a star"}\n{"tag": 1}\n', "captions.txt:2 has none of the keys prompt"),
         ("\n \n", "captions.txt holds no prompt"),
     ],
