@@ -135,8 +135,9 @@ def _read_table(name: str, layout: Layout, source: Source, said: Told) -> Arriva
         note = layout.why if any_without_zone else ""
     else:
         times = table.numbers(layout.time)
+        source.need_sorted(times, table.lines, layout.time)
         unit = unit_of_arrivals(source, said, times, layout.unit, layout.why, lambda: None, named=layout.names_unit)
-        seconds, note = unit.base(times), unit.note
+        seconds, note = unit.base(times - times[0]), unit.note
     return _arrivals(name, source, table.lines, seconds, tokens, note)
 
 
@@ -150,7 +151,7 @@ def _read_records(name: str, layout: Layout, source: Source, said: Told) -> Arri
     lines = [record.line for record in records]
     source.need_sorted(times, lines, layout.time)
     unit = _unit_of_records(layout, source, said, records, times)
-    return _arrivals(name, source, lines, unit.base(times), tokens, unit.note)
+    return _arrivals(name, source, lines, unit.base(times - times[0]), tokens, unit.note)
 
 
 def _unit_of_records(layout: Layout, source: Source, said: Told, records: list[Record], times: Floats) -> Unit:
@@ -191,8 +192,9 @@ def own_arrivals_table(source: Source) -> Table:
 
 
 def _dates(table: Table, column: str) -> tuple[Floats, bool]:
-    """Return the seconds of a column of ISO 8601 dates with times, and whether any has no zone; such dates are taken as UTC."""
+    """Return the seconds from the first of a column's ISO 8601 dates with times, and whether any has no zone; those are taken as UTC."""
     seconds, any_without_zone = np.empty(len(table.rows)), False
+    first: datetime | None = None
     for i, text in enumerate(table.texts(column)):
         try:
             # Of a date alone, as a spreadsheet may save it, and of 20231116 every request would be at midnight.
@@ -204,8 +206,8 @@ def _dates(table: Table, column: str) -> tuple[Floats, bool]:
             )
         if stamp.tzinfo is None:
             stamp, any_without_zone = stamp.replace(tzinfo=UTC), True
-        # datetime has a resolution of 1 us, and float64 seconds of a Unix time one of 0.24 us, so the conversion loses nothing.
-        seconds[i] = stamp.timestamp()
+        first = first or stamp
+        seconds[i] = (stamp - first).total_seconds()
     return seconds, any_without_zone
 
 

@@ -157,7 +157,7 @@ def read_starlink(source: Source, said: Told) -> Trace:
     time_unit = unit_of_steps(source, said, times, "ms", least_s=0.01)
     all_lost = (values[:, 2:4] == FILLER_MS).all(axis=1) & (values[:, 4:6] == 1.0).all(axis=1)
     values[all_lost, 2:4] = np.nan
-    times_s = time_unit.base(times)
+    times_s = time_unit.base(times - times[0])  # first the difference: a Unix time divided loses digits
     last, starts_s, duration_s = held_rows(times_s)
     rate_unit = unit_of_rates(source, said, values[:, :2][~np.isnan(values[:, :2])])
 

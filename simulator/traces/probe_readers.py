@@ -146,7 +146,7 @@ def read_ping_csv(source: Source, said: Told) -> Trace:
 def _round_trips(table: Table, column: str) -> Floats:
     """Return float64 [rows] in ms, NaN for an unanswered probe."""
     cells = ["" if cell.lower() in UNANSWERED else cell for cell in table.texts(column)]
-    values = table.source.parse([[cell] for cell in cells], table.lines, np.nan)
+    values = table.source.parse([[cell] for cell in cells], table.lines, np.nan, column)
     table.source.need(~(values < 0.0), table.lines, values, f"{column} must be > 0, or empty for an unanswered probe")
     return values
 

@@ -192,8 +192,18 @@ class Source:
             rows.append(cells)
         return numbers, self.parse(rows, numbers, empty).reshape(-1, count)
 
-    def parse(self, rows: Sequence[Sequence[str]], lines: Sequence[int], empty: float | None = None) -> Floats:
-        """Return all cells as float64 in reading order. Raises TraceError at the first that is not a finite number."""
+    def parse(
+        self, rows: Sequence[Sequence[str]], lines: Sequence[int], empty: float | None = None, column: str = ""
+    ) -> Floats:
+        """Return all cells as float64 in reading order. Raises TraceError at the first that is not a finite number.
+
+        Args:
+            rows: the cells of each line.
+            lines: line number of each row.
+            empty: value of an empty cell; None if empty cells are not allowed.
+            column: name of the only column, for the error.
+        """
+        where = f" (column {column[:40]})" if column else ""
         try:
             quick = np.array([float(cell) for row in rows for cell in row])
             if np.isfinite(quick).all() and "_" not in self.text:
@@ -211,9 +221,9 @@ class Source:
                     try:
                         value = float(cell)
                     except ValueError:
-                        self.fail(f"{cell[:40]!r} is not a number", line)
+                        self.fail(f"{cell[:40]!r} is not a number{where}", line)
                     if not np.isfinite(value) or "_" in cell:
-                        self.fail(f"{cell[:40]!r} is not a finite number", line)
+                        self.fail(f"{cell[:40]!r} is not a finite number{where}", line)
                 values[place] = value
                 place += 1
         return values
@@ -268,7 +278,7 @@ class Table:
         cells = self.texts(name)
         if missing is not None:
             cells = ["" if cell == missing else cell for cell in cells]
-        values = self.source.parse([[cell] for cell in cells], self.lines, None if missing is None else np.nan)
+        values = self.source.parse([[cell] for cell in cells], self.lines, None if missing is None else np.nan, name)
         self.source.need(~(values < 0.0), self.lines, values, f"{name} must be >= 0")
         return values
 

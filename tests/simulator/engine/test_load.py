@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, says: 
     [
         ("", "is empty"),
         ("time\n1\n", "is of no known trace format; first line: 'time'; looked for: "),
-        ("requested_s\n1\nx\n", ":3: 'x' is not a number"),
+        ("requested_s\n1\nx\n", ":3: 'x' is not a number (column requested_s)"),
         ("requested_s\n2\n1\n", ":3: requested_s goes back: 1 after 2; allowed: never decreasing"),
         ("requested_s\n-1\n", ":2: requested_s must be >= 0, got -1"),
         ("requested_s\nnan\n", ":2: 'nan' is not a finite number"),

@@ -71,6 +71,7 @@ BAD = {
     "opennetlab loss": (OPENNETLAB.replace("0.2", "20"), "uplink.trace_pattern[0].loss: must be 0 to 1, got 20"),
     "pantheon lengths": (PANTHEON.replace("1.0, 3.0", "3.0"), "holds 2 values; allowed: 3"),
     "pantheon goes back": (PANTHEON.replace("0.5", "2.5"), "timestamps[2]: 1 after 2.5"),
+    "azure empty cell": (AZURE + "\n2023-11-16 18:19:04,,1\n", ":4: '' is not a number (column ContextTokens)"),
     "azure goes back": (AZURE + "\n2023-11-16 18:17:04,1,1\n", ":4: arrival (in s) goes back"),
     "azure date": (re.sub(r" 18:[\d:.]+", "", AZURE), ":2: TIMESTAMP '2023-11-16'; allowed: YYYY-MM-DD HH:MM:SS"),
     "azure stamp": (AZURE.replace("2023-11-16 18:17:05.9799600", "noon"), ":3: TIMESTAMP 'noon'"),

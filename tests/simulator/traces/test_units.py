@@ -22,6 +22,23 @@ def requests(times: list[float], **more: object) -> str:
     return "\n".join(json.dumps({"timestamp": time, "input_length": 5, "output_length": 2, **more}) for time in times)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00,1,1\n2024-05-10 02:00:02.123+02:00,1,1\n",
+        "arrived_at,num_prefill_tokens,num_decode_tokens\n1715299200000,1,1\n1715299202123,1,1\n",
+        requests([1715299200000, 1715299202123]),
+    ],
+)
+def test_unix_times_and_dates_lose_no_digits(text: str, tmp_path: Path) -> None:
+    assert read_arrivals(file(tmp_path, text)).requested_s.tolist() == [0.0, 2.123]
+
+
+def test_unix_times_of_the_starlink_csv_lose_no_digits(tmp_path: Path) -> None:
+    rows = "".join(f"10,100,20,25,0,0,{1715299200000 + 100 * row}\n" for row in range(3))
+    assert read_trace([file(tmp_path, rows)]).duration_s == pytest.approx(0.3, abs=1e-12)
+
+
 @pytest.mark.parametrize("unit", TIME_UNITS)
 def test_told_units_of_arrivals_scale_the_times(unit: str, tmp_path: Path) -> None:
     arrivals = read_arrivals(file(tmp_path, requests([0, 1, 4])), told(unit=unit))
