@@ -114,6 +114,8 @@ COLUMNS = (
     "`{f1}`",
     "`{align}`",
     "`cloud_nll` - base",
+)
+PAPER_COLUMNS = (
     "paper: calls %",
     "speed-up",
     "FID",
@@ -123,11 +125,15 @@ COLUMNS = (
 
 
 def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
-    """Return a Markdown table with a row per case of a summary. Fréchet distance and FID come with their relative change against base."""
-    names = judged_in(summary.columns)
+    """Return a Markdown table with a row per case of a summary. Fréchet distance and FID come with their relative change against base.
+
+    paper: label of a case -> row of the paper. The paper's columns are left out if it has a row of base only.
+    """
+    names, compared = judged_in(summary.columns), bool(set(paper.values()) - {"base"})
+    columns = COLUMNS + (PAPER_COLUMNS if compared else ())
     base_fd = summary.loc[summary["method_name"] == "base", names.fd].iloc[0]
     swept = [name for name in summary.columns if name.startswith("methods.")]
-    lines = ["| " + " | ".join(COLUMNS).format(**names._asdict()) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
+    lines = ["| " + " | ".join(columns).format(**names._asdict()) + " |", "|---|" + "--:|" * (len(columns) - 1)]
     for row in summary.to_dict("records"):
         label = row["method"] + "".join(
             f", {name.split('.')[-1]} {row[name]:g}" for name in swept if pd.notna(row[name])
@@ -152,7 +158,7 @@ def results_table(summary: pd.DataFrame, paper: dict[str, str]) -> str:
             "-" if printed.fid is None else _change(printed.fid, printed.base_fid),
             _number(printed.f1, 3),
         ]
-        lines.append("| " + " | ".join([*ours, *theirs]) + " |")
+        lines.append("| " + " | ".join([*ours, *(theirs if compared else ())]) + " |")
     return "\n".join(lines)
 
 

@@ -47,8 +47,11 @@ def test_a_row_stands_beside_the_papers() -> None:
 
 def test_swept_settings_are_in_the_label_and_unknown_figures_are_dashes() -> None:
     swept = summary().assign(**{"methods.code.prefix_rate": [float("nan"), 0.15]})
-    assert results_table(swept, {}).splitlines()[3].startswith("| code, prefix_rate 0.15 | 128 |")
-    assert results_table(swept, {}).splitlines()[3].endswith("| - | - | - | - | - |")
+    row = results_table(swept, {"base": "ciar"}).splitlines()[3]
+    assert row.startswith("| code, prefix_rate 0.15 | 128 |")
+    assert row.endswith("| - | - | - | - | - |")
+    for alone in ({}, {"base": "base"}):  # the paper has no row beside base's
+        assert results_table(swept, alone).splitlines()[3] == row.removesuffix(" - | - | - | - | - |")
     photographs = summary().rename(columns=lambda name: name.replace("scenes", "photos"))
     assert "| `fd_photos` | against base | `f1_photos` | `align_photos` |" in results_table(photographs, {})
     few = summary().assign(fd_scenes=float("nan"))
