@@ -133,7 +133,7 @@ class Ciar(Gated):
             return self.decided(s, corrected(s, p, unpack_weights(message.probs)))
         assert isinstance(message, Verify | Upload)
         s.accept(unpack_ids(message.ids), self.features_of(message))
-        if not message.candidate:
+        if not message.candidate:  # `upload: eager`
             return Tokens(b"")
         if self.settings.revise == 0 and self.settings.variant == "resample":
             step = yield s.decide()
@@ -143,16 +143,8 @@ class Ciar(Gated):
         rows = step.logits.reshape(-1, step.logits.shape[-1])
         p = s.policy.probs(rows).cpu().numpy()  # [n + 1, V], the n pending positions and the uncertain one, or [1, V]
         s.note_arg_max(rows)
-        first = len(s.tokens) + 1 - len(p)
-        if self.settings.revise > 0:
-            pending = s.tokens[first:]
-            position = first + vetoed(p[:-1], pending, self.settings.revise)
-            for row, token in zip(p, pending[: position - first + 1], strict=False):
-                s.decisions.note(abs(row[token] - self.settings.revise))
-            if position < len(s.tokens):
-                s.cut(position)
-                s.accept([s.pick(p[position - first], position, "token", "cloud")])
-                return Revised(position, pack_ids(s.tokens[-1:]))
+        if self.settings.revise > 0 and (revised := self.revised(s, p[:-1])) is not None:
+            return revised
         if self.settings.variant == "verify":
             assert isinstance(message, Upload)
             return self.verified(s, p[-1], message)
@@ -162,6 +154,23 @@ class Ciar(Gated):
         """Accept the token at the uncertain position, and return the reply."""
         s.accept([token])
         return Tokens(pack_ids([token]))
+
+    def revised(self, s: CloudState, p: np.ndarray) -> Revised | None:
+        """Decide the first vetoed pending token again, and discard those after it (option `revise`, assumption A6); None if there is none.
+
+        p: [n, V], the cloud's distribution at each of the last n positions, which are pending.
+        """
+        first = len(s.tokens) - len(p)
+        pending = s.tokens[first:]
+        kept = vetoed(p, pending, self.settings.revise)
+        for row, token in zip(p, pending[: kept + 1], strict=False):
+            s.decisions.note(abs(row[token] - self.settings.revise))
+        if kept == len(pending):
+            return None
+        s.cut(first + kept)
+        token = s.pick(p[kept], first + kept, "token", "cloud")
+        s.accept([token])
+        return Revised(first + kept, pack_ids([token]))
 
     def verified(self, s: CloudState, p: np.ndarray, message: Upload) -> Message:
         """Verify the candidate x (variant `verify`, assumption A6): accept it iff r < p(x) / q(x), else draw from the residual.
