@@ -30,6 +30,20 @@ FRESH_SEED = 1_000_003  # added to the scenario's seed for verification
 MOST_TRIED = 3  # candidates verified before base is recommended
 
 
+class Requirement(NamedTuple):
+    """What a recommended candidate keeps, besides being faster than base.
+
+    Attributes:
+        metric: Quality metric.
+        max_loss_pct: Largest acceptable loss of quality, in percent of base's quality.
+        slo_s: Objective for p95 of the latency in seconds; None for none.
+    """
+
+    metric: str
+    max_loss_pct: float
+    slo_s: float | None
+
+
 class CandidateFigures(NamedTuple):
     """Figures of a candidate.
 
@@ -53,6 +67,11 @@ class CandidateFigures(NamedTuple):
     def faster(self) -> bool:
         """Whether it is significantly faster than base."""
         return self.speedup[1] > 1.0
+
+    @property
+    def meets(self) -> bool:
+        """Whether it keeps the requirement and is faster than base."""
+        return self.verdict == KEEPS and self.in_time and self.faster
 
 
 def scenario_of(path: str | Path) -> Path:
@@ -115,9 +134,10 @@ def recommend(
             sentences.append(f"{prefix}base could not be simulated, so nothing can be compared with it.")
             continue
         name = chosen_metric([prepared.quality(base)], metric)
-        judged = judge(prepared, measured, cases, base, name, max_loss_pct, slo_s)
+        required = Requirement(name, max_loss_pct, slo_s)
+        judged = judge(prepared, measured, cases, base, required)
         rows += [{**where, **_row(one, max_loss_pct)} for one in judged]
-        said, verified = _decide(bench, judged, name, max_loss_pct, slo_s)
+        said, verified = _decide(bench, judged, required)
         sentences += [f"{prefix}{text}" for text in said]
         checks += [{**where, **check} for check in verified]
     if not rows:
@@ -147,9 +167,7 @@ def judge(
     measured: dict[int, Measured],
     cases: Sequence[Case],
     base: Case,
-    metric: str,
-    max_loss_pct: float,
-    slo_s: float | None,
+    required: Requirement,
 ) -> list[CandidateFigures]:
     """Return the candidates of one condition, fastest first."""
     judged = []
@@ -157,10 +175,10 @@ def judge(
     for case in cases:
         one = measured[case.index]
         both = pd.concat([reference.latency_s, one.latency_s], axis=1, join="inner").to_numpy(float)
-        found = loss(prepared.quality(case), prepared.quality(base), metric, case.method.lossless)
-        in_time = slo_s is None or one.within(slo_s)
+        found = loss(prepared.quality(case), prepared.quality(base), required.metric, case.method.lossless)
+        in_time = required.slo_s is None or one.within(required.slo_s)
         speedup = (1.0, 1.0, 1.0) if case is base else bounded(ratio(both[:, 0], both[:, 1], BATCHES))
-        judged.append(CandidateFigures(case, one, speedup, found, found.verdict(max_loss_pct), in_time))
+        judged.append(CandidateFigures(case, one, speedup, found, found.verdict(required.max_loss_pct), in_time))
     return sorted(judged, key=lambda one: (math.isnan(one.measured.mean_s), one.measured.mean_s))
 
 
@@ -184,59 +202,64 @@ def _row(one: CandidateFigures, max_loss_pct: float) -> dict[str, Any]:
 
 
 def _decide(
-    bench: Bench,
-    judged: Sequence[CandidateFigures],
-    metric: str,
-    max_loss_pct: float,
-    slo_s: float | None,
+    bench: Bench, judged: Sequence[CandidateFigures], required: Requirement
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the sentences for one condition, and a row per verified candidate."""
     base = next(one for one in judged if one.case.method.name == "base")
     if not len(base.measured.latency_s):
         return ["base: no request was answered, so nothing can be compared with it.", *_unanswered(base)], []
-    floor = f"at most {number(max_loss_pct)} % of {metric} lost"
-    allowed = [one for one in judged if one.verdict == KEEPS and one.in_time and one.faster]
     checks: list[dict[str, Any]] = []
     said: list[str] = []
-    for one in allowed[:MOST_TRIED]:
+    for one in [one for one in judged if one.meets][:MOST_TRIED]:
         captions = _captions(bench, one.case)
         try:
-            fresh = verify(bench, one.case, base.case, captions, metric, max_loss_pct, slo_s)
+            fresh = verify(bench, one.case, base.case, captions, required)
         except CiarSimError as error:  # the next candidate may be verified
             said.append(f"{candidate(one.case)} was not verified, for a simulation failed: {error}.")
             continue
-        holds = fresh.verdict == KEEPS and fresh.in_time and fresh.faster
-        checks.append({**_row(fresh, max_loss_pct), "held": holds})
-        if holds:
-            speed = f"{significant(fresh.speedup[0])} times as fast as base{span(*fresh.speedup[1:])}"
-            lost = f"loss of {metric} {significant(fresh.loss.pct)} %{span(fresh.loss.low, fresh.loss.high)}"
-            if fresh.loss.lossless:
-                lost = f"lossless, so its images have the quality of base (measured: {lost})"
-            which = "other " if _seed_of_prompts(one.case.scenario) is not None else ""
-            said.insert(
-                0,
-                f"{candidate(one.case)}: {significant(fresh.measured.mean_s)} s, {speed}; {lost}, "
-                f"on {fresh.loss.prompts} {which}prompt{'s' if fresh.loss.prompts > 1 else ''} with another seed.",
-            )
-            said += _unanswered(one, base)
-            return said + _unclear(judged, fresh.measured.mean_s, max_loss_pct), checks
+        checks.append({**_row(fresh, required.max_loss_pct), "held": fresh.meets})
+        if fresh.meets:
+            more = [*said, *_unanswered(one, base), *_unclear(judged, fresh.measured.mean_s, required.max_loss_pct)]
+            return [_recommended(one, fresh, required.metric), *more], checks
         why = _failure(fresh)
         said.append(f"{candidate(one.case)} was tried, but {why} did not hold on other prompts and another seed.")
+    said += _unanswered(base)
+    return [
+        _nobody(judged, base, required),
+        *said,
+        *_unclear(judged, base.measured.mean_s, required.max_loss_pct),
+    ], checks
+
+
+def _recommended(one: CandidateFigures, fresh: CandidateFigures, metric: str) -> str:
+    """Return the recommendation of a candidate, with the figures of its verification."""
+    speed = f"{significant(fresh.speedup[0])} times as fast as base{span(*fresh.speedup[1:])}"
+    lost = f"loss of {metric} {significant(fresh.loss.pct)} %{span(fresh.loss.low, fresh.loss.high)}"
+    if fresh.loss.lossless:
+        lost = f"lossless, so its images have the quality of base (measured: {lost})"
+    which = "other " if _seed_of_prompts(one.case.scenario) is not None else ""
+    return (
+        f"{candidate(one.case)}: {significant(fresh.measured.mean_s)} s, {speed}; {lost}, "
+        f"on {fresh.loss.prompts} {which}prompt{'s' if fresh.loss.prompts > 1 else ''} with another seed."
+    )
+
+
+def _nobody(judged: Sequence[CandidateFigures], base: CandidateFigures, required: Requirement) -> str:
+    """Return the recommendation of base or, if base misses the objective, of nothing."""
+    floor = f"at most {number(required.max_loss_pct)} % of {required.metric} lost"
     if base.in_time:
         seconds = f"{significant(base.measured.mean_s)} s, p95 {significant(base.measured.p95_s)} s"
-        text = f"base: no method is shown to be faster with {floor} ({seconds})."
-    else:
-        lowest = min(judged, key=lambda one: one.measured.p95_s)
-        missed = f"base has a p95 of {significant(base.measured.p95_s)} s, the objective is {number(slo_s or 0.0)} s"
-        if base.measured.p95_s <= (slo_s or 0.0):
-            missed = f"more than 5 % of base's requests have no answer within {number(slo_s or 0.0)} s"
-        text = (
-            f"None: {missed}, and no method "
-            f"within it is shown to be faster with {floor}; the lowest p95 is that of {candidate(lowest.case)}, "
-            f"{significant(lowest.measured.p95_s)} s (quality floor: {lowest.verdict})."
-        )
-    said += _unanswered(base)
-    return [text, *said, *_unclear(judged, base.measured.mean_s, max_loss_pct)], checks
+        return f"base: no method is shown to be faster with {floor} ({seconds})."
+    lowest = min(judged, key=lambda one: one.measured.p95_s)
+    slo_s = required.slo_s or 0.0
+    missed = f"base has a p95 of {significant(base.measured.p95_s)} s, the objective is {number(slo_s)} s"
+    if base.measured.p95_s <= slo_s:
+        missed = f"more than 5 % of base's requests have no answer within {number(slo_s)} s"
+    return (
+        f"None: {missed}, and no method "
+        f"within it is shown to be faster with {floor}; the lowest p95 is that of {candidate(lowest.case)}, "
+        f"{significant(lowest.measured.p95_s)} s (quality floor: {lowest.verdict})."
+    )
 
 
 def _failure(fresh: CandidateFigures) -> str:
@@ -290,9 +313,7 @@ def verify(
     case: Case,
     base: Case,
     captions: Sequence[str],
-    metric: str,
-    max_loss_pct: float,
-    slo_s: float | None,
+    required: Requirement,
 ) -> CandidateFigures:
     """Measure a candidate and base on the captions of a verification, with another seed.
 
@@ -305,7 +326,7 @@ def verify(
     measured = prepared.measure()
     if len(measured) < len(again):
         raise CiarSimError(prepared.failed[0])
-    found = judge(prepared, measured, prepared.cases, prepared.cases[0], metric, max_loss_pct, slo_s)
+    found = judge(prepared, measured, prepared.cases, prepared.cases[0], required)
     return next(one for one in found if one.case.index == 1)
 
 
