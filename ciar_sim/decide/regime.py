@@ -42,6 +42,21 @@ class Axis(NamedTuple):
     written: str
 
 
+class Axes(NamedTuple):
+    """The axes of the map: across, and up if it has two."""
+
+    across: Axis
+    up: Axis | None
+
+    def of(self, case: Case) -> tuple[float, float | None]:
+        """Return the cell of a case: its values across and up."""
+        return float(case.swept[self.across.path]), None if self.up is None else float(case.swept[self.up.path])
+
+    def columns(self, x: float, y: float | None) -> dict[str, Any]:
+        """Return the columns of a table that name a cell."""
+        return {**({} if self.up is None else {self.up.path: y}), self.across.path: x}
+
+
 def axis(option: str, text: str, points: int) -> Axis:
     """Parse an axis, `path=min:max[:points][:log]` or `path=value,value`.
 
@@ -127,7 +142,7 @@ def regime(
         )
     prepared = bench.prepare(cases)
     base_of(prepared.cases, "regime")
-    return _answer(prepared, axes[0], axes[1] if len(axes) > 1 else None, max_loss_pct, metric)
+    return _answer(prepared, Axes(axes[0], axes[1] if len(axes) > 1 else None), max_loss_pct, metric)
 
 
 def of_sweep(scenario: Written, sets: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -145,26 +160,27 @@ def _background(axes: Sequence[Axis], scenario: Written, sets: Sequence[str]) ->
     return [] if there else ["cloud.background={utilisation: 0.5}"]
 
 
-def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: float, asked: str | None) -> Decision:
+def _answer(prepared: Prepared, axes: Axes, max_loss_pct: float, asked: str | None) -> Decision:
+    across, up = axes
     measured = prepared.measure()
     known = [case for case in prepared.cases if case.index in measured]
-    bases = {_at(case, across, up): case for case in known if case.method.name == "base"}
+    bases = {axes.of(case): case for case in known if case.method.name == "base"}
     if not bases:
         raise CiarSimError(f"regime: no case of base could be simulated: {prepared.failed[0]}")
     metric = chosen_metric([prepared.quality(case) for case in bases.values()], asked)
     losses = {
         case.index: loss(prepared.quality(case), prepared.quality(base), metric, case.method.lossless)
         for case in known
-        if (base := bases.get(_at(case, across, up))) is not None
+        if (base := bases.get(axes.of(case))) is not None
     }
     keeps = {index for index, one in losses.items() if one.verdict(max_loss_pct) == KEEPS}
     cells = {case.index: measured[case.index] for case in known if case.index in losses}
-    lines = _lines(prepared.cases, cells, keeps, across, up)
+    lines = _lines(prepared.cases, cells, keeps, axes)
     # Only levels in dB may be below 0.
     least = 0.0 if across.values[0] >= 0 and not across.path.endswith("_db") else -math.inf
     changes = [(line, [one._replace(low=max(one.low, least)) for one in break_evens(line)]) for line in lines]
-    table = _cells(lines, across, up)
-    quality = _quality(prepared.cases, losses, max_loss_pct, across, up)
+    table = _cells(lines, axes)
+    quality = _quality(prepared.cases, losses, max_loss_pct, axes)
     facts = {
         "x": across.path,
         "y": up.path if up else None,
@@ -175,35 +191,32 @@ def _answer(prepared: Prepared, across: Axis, up: Axis | None, max_loss_pct: flo
         "failed": prepared.failed,
         "method_names": {candidate(case): case.method.name for case in prepared.cases},
     }
-    more = {"break_evens": _changes(changes, across, up), "quality": quality, "latency": _latency(lines, across, up)}
-    sentences = _sentences(changes, table, quality, across, up, max_loss_pct, metric)
-    return Decision((*sentences, *failed_cases(prepared.failed)), table, more, facts, ("quality", "break_evens"))
+    more = {"break_evens": _changes(changes, axes), "quality": quality, "latency": _latency(lines, axes)}
+    floor = f"at most {number(max_loss_pct)} % of {metric} lost against base"
+    sentences = (
+        *_winners(changes, table, axes, floor),
+        *_undecided(quality, across.path),
+        *failed_cases(prepared.failed),
+    )
+    return Decision(sentences, table, more, facts, ("quality", "break_evens"))
 
 
-def _at(case: Any, across: Axis, up: Axis | None) -> tuple[float, float | None]:
-    return float(case.swept[across.path]), None if up is None else float(case.swept[up.path])
-
-
-def _lines(
-    cases: Sequence[Case], measured: Mapping[int, Measured], keeps: Set[int], across: Axis, up: Axis | None
-) -> list[Line]:
+def _lines(cases: Sequence[Case], measured: Mapping[int, Measured], keeps: Set[int], axes: Axes) -> list[Line]:
     """Return a line per value of y. measured: by index of the case, only if base was measured too; keeps: indices that keep the floor."""
-    of_cell = {(candidate(case), *_at(case, across, up)): case.index for case in cases}
+    of_cell = {(candidate(case), *axes.of(case)): case.index for case in cases}
     lines = []
-    for value in (None,) if up is None else up.values:
+    for value in (None,) if axes.up is None else axes.up.values:
         indices = {
-            name: [of_cell.get((name, at, value), -1) for at in across.values]
+            name: [of_cell.get((name, at, value), -1) for at in axes.across.values]
             for name in dict.fromkeys(candidate(case) for case in cases)
         }
         cells = {name: [measured.get(index) for index in mine] for name, mine in indices.items()}
         kept = {name: np.array([index in keeps for index in mine], bool) for name, mine in indices.items()}
-        lines.append(Line(value, np.array(across.values), cells, kept))
+        lines.append(Line(value, np.array(axes.across.values), cells, kept))
     return lines
 
 
-def _quality(
-    cases: Sequence[Case], losses: Mapping[int, QualityLoss], max_loss_pct: float, across: Axis, up: Axis | None
-) -> pd.DataFrame:
+def _quality(cases: Sequence[Case], losses: Mapping[int, QualityLoss], max_loss_pct: float, axes: Axes) -> pd.DataFrame:
     """Return the quality loss of each candidate against base, and whether it keeps the floor: a row per candidate.
 
     If the axes change the images (a seed, guidance, fallbacks), there is a row per candidate and cell.
@@ -214,8 +227,7 @@ def _quality(
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for index, one in losses.items():
         case = cases[index]
-        x, y = _at(case, across, up)
-        place: dict[str, Any] = {} if alike else {**({} if up is None else {up.path: y}), across.path: x}
+        place = {} if alike else axes.columns(*axes.of(case))
         row = {
             "loss_pct": one.pct,
             "loss_lo_pct": one.low,
@@ -230,24 +242,23 @@ def _quality(
     return pd.DataFrame(ordered)
 
 
-def _changes(changes: Sequence[tuple[Line, Sequence[BreakEven]]], across: Axis, up: Axis | None) -> pd.DataFrame:
+def _changes(changes: Sequence[tuple[Line, Sequence[BreakEven]]], axes: Axes) -> pd.DataFrame:
     """Return a row per break-even."""
-    names = (across.path, "low", "high", "below", "above")
+    names = ("low", "high", "below", "above")
     rows = [
-        {**({} if up is None else {up.path: line.y}), **dict(zip(names, one, strict=True))}
+        {**axes.columns(at, line.y), **dict(zip(names, rest, strict=True))}
         for line, some in changes
-        for one in some
+        for at, *rest in some
     ]
-    return pd.DataFrame(rows, columns=[*([up.path] if up else []), *names])
+    return pd.DataFrame(rows, columns=[*axes.columns(0.0, None), *names])
 
 
-def _latency(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame:
+def _latency(lines: Sequence[Line], axes: Axes) -> pd.DataFrame:
     """Return a row per measured candidate and cell."""
     return pd.DataFrame(
         [
             {
-                **({} if up is None else {up.path: line.y}),
-                across.path: float(at),
+                **axes.columns(float(at), line.y),
                 "method": name,
                 "latency_s": one.mean_s,
                 "floor_kept": bool(kept),
@@ -260,15 +271,12 @@ def _latency(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFra
     )
 
 
-def _cells(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame:
+def _cells(lines: Sequence[Line], axes: Axes) -> pd.DataFrame:
     """Return a row per cell: the winner, its latency, the next candidate, and the difference with its interval."""
     rows = []
     for line in lines:
         winners = line.winners()
         for place, winner in enumerate(winners):
-            row: dict[str, Any] = {across.path: float(line.x[place])}
-            if up is not None:
-                row = {up.path: line.y, **row}
             means = {name: line.means(name)[place] for name in line.cells if name != winner}
             second = min(means, key=lambda name: means[name], default="")
             second = second if second and math.isfinite(means[second]) else ""
@@ -276,7 +284,7 @@ def _cells(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame
             seconds = line.means(winner)[place] if winner else math.nan
             rows.append(
                 {
-                    **row,
+                    **axes.columns(float(line.x[place]), line.y),
                     "winner": winner or NOBODY,
                     "latency_s": seconds,
                     "next": second or NOBODY,
@@ -289,16 +297,11 @@ def _cells(lines: Sequence[Line], across: Axis, up: Axis | None) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def _sentences(
-    changes: Sequence[tuple[Line, Sequence[BreakEven]]],
-    table: pd.DataFrame,
-    quality: pd.DataFrame,
-    across: Axis,
-    up: Axis | None,
-    max_loss_pct: float,
-    metric: str,
-) -> tuple[str, ...]:
-    floor = f"at most {number(max_loss_pct)} % of {metric} lost against base"
+def _winners(
+    changes: Sequence[tuple[Line, Sequence[BreakEven]]], table: pd.DataFrame, axes: Axes, floor: str
+) -> list[str]:
+    """Return sentences about the winners and break-evens of each line. table: that of `_cells`; floor: the quality floor in words."""
+    across, up = axes
     shares = table["winner"].value_counts(normalize=True, sort=False).sort_values(ascending=False, kind="stable")
     told = []
     if up is not None:
@@ -314,6 +317,12 @@ def _sentences(
         text = in_words(winners, some, across.path, why_nobody(line, winners))
         begins = text if where or (winners[0] and not some) else sentence(text)  # labels are not capitalised
         told.append(f"{where}{begins}{'' if up else f', with {floor}'}.")
+    return told
+
+
+def _undecided(quality: pd.DataFrame, across: str) -> list[str]:
+    """Return a sentence for each candidate whose loss is not decided by the prompts. across: path of the axis across."""
+    told = []
     for name, rows in quality.groupby("method", sort=False):
         unclear = rows[rows["floor"] == "unclear"]
         if unclear.empty:
@@ -321,7 +330,7 @@ def _sentences(
         row = unclear.iloc[int(unclear["prompts_needed"].fillna(math.inf).to_numpy(float).argmin())]
         needed = row["prompts_needed"]
         where, there = "", ""
-        if across.path in rows:  # the images differ between cells
+        if across in rows:  # the images differ between cells
             axes = tuple(rows.columns[1 : list(rows.columns).index("loss_pct")])
             where, there = f" of {len(unclear)} of {len(rows)} cells", f" at {condition_words(dict(row), axes)}"
         more = (
@@ -334,7 +343,7 @@ def _sentences(
             f"{name} is left out{where}: {row['prompts']} prompt{' does' if one else 's do'} not show whether it keeps the floor"
             f" (loss{there} {significant(row['loss_pct'])} %{span(row['loss_lo_pct'], row['loss_hi_pct'])}); {more}."
         )
-    return tuple(told)
+    return told
 
 
 def why_nobody(line: Line, winners: Sequence[str]) -> str:
