@@ -29,7 +29,8 @@ from ciar_sim.arguments import (
     options_of_sets,
 )
 from ciar_sim.decide.decision import Decision
-from simulator.core.errors import CiarSimError, counted, error_context
+from simulator.core.errors import CiarSimError, RunFolderError, counted, error_context, reason
+from simulator.core.files import read_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,16 +98,19 @@ class Result:
 
     @cached_property
     def images(self) -> "dict[tuple[str, int], np.ndarray]":
-        """Images of the first prompts by (method, prompt number), each uint8 [H, W, 3]."""
+        """Images of the first prompts by (method, prompt number), each uint8 [H, W, 3]. Raises RunFolderError without them."""
         import numpy as np
         from PIL import Image
 
-        index = json.loads((self.folder / "images" / "index.json").read_text())
-        return {
-            (entry["method"], entry["prompt"]): np.asarray(Image.open(self.folder / "images" / entry["file"]))
-            for entry in index
-            if entry["kind"] == "image"
-        }
+        folder = self.folder / "images"
+        try:
+            return {
+                (entry["method"], entry["prompt"]): np.asarray(Image.open(folder / entry["file"]))
+                for entry in json.loads(read_file(folder / "index.json"))
+                if entry["kind"] == "image"
+            }
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{folder} cannot be read: {reason(error)}") from None
 
     @property
     def plot(self) -> "Plots":
@@ -210,7 +214,6 @@ def open_run(folder: str | Path) -> Result:
     """
     from reports.load import load_run
     from simulator.core import yamlfile
-    from simulator.core.errors import RunFolderError
     from simulator.experiment.tuning import pareto_rows
     from simulator.results.columns import BETTER
     from simulator.results.files import csv_text

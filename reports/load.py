@@ -21,7 +21,7 @@ from simulator.core.errors import RunFolderError, reason
 from simulator.core.files import read_file
 from simulator.results.columns import COLUMNS, JUDGED, QUALITY_COLUMNS, RUN_FORMAT, Judged, interval_columns, judged_in
 from simulator.results.files import csv_text
-from simulator.results.folder import RunImage, is_unfinished
+from simulator.results.folder import SCENARIO_SHA256, RunImage, is_unfinished, scenario_digest
 
 TYPES: dict[str, tuple[type, str]] = {  # of the entries of provenance.json that are used
     "warnings": (list, "a list of texts"),
@@ -108,6 +108,16 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.folder / 'requests.parquet'} cannot be read: {error}") from None
         return table
+
+    def require_own_scenario(self) -> None:
+        """Raise RunFolderError if scenario.yaml is not as the run wrote it. Folders of earlier versions cannot be checked."""
+        written = self.provenance.get(SCENARIO_SHA256)
+        if written is not None and written != scenario_digest(self.scenario):
+            file = self.folder / "scenario.yaml"
+            raise RunFolderError(
+                f"{file} is not as the run wrote it: it was edited or cut, and its sessions are not those of {self.folder}; restore it, or "
+                f"run it: ciar-sim run {file} --out FOLDER"
+            )
 
     @cached_property
     def _resolved(self) -> Any:

@@ -43,7 +43,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 # Keys of provenance.json that are shown elsewhere on the page, or do not interest a reader.
-SHOWN_ELSEWHERE = ("program", "run_format", "columns", "notes", "warnings", "as_if", "name", "compute")
+SHOWN_ELSEWHERE = (
+    "program",
+    "run_format",
+    "columns",
+    "scenario_sha256",
+    "notes",
+    "warnings",
+    "as_if",
+    "name",
+    "compute",
+)
 
 
 def page(run: Run, findings: Sequence[Finding], plots: Mapping[str, bytes]) -> str:

@@ -77,7 +77,7 @@ def export(source: Path, form: str, means: Means, choice: Choice | None = None) 
 def _scenario(source: Path, choice: Choice) -> LoadedScenario:
     """Load the scenario of a run folder or of a file, with the values and method of the choice."""
     if source.is_dir():
-        load_run(source)  # refuses other folders
+        load_run(source).require_own_scenario()
         path = source / "scenario.yaml"
     else:
         path = scenario_path(source)
@@ -150,7 +150,7 @@ def _pcap(source: Path, means: Means, choice: Choice) -> bytes:
 
 def _replayed(folder: Path, means: Means) -> Iterator[tuple[Prepared, Measured, pd.DataFrame]]:
     """Yield every case of a run with a table of its rounds: request, round, drafted, accepted, milliseconds."""
-    load_run(folder)  # refuses other folders
+    load_run(folder).require_own_scenario()
     bench = Bench(load_with_source(folder / "scenario.yaml"), means)
     prepared = bench.prepare(bench.cases())
     measured = prepared.measure(timeline_sessions=ALL)

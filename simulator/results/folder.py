@@ -1,5 +1,6 @@
 """The run folder. It is written atomically and replaces nothing but an earlier run."""
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -54,6 +55,7 @@ _FILES = (
     "timeline.json.gz",
     "report.html",
 )
+SCENARIO_SHA256 = "scenario_sha256"  # in provenance.json: of the text of scenario.yaml
 _FOLDERS = ("images", "plots")  # contain images and index.json
 _IMAGE_FILES = (".png", ".svg")
 
@@ -143,6 +145,11 @@ def mark_unfinished(folder: Path, scenario_yaml: str, told: Mapping[str, Any]) -
     return True
 
 
+def scenario_digest(scenario_yaml: str) -> str:
+    """Return the sha256 (hex) of the text of scenario.yaml, whatever its line ends."""
+    return hashlib.sha256("\n".join(scenario_yaml.splitlines()).encode()).hexdigest()
+
+
 def clear_unfinished(folder: Path) -> None:
     """Delete what `mark_unfinished` wrote, and the folder if it is then empty. Finished runs are not changed."""
     if is_unfinished(folder):
@@ -175,9 +182,9 @@ def write_run(
         folder: The run folder.
         scenario_yaml: The resolved scenario.
         cases: Records of all cases.
-        provenance: Content of provenance.json, without `program`, `run_format` and `columns`. The report shows all of it, with special
-            treatment of name (str), as_if (str or None), compute (what -> how its time was obtained) and notes (list of what is not
-            modelled).
+        provenance: Content of provenance.json, without `program`, `run_format`, `columns` and `scenario_sha256`. The report shows all of
+            it, with special treatment of name (str), as_if (str or None), compute (what -> how its time was obtained) and notes (list of
+            what is not modelled).
         timeline: Title and events (`simulator.results.timeline.drawn`) of each case.
         images: Images for `images/`.
         draw: Adds plots and page to the temporary folder (`reports.build.build_report`).
@@ -191,7 +198,12 @@ def write_run(
     if twice := [place for place, count in Counter(places).items() if count > 1]:
         raise ValueError(f"two images of one place: {twice[0]}")
     summary = summary_table(cases)
-    marks = {"program": "ciar-sim", "run_format": RUN_FORMAT, "columns": definitions(summary.columns)}
+    marks = {
+        "program": "ciar-sim",
+        "run_format": RUN_FORMAT,
+        "columns": definitions(summary.columns),
+        SCENARIO_SHA256: scenario_digest(scenario_yaml),
+    }
     try:
         target = folder.resolve()
     except _UNUSABLE_PATH as error:

@@ -123,6 +123,13 @@ def test_a_folder_that_is_no_finished_run_is_refused_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+def test_images_that_are_gone_are_one_line(finished: Path, tmp_path: Path) -> None:
+    opened = ciar_sim.open_run(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(opened.folder / "images")
+    with pytest.raises(CiarSimError, match=r"run/images cannot be read: No such file or directory$"):
+        _ = opened.images
+
+
 def test_a_sweep_adds_axes_and_sets_change_values(scenario: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     stages = set()
     # All requests arrive in the warm-up, so there is nothing to plot: plotting takes most of a run's time.

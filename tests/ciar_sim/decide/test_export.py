@@ -1,6 +1,7 @@
 """Export of runs: rounds counted by hand and by who decided each token, metrics by their definitions, tables that parse."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ciar_sim.cli.main import main
 from ciar_sim.decide.export import latex_text, markdown_text
 from ciar_sim.decide.rounds import Round, call_seconds, rounds_of
 from models.scenes import captions
+from reports.load import load_run
 from simulator.protocol.cache import RecordingCache
 from simulator.protocol.recording import FROM_DEVICE
 from simulator.results.timeline import Span
@@ -176,6 +178,21 @@ def test_no_label_is_a_command_of_latex(cell: str, text: str) -> None:
 )
 def test_no_label_is_a_mark_of_markdown(cell: str, text: str) -> None:
     assert markdown_text(cell) == text
+
+
+@pytest.mark.parametrize("form", ["accept-trace", "ianvs", "messages"])
+def test_a_scenario_that_is_not_the_run_s_is_not_exported_as_it(run: Path, tmp_path: Path, form: str) -> None:
+    """Messages and rounds of another scenario were exported as those of the run; a cut file has defaults in place of the rest."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    file = folder / "scenario.yaml"
+    whole = file.read_text()
+    file.write_bytes(whole.replace("\n", "\r\n").encode())
+    load_run(folder).require_own_scenario()  # the line ends are free
+    for text in (whole[: whole.index("network:")], whole.replace("\nseed: ", "\nseed: 1")):
+        file.write_text(text)
+        refused = CliRunner().invoke(main, ["export", str(folder), "--as", form])
+        assert refused.exit_code == 2
+        assert f"{file} is not as the run wrote it: it was edited or cut" in refused.stderr
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
