@@ -250,6 +250,22 @@ def commands() -> dict[str, str]:
 SHOWN = {command: page for command, page in commands().items() if command.split(";")[0] not in UNPARSED}
 
 
+def test_commands_that_write_the_same_run_folder_are_equal() -> None:
+    """A reader who follows the pages in one folder would otherwise be told that it holds a run of another scenario."""
+    writers: dict[str, set[str]] = {}
+    for command in SHOWN:
+        words = shlex.split(re.sub(r"scenarios/([\w-]+)\.yaml", r"\1", command))
+        if words[:2] in (["ciar-sim", "run"], ["ciar-sim", "sweep"]) and len(words) > 2 and "--dry-run" not in words:
+            own = words[2] if words[1] == "run" else " ".join(words[2:])  # a sweep with options has a folder of its own
+            out = words[words.index("--out") + 1] if "--out" in words else f"runs/{own}"
+            writers.setdefault(out, set()).add(" ".join(words))
+    for page, code in blocks("python"):
+        for call, out in re.findall(r"ciar_sim\.(?:run|sweep)\((.*?)(?:, out=\"([^\"]*)\")?\)$", code, re.MULTILINE):
+            assert out, f"{page}: a run without out= replaces that of a command"
+            writers.setdefault(out, set()).add(call)
+    assert {out: sorted(calls) for out, calls in writers.items() if len(calls) > 1} == {}
+
+
 def only_parsed(command: str) -> bool:
     return any(command == prefix or command.startswith(prefix) for prefix in ONLY_PARSED)
 

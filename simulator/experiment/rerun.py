@@ -33,7 +33,7 @@ def check_replaced(folder: Path, scenario: Scenario, force: bool) -> None:
         differs = _difference(_asked(earlier, scenario), scenario.model_dump(by_alias=True))
     raise RunFolderError(
         f"cannot write the run folder {folder}: it holds a run of another scenario, {differs}; --force replaces it, --out names "
-        "another folder"
+        "another folder (in Python force=True and out=)"
     )
 
 

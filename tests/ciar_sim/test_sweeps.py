@@ -103,7 +103,10 @@ def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> No
     before = (own / "summary.csv").read_bytes()
     other = call("run", "s.yaml", "--set", "seed=1", "--out", str(own), "--quiet")
     assert other.exit_code == 2
-    assert "holds a run of another scenario, whose seed is 0 in place of 1; --force replaces it" in other.output
+    assert (
+        "holds a run of another scenario, whose seed is 0 in place of 1; --force replaces it, --out names another folder (in Python"
+        in other.output
+    )
     assert (own / "summary.csv").read_bytes() == before
     forced = call("run", "s.yaml", "--set", "seed=1", "--out", str(own), "--quiet", "--force")
     assert forced.exit_code == 0, forced.output
