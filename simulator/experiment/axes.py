@@ -246,7 +246,8 @@ def method_place(scenario: Scenario, path: str, fail: Callable[[str], Exception]
     elif names.count(middle) == 1:
         index = names.index(middle)
     elif middle in names:
-        raise fail(f"names {names.count(middle)} methods; use a label: {', '.join(labels)}")
+        meant = [label for label, name in zip(labels, names, strict=True) if name == middle]
+        raise fail(f"names {len(meant)} methods; use a label: {', '.join(meant)}")
     else:
         raise fail(f"names nothing: no method {middle}{did_you_mean(middle, labels)}")
     settings = settings_of(names[index])

@@ -344,7 +344,7 @@ PRESET = list(PresetNetwork.model_fields)
             "pair on both sides, or on neither",
         ),
         (
-            "name: t\nmethods: [{name: ciar, threshold: 1, label: a}, {name: ciar, label: b}]\n"
+            "name: t\nmethods: [base, {name: ciar, threshold: 1, label: a}, {name: ciar, label: b}]\n"
             "sweep: {methods.ciar.threshold: [1]}\n",
             "t.yaml:3: sweep.methods.ciar.threshold names 2 methods; use a label: a, b",
         ),
