@@ -414,8 +414,7 @@ def execute(
     from simulator.protocol.pairs import pair_manifest
     from simulator.results.folder import clear_unfinished, mark_unfinished
 
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", means.torch_device):
-        raise CiarSimError(f"--torch-device {means.torch_device}: allowed: auto, cpu, cuda, cuda:N")
+    _check_torch_device(means.torch_device)
     scenario = loaded.scenario
     cache = means.cache or default_cache()
     folder = out or run_folder(scenario)
@@ -479,3 +478,34 @@ def foresee(loaded: "LoadedScenario", cache: Path | None, jobs: int | None = Non
     models = Models(scenario.pair, "auto", 1, cache, lambda stage, done, total: None)
     with loaded.source.located():
         return state_of(scenario, RecordingCache(cache), CaseCache(cache), models.captions, models.stored_profile, jobs)
+
+
+def rehearse(loaded: "LoadedScenario", means: "Means", workers: "Workers") -> "State":
+    """Return what of a scenario is already recorded and simulated, as `foresee`, and refuse what a run would refuse.
+
+    Raises:
+        CiarSimError: The scenario cannot be run here, as far as that is known without a model in memory and without a simulation.
+    """
+    from ciar_sim.cli.common import default_cache
+    from ciar_sim.cli.models import Models
+    from simulator.experiment.plan import caption_context
+    from simulator.protocol.cache import RecordingCache
+
+    _check_torch_device(means.torch_device)
+    cache = means.cache or default_cache()
+    models = Models(loaded.scenario.pair, means.torch_device, means.max_batch, cache, means.progress)
+    with loaded.source.located(), error_context("pair"):
+        models.scorer()
+    state = foresee(loaded, cache, workers.most)
+    if state.missing or state.more_sessions:
+        RecordingCache(cache).check_writable()
+        with loaded.source.located(), caption_context(state.prompts):
+            models.check(state.unrecorded_captions())
+    if len(state.simulated) < len(state.cases) + state.more_cases:
+        workers.check()
+    return state
+
+
+def _check_torch_device(name: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise CiarSimError(f"--torch-device {name}: allowed: auto, cpu, cuda, cuda:N")

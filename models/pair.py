@@ -179,7 +179,7 @@ def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dty
     if tokenizer.config.codebook_size != manifest.codebook_size:
         found, needed = tokenizer.config.codebook_size, manifest.codebook_size
         raise WeightsError(f"{folder / 'tokenizer.safetensors'}: {found} codes, needed {needed}")
-    text = _load_text(folder / TEXT)
+    text = load_text(folder / TEXT)
     if (text.slots, text.caption_dim) != (manifest.caption_slots, manifest.caption_dim):
         rows = f"{manifest.caption_slots} x {manifest.caption_dim}"
         raise WeightsError(f"{folder / TEXT}: caption rows of {text.slots} x {text.caption_dim}, needed {rows}")
@@ -203,7 +203,7 @@ def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:
     path = train_dir / "drafter" / DRAFTER
     drafter = load_drafter(path, cloud.config) if path.is_file() else None
     words = train_dir / "cloud" / TEXT  # exists if the captions are not those of scenes
-    text = _load_text(words) if words.is_file() else WordEncoder.build(WORDS)
+    text = load_text(words) if words.is_file() else WordEncoder.build(WORDS)
     facts = {"tokenizer": read_config(codes, "facts")}
     for stage in ("cloud", "device", "phi", "drafter"):
         path = train_dir / stage / "metrics.json"
@@ -304,7 +304,8 @@ def shards_of(manifest: PairManifest) -> list[str]:
     return sorted(file.name for file in manifest.files if file.name.startswith("cloud-"))
 
 
-def _load_text(path: Path) -> WordEncoder:
+def load_text(path: Path) -> WordEncoder:
+    """Read the caption encoder of a pair's folder. Raises WeightsError."""
     try:
         return WordEncoder.from_state(read_state(path))
     except (KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -71,6 +71,16 @@ class Models:
             yield from recorder.record(part)
             before += each * len(part)
 
+    def check(self, captions: "Sequence[str]") -> None:
+        """Check what recording would refuse before any pass (`models.recording.check_captions`), and the torch device."""
+        if self._is_statistical():
+            return
+        if self.torch_device not in ("auto", "cpu"):
+            resolve_torch_device(self.torch_device)
+        from models.recording import check_captions
+
+        check_captions(self.name, captions)
+
     def captions(self, seed: int, count: int) -> list[str]:
         """Return captions from which prompts of the pair are drawn, see `models.quality.judges.captions_of`."""
         if self._is_statistical():

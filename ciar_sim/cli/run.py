@@ -147,7 +147,7 @@ def _run(
 
     loaded = load_with_source(scenario_path(path), axes, sets, Choice(*choice))
 
-    from ciar_sim.api import execute, foresee, run_folder
+    from ciar_sim.api import execute, rehearse, run_folder
     from ciar_sim.cli.common import default_cache
     from ciar_sim.cli.console import chosen_columns, progress_bars, state_lines
     from ciar_sim.decide.bench import Means
@@ -162,7 +162,7 @@ def _run(
     out = out or run_folder(loaded.scenario, changed and click.get_current_context().info_name == "sweep")
     if dry_run:
         check_replaced(out, loaded.scenario, force)
-        state = foresee(loaded, cache, workers.most)
+        state = rehearse(loaded, Means(cache, torch_device, max_batch), workers)
         click.echo("\n".join(state_lines(state, cache or default_cache(), torch_device)))
         return
     with progress_bars(quiet) as progress:

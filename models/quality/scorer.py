@@ -42,6 +42,7 @@ class Scorer:
         self._read: dict[str, np.ndarray] = {}  # readings by image hash
         self._sets: dict[tuple[str, ...], dict[str, Interval]] = {}
         self._reference: tuple[np.ndarray, Gaussian] | None = None
+        self.reference = judge.reference  # read now, so that damaged files are refused before anything is recorded
 
     def __call__(
         self, recordings: Sequence[Recording], captions: Sequence[str]
@@ -78,7 +79,7 @@ class Scorer:
         """Network, reference and minimum number of images, for a run's provenance."""
         return {
             f"{self.judge.subject.removesuffix('s')}_network_sha256": self.weights_hash,
-            "reference": self.judge.reference,
+            "reference": self.reference,
             f"fewest_images_for_{self.columns.fd}_and_{self.columns.f1}": self.fewest,
         }
 

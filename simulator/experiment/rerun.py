@@ -66,7 +66,9 @@ def _difference(before: Any, now: Any, path: str = "") -> str:
         for key in [*before, *(key for key in now if key not in before)]:
             if before.get(key) != now.get(key):
                 return _difference(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    if isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple):
+        if len(before) != len(now):
+            return f"whose {path} has {len(before)} entries in place of {len(now)}"
         for index, (one, other) in enumerate(zip(before, now, strict=True)):
             if one != other:
                 return _difference(one, other, f"{path}[{index}]")

@@ -10,12 +10,12 @@ from simulator.experiment.images import ImageScorer, score_cases
 from simulator.experiment.kept import CaseCache
 from simulator.experiment.plan import Plan
 from simulator.experiment.scenario import Case, Scenario
-from simulator.experiment.schema.prompts import PromptList
+from simulator.experiment.schema.prompts import PromptList, Prompts
 from simulator.experiment.schema.workload import FleetWorkload
 from simulator.experiment.search import most_sessions, search_thresholds
 from simulator.experiment.simulating import SimulationOptions, key_of, simulate_cases
 from simulator.experiment.sweep import check_methods, expand
-from simulator.experiment.tuning import trial_cases
+from simulator.experiment.tuning import trial_cases, tuned_quality
 from simulator.pricing.profile import Profile
 from simulator.protocol.cache import CachedSource, RecordingCache
 from simulator.protocol.pairs import PairManifest, pair_manifest
@@ -37,6 +37,7 @@ class State:
         plan: Sessions by case.
         costs: Compute times; None if they are not measured yet.
         manifest: Manifest of the pair.
+        prompts: The prompts of its cases and trials, each once.
     """
 
     cases: list[Case]
@@ -49,6 +50,15 @@ class State:
     plan: Plan
     costs: CostTable | None
     manifest: PairManifest
+    prompts: list[Prompts]
+
+    def unrecorded_captions(self) -> list[str]:
+        """Return the listed captions that must be recorded yet; drawn ones are the pair's own. All, if some sessions are not known."""
+        lists = [one for one in self.prompts if isinstance(one, PromptList)]
+        if self.more_sessions:
+            return list(dict.fromkeys(caption for one in lists for caption in (*one.captions, *one.calibration)))
+        listed = {caption for one in lists for caption in one.captions}
+        return list(dict.fromkeys(text for key in self.missing if (text := self.plan.specs[key].prompt) in listed))
 
 
 class _NotMeasured(Exception):
@@ -81,6 +91,7 @@ def state_of(
     cases, trials = expand(scenario), trial_cases(scenario)
     if jobs is not None:
         check_size([*cases, *trials], jobs)
+    tuned_quality(scenario, manifest)  # refuses one that the images do not have
     check_methods([*cases, *trials], manifest)
     try:
         cases, _ = search_thresholds(cases, manifest, scenes, CachedSource(recordings))
@@ -115,6 +126,7 @@ def state_of(
         plan,
         costs,
         manifest,
+        list(dict.fromkeys(case.scenario.prompts for case in (*cases, *trials))),
     )
 
 

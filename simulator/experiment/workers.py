@@ -1,10 +1,12 @@
 """Parallel execution: in this process, in processes of this machine (forked, or loky's), or on a Dask cluster, in any order."""
 
+import asyncio
+import logging
 import math
 import multiprocessing
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import ExitStack
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ ItemT = TypeVar("ItemT")
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 _WAITING = 4  # queued tasks per worker, so that no worker idles; it bounds the memory of this process
+_PATIENCE_S = 20  # for an answer of a scheduler
 _IDLE_S = 300  # time for which an idle worker process is kept
 # Least requests per process by default. Forking takes as long as some tens of them; other processes load the program for a second or two.
 _LEAST_REQUESTS, _LEAST_FORKED = 500, 100
@@ -63,6 +66,14 @@ class Workers:
         by_work = sum(size.requests for size in sizes) / (_LEAST_FORKED if can_fork() else _LEAST_REQUESTS)
         by_memory = free_memory_bytes() / (_SPARE * max(largest_bytes, 1.0))
         return replace(self, jobs=max(1, int(min(cores(), len(cases), by_work, by_memory))))
+
+    def check(self) -> None:
+        """Raise CiarSimError if Dask is to run the workers and is not installed, or if no scheduler with workers answers at the address."""
+        if self.scheduler is not None:
+            with _connected(self):
+                pass
+        elif self.local is not None:
+            _distributed()
 
     def run(
         self, work: Callable[[TaskT], ResultT], items: Sequence[ItemT], task: Callable[[ItemT], TaskT]
@@ -129,31 +140,8 @@ def _on_cluster(
     work: Callable[[TaskT], ResultT], items: Sequence[ItemT], task: Callable[[ItemT], TaskT], workers: Workers
 ) -> Iterator[tuple[ItemT, ResultT]]:
     """Run tasks on a Dask cluster, which repeats the tasks of a dead worker on another one."""
-    try:
-        import distributed
-    except ImportError:
-        raise CiarSimError("Dask is not installed; install it with pip install 'ciar-sim[dask]'") from None
-    from simulator.experiment.kept import code_digest
-
-    with ExitStack() as stack:
-        if workers.scheduler is None:
-            cluster = distributed.LocalCluster(
-                n_workers=workers.local, threads_per_worker=1, processes=True, dashboard_address=None
-            )
-            address: Any = stack.enter_context(cluster)
-        else:
-            address = workers.scheduler
-        try:
-            opened = distributed.Client(address, set_as_default=False, timeout="20s")
-            client = stack.enter_context(opened)
-        except (OSError, ValueError, TypeError) as error:
-            raise CiarSimError(f"--dask {workers.scheduler}: no scheduler answers: {error}") from None
-        threads = sum(client.nthreads().values())
-        if not threads:
-            raise CiarSimError(f"--dask {workers.scheduler}: the scheduler has no workers")
-        strangers = [name for name, digest in client.run(code_digest).items() if digest != code_digest()]
-        if strangers:
-            raise CiarSimError(f"--dask {workers.scheduler}: worker {strangers[0]} runs another version of ciar-sim")
+    distributed = _distributed()
+    with _connected(workers) as client:
 
         def ended(pending: Collection[Any]) -> Iterable[Any]:
             with client.as_current():
@@ -162,7 +150,87 @@ def _on_cluster(
             return done
 
         submit = lambda item: client.submit(work, task(item), pure=False)  # noqa: E731
-        yield from _windowed(submit, ended, items, _WAITING * threads)
+        most = _WAITING * sum(client.nthreads().values())
+        try:
+            yield from _windowed(submit, ended, items, most)
+        except distributed.KilledWorker:
+            raise SimulationError(
+                "a case ended every worker that simulated it, perhaps for lack of memory; finished cases are kept, and the same command "
+                "continues from there"
+            ) from None
+
+
+def _distributed() -> Any:
+    """Return the library. Raises CiarSimError if it is not installed."""
+    try:
+        import distributed
+    except ImportError:
+        raise CiarSimError("Dask is not installed; install it with pip install 'ciar-sim[dask]'") from None
+    return distributed
+
+
+@contextmanager
+def _connected(workers: Workers) -> Iterator[Any]:
+    """Yield a client of the cluster, which is started if no scheduler is named.
+
+    Raises:
+        CiarSimError: Dask is not installed, no scheduler answers, it has no workers, or they run another version of this program.
+    """
+    distributed = _distributed()
+    from simulator.experiment.kept import code_digest
+
+    with ExitStack() as stack:
+        if workers.scheduler is None:
+            stack.enter_context(_silent())
+            cluster = distributed.LocalCluster(
+                n_workers=workers.local,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,  # in its processes; here it ends too early
+            )
+            address: Any = stack.enter_context(cluster)
+        else:
+            address = workers.scheduler
+        try:
+            if workers.scheduler is not None:
+                _reach(distributed, workers.scheduler)
+            opened = distributed.Client(address, set_as_default=False, timeout=f"{_PATIENCE_S}s")
+            client = stack.enter_context(opened)
+        except (OSError, ValueError, TypeError) as error:
+            raise CiarSimError(f"--dask {workers.scheduler}: no scheduler answers: {error}") from None
+        if not client.nthreads():
+            raise CiarSimError(f"--dask {workers.scheduler}: the scheduler has no workers")
+        strangers = [name for name, digest in client.run(code_digest).items() if digest != code_digest()]
+        if strangers:
+            raise CiarSimError(f"--dask {workers.scheduler}: worker {strangers[0]} runs another version of ciar-sim")
+        yield client
+
+
+def _reach(distributed: Any, address: str) -> None:
+    """Raise OSError or ValueError if nothing answers at the address. A client that fails to connect hangs when it is freed."""
+
+    async def reach() -> None:
+        arguments = distributed.security.Security().get_connection_args("client")
+        connection = await distributed.comm.connect(address, timeout=_PATIENCE_S, **arguments)
+        await connection.close()
+
+    with ThreadPoolExecutor(1) as apart:  # this thread may run a loop, as in a notebook
+        apart.submit(asyncio.run, reach()).result()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Silence what Dask prints about its own processes, such as those that it has to end. What concerns a run is raised as an exception."""
+    handlers = logging.getLogger("distributed").handlers
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
 
 
 def _windowed(

@@ -42,6 +42,11 @@ class RecordingCache:
         """Return whether there is a file for this key; it may be damaged."""
         return self.files.has(key)
 
+    def check_writable(self) -> None:
+        """Raise RecordingError if the cache folder cannot be written. Call it before long work."""
+        if why := why_unusable(self.root):
+            raise RecordingError(f"cannot write the recording cache {self.root}: {why}")
+
     def put(self, key: str, recording: Recording) -> None:
         """Store a recording. Raises RecordingError if the cache folder cannot be written."""
         try:
@@ -105,8 +110,7 @@ class CachedSource:
                 raise UnrecordedError(
                     f"the cache {self.cache.root} lacks {counted(len(missing), 'recording')}, and there are no models to make them"
                 )
-            if why := why_unusable(self.cache.root):
-                raise RecordingError(f"cannot write the recording cache {self.cache.root}: {why}")
+            self.cache.check_writable()
             for spec, recording in self.record(list(missing.values())):
                 key = spec.key()
                 if not self.cache.has(key):  # the process that recorded it may have stored it already

@@ -15,7 +15,14 @@ import pandas as pd
 from PIL import Image
 
 from simulator.core.errors import RunFolderError
-from simulator.core.files import is_temporary_of, json_mapping, replace_folder, temporary_sibling, write_atomically
+from simulator.core.files import (
+    is_temporary_of,
+    json_mapping,
+    replace_folder,
+    temporary_sibling,
+    why_unusable,
+    write_atomically,
+)
 from simulator.results.columns import RUN_FORMAT, definitions
 from simulator.results.files import ROWS, csv_bytes, json_bytes, write_parquet
 from simulator.results.tables import CaseRecords, queue_blocks, request_blocks, summary_table, tiers_table
@@ -68,6 +75,8 @@ def check_run_folder(folder: Path) -> None:
             place = next(parent for parent in folder.absolute().parents if parent.exists())
             if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
                 raise RunFolderError(f"{cannot} {place} is not a folder that can be written")
+            if why := why_unusable(folder):
+                raise RunFolderError(f"{cannot} {why}")
             return
         if not folder.is_dir():
             raise RunFolderError(f"{cannot} it exists and is not a folder")

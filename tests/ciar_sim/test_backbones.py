@@ -169,6 +169,8 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
         for text in found:
             assert text in result.output
         assert not (tmp_path / "no").exists()
+        dry = call("run", path, "--out", tmp_path / "no", "--cache", tmp_path / "c", "--dry-run")
+        assert (dry.exit_code, dry.output) == (result.exit_code, result.output)
 
     refused(
         {"pair": PAIR, "methods": ["eagle2"]},

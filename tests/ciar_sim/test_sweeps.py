@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,40 @@ def test_a_dry_run_refuses_what_fits_no_memory_and_a_folder_that_is_no_run(folde
     other = call("run", "s.yaml", "--out", ".", "--dry-run")
     assert other.exit_code == 2
     assert "it holds s.yaml and is not a run of ciar-sim" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--set", "prompts={list: [a red cubist]}"], "unknown word 'cubist'; nearest known word: cube"),
+        (["--set", "prompts={list: [a red cube], calibration: [a blue hovercraft]}"], "unknown word 'hovercraft'"),
+        (["--torch-device", "cuda:8"], "--torch-device cuda:8: this machine has "),
+        (["--torch-device", "tpu"], "--torch-device tpu: allowed: auto, cpu, cuda, cuda:N"),
+        (["--cache", "/proc/x"], "cannot write the recording cache /proc/x/recordings: /proc: "),
+        (["--out", "/proc/x"], "cannot write the run folder /proc/x: /proc: "),
+        (["--dask", "nowhere"], "--dask nowhere: no scheduler answers: "),
+    ],
+)
+def test_a_dry_run_refuses_what_recording_and_simulating_would(folder: Path, given: list[str], said: str) -> None:
+    text = (folder / "s.yaml").read_text()
+    (folder / "s.yaml").write_text(text.replace("device-only", "{name: ciar, threshold: {call_pct: 30, prompts: 1}}"))
+    result = CliRunner().invoke(main, ["run", "s.yaml", "--dry-run", "--cache", "cache", *given])
+    assert result.exit_code == 2, result.output
+    assert f": {said}" in result.stderr
+    assert written(folder) == set()
+
+
+def test_a_dry_run_refuses_a_quality_that_images_do_not_have_and_damaged_weights(
+    folder: Path, tiny_pair_folder: Path
+) -> None:
+    (folder / "s.yaml").write_text((folder / "s.yaml").read_text().replace("device-only", "code"))
+    tuned = call("sweep", "s.yaml", "--axis", "methods.code.prefix_rate=0.1,0.2", "--tune", "8:f1_photos", "--dry-run")
+    assert "have no f1_photos; allowed: align_scenes" in tuned.stderr, tuned.output
+    shutil.copytree(tiny_pair_folder, folder / "pair")
+    (folder / "pair" / "device.safetensors").write_bytes(b"")
+    damaged = call("run", "s.yaml", "--set", "pair=./pair", "--dry-run")
+    assert damaged.exit_code == 2
+    assert "device.safetensors: 0 bytes, expected " in damaged.stderr
 
 
 def test_a_run_of_another_scenario_is_replaced_by_force_only(folder: Path) -> None:

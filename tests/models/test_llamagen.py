@@ -17,6 +17,7 @@ from models.backbones.t5 import load_encoder
 from models.pair import Pair, load_pair
 from models.quality.judges import captions_of
 from models.recorder import Recorder
+from models.recording import check_captions
 from simulator.core.errors import CiarSimError, PromptError, ScenarioError, WeightsError
 from simulator.experiment.loading import load_scenario
 from simulator.experiment.plan import session_specs
@@ -265,6 +266,9 @@ def test_class_labels_are_the_prompts_of_a_class_conditional_pair(folder: Path) 
     for prompt in ("10", "a bus", "-1", "3.5", ""):
         with pytest.raises(PromptError, match="is not a class label; allowed: 0 to 9"):
             pair.text.encode(prompt)
+        with pytest.raises(PromptError, match="is not a class label; allowed: 0 to 9") as error:
+            check_captions(c2i(folder), ["7", prompt])
+        assert error.value.prompt == prompt
 
 
 def test_features_are_read_as_the_script_wrote_them(folder: Path, tmp_path: Path) -> None:
@@ -274,6 +278,8 @@ def test_features_are_read_as_the_script_wrote_them(folder: Path, tmp_path: Path
         assert torch.equal(pair.text.encode(caption), torch.from_numpy(written[0, : files.T2I.caption_slots]))
     with pytest.raises(PromptError, match=r"holds no features of 'a cat'; the nearest caption with features: "):
         pair.text.encode("a cat")
+    with pytest.raises(PromptError, match="holds no features of 'a cat'"):
+        check_captions(t2i(folder), [files.CAPTIONS[0], "a cat"])
     text = shutil.copytree(folder / "t2i" / "features", tmp_path / "text")
     np.save(text / "coco" / "0.npy", np.zeros((1, 3, 5), np.float32))
     with pytest.raises(WeightsError, match=r"0\.npy: features of shape \[1, 3, 5\], needed \[1, rows, 12\]"):
