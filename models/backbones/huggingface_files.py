@@ -223,48 +223,18 @@ FAMILIES: dict[str, Callable[[Path], Described]] = {
 def find(spec: PairSpec) -> FoundPair:
     """Find the pair of a folder in transformers' layout. Raises WeightsError."""
     folder = Path(spec.weights)
-    if not folder.is_dir():
-        raise WeightsError(
-            f"{folder}: a file; {spec.cloud} is read from the folder of its files ({CONFIG} and all others)"
-        )
-    if not (folder / CONFIG).is_file() and (told := downloading(folder)):
-        raise WeightsError(f"{folder}: holds no {CONFIG}; {'; '.join(told)}")
-    described = describe(spec.cloud, folder)
+    described = _described(spec, folder)
     config = described.config
-    if spec.image_size not in (None, described.image_size):
-        raise WeightsError(
-            f"{folder}: makes images of {described.image_size} pixels, not of pair.image_size {spec.image_size}"
-        )
-    if spec.heads not in (None, config.n_head):
-        raise WeightsError(f"{folder / CONFIG}: {config.n_head} heads, not pair.heads {spec.heads}")
-    words = Path(spec.text) / TOKENIZER if spec.text else folder / TOKENIZER
-    if words != folder / TOKENIZER:
-        raise WeightsError(
-            f"{words}: {spec.cloud} takes {TOKENIZER} from the folder of its weights; leave pair.text out"
-        )
-    if not words.is_file():
-        raise WeightsError(f"{words}: no such file; prompts are tokenised with it")
-    vocabulary(words)  # refuses a damaged file before any weight is read
+    words = _words(spec, folder)
     files: dict[str, tuple[Path, ...]] = {"cloud": (folder / CONFIG, *weight_files(folder)), "text": (words,)}
+    path, shapes = _image_tokenizer(spec, described, folder)
     if described.codes:
-        path = Path(spec.tokenizer) if spec.tokenizer else vqgan_file(folder)
-        shapes: Shapes = read_checkpoint(path).shapes
         files["tokenizer"] = (path,)
-    else:
-        path = folder
-        if spec.tokenizer:
-            raise WeightsError(
-                f"{spec.tokenizer}: {spec.cloud} holds its image tokenizer itself; leave pair.tokenizer out"
-            )
-        held = {key: shape for one in weight_files(folder) for key, shape in read_checkpoint(one).shapes.items()}
-        shapes = {key.removeprefix(VQMODEL): shape for key, shape in held.items() if key.startswith(VQMODEL)}
     vq = vq_sizes(shapes, path)
-    if (vq["codebook_size"], described.image_size) != (
-        config.vocab_size,
-        config.grid * 2 ** (len(vq["encoder_ch_mult"]) - 1),
-    ):
+    downsampling = 2 ** (len(vq["encoder_ch_mult"]) - 1)
+    if (vq["codebook_size"], described.image_size) != (config.vocab_size, config.grid * downsampling):
         raise WeightsError(
-            f"{path}: {vq['codebook_size']} codes, down-sampling by {2 ** (len(vq['encoder_ch_mult']) - 1)}; needed "
+            f"{path}: {vq['codebook_size']} codes, down-sampling by {downsampling}; needed "
             f"{config.vocab_size} codes, down-sampling by {described.image_size // config.grid}"
         )
     device = _device_parts(spec, described, files)
@@ -280,6 +250,48 @@ def find(spec: PairSpec) -> FoundPair:
     if len(files.get("device", ())) > 1:  # a smaller model; a device model trained here does not share keys and values
         facts["kv_heads"]["device"] = describe(spec.cloud, Path(str(spec.device))).kv_heads
     return FoundPair(spec, manifest, files, decoder, {}, facts)
+
+
+def _described(spec: PairSpec, folder: Path) -> Described:
+    """Return the description of the cloud model in a folder. Raises WeightsError if the folder is not usable or `spec` contradicts it."""
+    if not folder.is_dir():
+        raise WeightsError(
+            f"{folder}: a file; {spec.cloud} is read from the folder of its files ({CONFIG} and all others)"
+        )
+    if not (folder / CONFIG).is_file() and (told := downloading(folder)):
+        raise WeightsError(f"{folder}: holds no {CONFIG}; {'; '.join(told)}")
+    described = describe(spec.cloud, folder)
+    if spec.image_size not in (None, described.image_size):
+        raise WeightsError(
+            f"{folder}: makes images of {described.image_size} pixels, not of pair.image_size {spec.image_size}"
+        )
+    if spec.heads not in (None, described.config.n_head):
+        raise WeightsError(f"{folder / CONFIG}: {described.config.n_head} heads, not pair.heads {spec.heads}")
+    return described
+
+
+def _words(spec: PairSpec, folder: Path) -> Path:
+    """Return the file of the text tokenizer. Raises WeightsError if it is missing or damaged, before any weight is read."""
+    words = Path(spec.text) / TOKENIZER if spec.text else folder / TOKENIZER
+    if words != folder / TOKENIZER:
+        raise WeightsError(
+            f"{words}: {spec.cloud} takes {TOKENIZER} from the folder of its weights; leave pair.text out"
+        )
+    if not words.is_file():
+        raise WeightsError(f"{words}: no such file; prompts are tokenised with it")
+    vocabulary(words)
+    return words
+
+
+def _image_tokenizer(spec: PairSpec, described: Described, folder: Path) -> tuple[Path, Shapes]:
+    """Return the place of the image tokenizer, which is a file of its own or part of the weights, and the shapes of its tensors."""
+    if described.codes:
+        path = Path(spec.tokenizer) if spec.tokenizer else vqgan_file(folder)
+        return path, read_checkpoint(path).shapes
+    if spec.tokenizer:
+        raise WeightsError(f"{spec.tokenizer}: {spec.cloud} holds its image tokenizer itself; leave pair.tokenizer out")
+    held = {key: shape for one in weight_files(folder) for key, shape in read_checkpoint(one).shapes.items()}
+    return folder, {key.removeprefix(VQMODEL): shape for key, shape in held.items() if key.startswith(VQMODEL)}
 
 
 def _device_parts(spec: PairSpec, cloud: Described, files: dict[str, tuple[Path, ...]]) -> dict[str, Any]:
