@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -263,8 +263,7 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     for place, column in enumerate(shown):
         own, slo_s = table[table["column"] == column], slos_s[column]
         upper, under = grid[0][place], grid[1][place]
-        knees: list[tuple[float, str]] = []
-        above: list[str] = []  # beyond the bound at the lowest load already, so without a knee
+        knees: dict[str, float] = {}  # load by label; -inf if p95 is beyond the bound at the lowest load already
         for label in names:
             rows = own[(own["label"] == label) & np.isfinite(own["latency_p95_s"])].sort_values(key)
             if rows.empty:
@@ -279,19 +278,13 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
             at = knee(x, p95, bound, log_x=upper.get_xscale() == "log", log_y=upper.get_yscale() == "log")
             if math.isfinite(at):
                 cross(upper, at, bound, look[label], form)
-                knees.append((at, label))
+                knees[label] = at
+                crossed = True
             elif p95[0] > bound:
-                above.append(label)
-        crossed |= bool(knees)
+                knees[label] = -math.inf
         if math.isfinite(slo_s):
             upper.axhline(slo_s, color=INK, lw=1.0 * form.marker, ls=(0, (4, 3)), zorder=1)
-        unit = split_unit(key)[1]
-        limit = f"{number(slo_s)} s" if math.isfinite(slo_s) else f"{KNEE:g}× its lowest"
-        said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in sorted(knees)[-MOST_KNEES:][::-1]]
-        if above:
-            few = joined(above) if len(above) <= MOST_KNEES else f"{len(above)} methods"
-            said.append(f"{few} at the lowest load already")
-        title = f"p95 passes {limit}: {', '.join(said)}" if said else f"p95 stays within {limit}"
+        title = _knees_in_words(knees, slo_s, split_unit(key)[1])
         if not panels.joined:
             title = f"{P95.title} at {own['condition'].nunique()} points"
         if not np.isfinite(own["latency_p95_s"]).any():
@@ -313,6 +306,21 @@ def load_curves(run: Run, key: str, form: Form = PAGE) -> Figure:
     ]
     finish(figure, form, [handle(name, look[name], form, line=panels.joined) for name in names], notes, run.as_if)
     return figure
+
+
+def _knees_in_words(knees: Mapping[str, float], slo_s: float, unit: str) -> str:
+    """Describe at which load which methods pass the objective or, without one, a multiple of their p95 at the lowest load.
+
+    knees: load by label; -inf for a method beyond the bound at the lowest load already.
+    """
+    limit = f"{number(slo_s)} s" if math.isfinite(slo_s) else f"{KNEE:g}× its lowest"
+    found = sorted((at, label) for label, at in knees.items() if math.isfinite(at))
+    above = [label for label, at in knees.items() if not math.isfinite(at)]
+    said = [f"{label} at {significant(at, 2)} {unit}".strip() for at, label in found[-MOST_KNEES:][::-1]]
+    if above:
+        few = joined(above) if len(above) <= MOST_KNEES else f"{len(above)} methods"
+        said.append(f"{few} at the lowest load already")
+    return f"p95 passes {limit}: {', '.join(said)}" if said else f"p95 stays within {limit}"
 
 
 def _objective(slos_s: Sequence[float]) -> str:
