@@ -280,7 +280,8 @@ def pictures(
         models = Models(read.pair, torch_device, max_batch, cache, progress)
         source = CachedSource(RecordingCache(cache), models.record)
         chosen = resolve_torch_device(torch_device)
-        table = score_images(read, source, models.captions, Networks(**networks), real, prefix, chosen, progress)
+        named = Networks(**networks, real=real, prefix=prefix)
+        table = score_images(read, source, models.captions, named, chosen, progress)
     write_files(out, {"pictures.csv": csv_bytes(table)})
     if not quiet:
         click.echo(table.to_string(index=False, float_format="%.4g"))
