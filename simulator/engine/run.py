@@ -289,23 +289,17 @@ class Run:
             self.clock.drop()
 
     def _columns(self) -> dict[str, np.ndarray]:
-        parts = self.parts
         n = len(self.requested_s)
         m = {name: np.array(column, np.float64) for name, column in self.measured.items()}
         prompt, device = np.array(self.prompt_of, np.int64), np.array(self.device_of, np.int64)
         requested_s = np.array(self.requested_s, np.float64)
         answered = ~np.isnan(m["done_s"])
         part = np.searchsorted(self.part_ends, device, side="right")
-        programs = [program for each in parts for program in each.programs]
-        program_of = part * len(parts[0].programs) + prompt
+        programs, program_of = self._programs(part, prompt)
         more_up, more_down, retries = (np.zeros(n, np.int64) for _ in range(3))
         timed_out_call = np.full(n, -1, np.int64)
         for request, call in self.timed_out_call.items():
             timed_out_call[request] = call
-            program = parts[int(part[request])].abandoned.get((int(prompt[request]), call))
-            if program is not None:
-                program_of[request] = len(programs)
-                programs.append(program)
         for request, (up, down) in self.more_bytes.items():
             more_up[request], more_down[request] = up, down
         for request, count in self.retries.items():
@@ -320,7 +314,7 @@ class Run:
         device_other_s = program_column("encode_s") + program_column("image_decode_s")
         encode_s = m["encode_s"] + program_column("encode_s")
         image_decode_s = m["image_decode_s"] + program_column("image_decode_s")
-        energy_j = program_column("device_s") * np.array([each.device.power_w for each in parts])[part]
+        energy_j = program_column("device_s") * np.array([each.device.power_w for each in self.parts])[part]
         energy_j = energy_j + np.array(self.radio_j, np.float64)
         static_j = np.array(self.radio_static_j, np.float64)
         columns = {
@@ -356,3 +350,19 @@ class Run:
             "device_static_j": static_j,
         }
         return columns if answered.all() else {name: column[answered] for name, column in columns.items()}
+
+    def _programs(self, part: np.ndarray, prompt: np.ndarray) -> tuple[list[SessionProgram], np.ndarray]:
+        """Return all programs, and the index of each request's: that of its prompt, or one that gave up a reply.
+
+        Args:
+            part: int [N], part of the fleet of each request's device.
+            prompt: int [N].
+        """
+        programs = [program for each in self.parts for program in each.programs]
+        program_of = part * len(self.parts[0].programs) + prompt
+        for request, call in self.timed_out_call.items():
+            program = self.parts[int(part[request])].abandoned.get((int(prompt[request]), call))
+            if program is not None:
+                program_of[request] = len(programs)
+                programs.append(program)
+        return programs, program_of
