@@ -26,6 +26,7 @@ FEW_EDGES = 100  # rate changes up to which each is a step; with more a step is 
 LEAST_PERIOD_MS, LEAST_PACKETS = 1000, 100  # least period and packets of the delivery trace of a constant rate
 MOST_PACKETS = 2_000_000  # packets of a delivery trace
 NETEM_DISTRIBUTIONS = ("normal", "pareto")  # distributions that netem has
+LEAST_CUT_S = 1e-4  # of a mean delay; less is not told
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def mahimahi(case: Case) -> dict[str, bytes]:
         name = case.scenario.name + (f"-{number}" if len(links) > 1 else "")
         n = one.network
         for way, rate in (("up", n.up_bps), ("down", n.down_bps)):
-            files[f"{name}.{way}"] = "".join(f"{time_ms}\n" for time_ms in deliveries_ms(rate)).encode()
+            files[f"{name}.{way}"] = "".join(f"{time_ms}\n" for time_ms in deliveries_ms(rate, _traced_s(n))).encode()
         command = [f"exec mm-delay {round(_mean_delay_ms(n))}"]
         for way, loss in (("uplink", mean_of(n.up_loss)), ("downlink", mean_of(n.down_loss))):
             command += [f"mm-loss {way} {loss:.6g}"] if loss else []
@@ -139,10 +140,24 @@ def _mean_delay_ms(network: Network) -> float:
     return 500.0 * (network.rtt_s + sum(jitter.added_s for jitter in network.jitters))
 
 
-def deliveries_ms(rate: float | Capacity) -> list[int]:
+def _traced_s(network: Network) -> float:
+    """Return the time (s) up to which delivery traces cover a link, the same for both ways; infinity if they hold whole periods."""
+    return min(_most_s(rate) for rate in (network.up_bps, network.down_bps))
+
+
+def _most_s(rate: float | Capacity) -> float:
+    """Return the time (s) at which a varying rate has carried `MOST_PACKETS`, or infinity if that is not within its period."""
+    most_bits = 8.0 * PACKET_BYTES * MOST_PACKETS
+    if not isinstance(rate, Capacity) or rate.total_bits <= most_bits:
+        return math.inf
+    return VaryingWire(rate).finish_s(0.0, most_bits)
+
+
+def deliveries_ms(rate: float | Capacity, until_s: float = math.inf) -> list[int]:
     """Return the times in milliseconds at which packets of `PACKET_BYTES` may leave. The last one is the period, after which they repeat.
 
-    For a varying rate they cover whole periods, but at most the first `MOST_PACKETS` packets.
+    For a varying rate they cover whole periods, or the time until `until_s` if that is within the first one, but at most the first
+    `MOST_PACKETS` packets.
 
     Raises:
         CiarSimError: The link never carries anything.
@@ -158,15 +173,19 @@ def deliveries_ms(rate: float | Capacity) -> list[int]:
         return constant
     if not rate.total_bits:
         raise CiarSimError("a link that never carries anything has no delivery trace")
-    periods = math.ceil(bits / rate.total_bits)  # more than one if a period carries less than a packet
-    count = math.floor(periods * rate.total_bits / bits * (1.0 + 1e-12))  # rounding error of a long sum: 1e-13
-    target = bits * np.arange(1, min(count, MOST_PACKETS) + 1)
+    until_s = min(until_s, _most_s(rate))
+    if until_s < rate.duration_s:
+        end_s, total_bits = until_s, VaryingWire(rate).bits(0.0, until_s)
+    else:
+        periods = math.ceil(bits / rate.total_bits)  # more than one if a period carries less than a packet
+        end_s, total_bits = periods * rate.duration_s, periods * rate.total_bits
+    count = max(1, math.floor(total_bits / bits * (1.0 + 1e-12)))  # rounding error of a long sum: 1e-13
+    target = bits * np.arange(1, count + 1)
     before, rest = np.divmod(target * (1.0 - 1e-12), rate.total_bits)
     here = np.searchsorted(rate.bits, rest, side="left") - 1
     within_s = np.array(rate.edges_s)[here] + (rest - np.array(rate.bits)[here]) / np.array(rate.rates_bps)[here]
     times = np.maximum(1, np.ceil(1e3 * (before * rate.duration_s + within_s) - 1e-6)).astype(int)
-    if count <= MOST_PACKETS:  # the last time is the end of the period
-        times[-1] = max(int(times[-1]), round(1e3 * periods * rate.duration_s))
+    times[-1] = max(int(times[-1]), round(1e3 * end_s))
     found: list[int] = times.tolist()
     return found
 
@@ -179,21 +198,24 @@ def _conditions(case: Case) -> list[str]:
 def _steps(network: Network) -> Iterator[tuple[float, str, str]]:
     """Yield the duration (s) and the netem arguments up and down of each step. A constant link has one step."""
     n = network
-    edges = _edges_s(n)
-    for begin_s, end_s in pairwise(edges):
+    ways = [
+        (_steps_of(rate), _steps_of(delay), jitter, _steps_of(loss), room)
+        for rate, delay, jitter, loss, room in (
+            (n.up_bps, n.up_delay_s, n.jitters[0], n.up_loss, n.up_buffer_bytes),
+            (n.down_bps, n.down_delay_s, n.jitters[1], n.down_loss, n.down_buffer_bytes),
+        )
+    ]
+    for begin_s, end_s in pairwise(_edges_s(n)):
         up, down = (
             _arguments(
                 _over(rate, begin_s, end_s),
-                _at(delay, begin_s),
+                _over(delay, begin_s, end_s),
                 jitter,
-                _at(loss, begin_s),
+                _over(loss, begin_s, end_s),
                 n.burst_packets,
                 room,
             )
-            for rate, delay, jitter, loss, room in (
-                (n.up_bps, n.up_delay_s, n.jitters[0], n.up_loss, n.up_buffer_bytes),
-                (n.down_bps, n.down_delay_s, n.jitters[1], n.down_loss, n.down_buffer_bytes),
-            )
+            for rate, delay, jitter, loss, room in ways
         )
         yield end_s - begin_s, up, down
 
@@ -214,13 +236,21 @@ def _edges_s(network: Network) -> list[float]:
     ]
 
 
-def _over(rate: float | Capacity, begin_s: float, end_s: float) -> float:
-    """Return the mean rate (bit/s) between two times."""
-    return VaryingWire(rate).bits(begin_s, end_s) / (end_s - begin_s) if isinstance(rate, Capacity) else rate
+def _changes_within(network: Network) -> bool:
+    """Return whether something changes between the steps."""
+    steps = set(_edges_s(network))
+    changes = {edge for one in network.varying for edge in (*one.edges_s, one.duration_s)}
+    return any(change not in steps for change in changes if change < max(steps))
 
 
-def _at(value: float | StepFunction, time_s: float) -> float:
-    return value.entered_at(0.0)(time_s) if isinstance(value, StepFunction) else value
+def _steps_of(value: float | Capacity | StepFunction) -> float | Capacity:
+    """Return a delay (s) or share that varies as a `Capacity`, which can be averaged."""
+    return Capacity(value.edges_s[:-1], value.values, value.duration_s) if isinstance(value, StepFunction) else value
+
+
+def _over(value: float | Capacity, begin_s: float, end_s: float) -> float:
+    """Return the mean of a rate (bit/s), a delay (s) or a share between two times."""
+    return VaryingWire(value).bits(begin_s, end_s) / (end_s - begin_s) if isinstance(value, Capacity) else value
 
 
 def _arguments(
@@ -255,6 +285,14 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
             "the shape of the jitter: netem draws a normal distribution of the same deviation",
         ),
         (
+            emulator == "netem" and n.jitter_on_top,
+            "that jitter only adds to the delay: netem's also takes away, with the same mean",
+        ),
+        (
+            emulator == "netem" and _cut_s(n) > LEAST_CUT_S,
+            f"delays below 0, which netem makes 0: they add up to {1e3 * _cut_s(n):.3g} ms to the mean delay of a way",
+        ),
+        (
             emulator == "netem" and jitters,
             "one delay for a message: netem draws one for each packet, and with a rate none overtakes, so of several the longest counts",
         ),
@@ -277,9 +315,16 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
             f"fractions of a millisecond: the delay is {_mean_delay_ms(n):.4g} ms each way",
         ),
         (
-            emulator == "netem"
-            and any(isinstance(x, Capacity) and len(x.edges_s) > FEW_EDGES for x in (n.up_bps, n.down_bps)),
-            f"changes within a second, and what comes after {MOST_STEPS} s",
+            emulator == "netem" and _changes_within(n),
+            "changes within a second: each has its means",
+        ),
+        (
+            emulator == "netem" and bool(n.varying) and _edges_s(n)[-1] < max(one.duration_s for one in n.varying),
+            f"what comes after {MOST_STEPS} s",
+        ),
+        (
+            emulator == "mahimahi" and _traced_s(n) < math.inf,
+            f"what comes after {_traced_s(n):.0f} s, when a way has carried {MOST_PACKETS} packets",
         ),
         (emulator == "netem" and bool(n.varying), "packets wait for the end of an outage: netem loses them"),
         (
@@ -291,7 +336,11 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
             f"cross_traffic: start a competing flow (aqm: {link.aqm})",
         ),
         (n.wifi is not None, "the Wi-Fi hop: contention for the channel, its tail"),
-        (link.radio is not None, f"the radio {link.radio}: sleeping, paging, promotion"),
+        (
+            link.radio is not None,
+            f"the radio {link.radio}: sleeping, paging, promotion"
+            + ", with the timers of operators" * bool(link.operators),
+        ),
         (n.fair, "sharing side by side: devices behind one link are served first come, first served"),
         (n.fading_snr_db is not None, "fading of the channels"),
         (
@@ -307,6 +356,29 @@ def _left_out(one: LinkOf, emulator: str) -> list[str]:
         (n.devices_per_cell > 1, f"the {n.devices_per_cell} devices of a cell: start as many behind it"),
         (n.block_s is not None, "blocks of the trace at random (resample_s): this is the trace itself, which repeats"),
         (bool(n.varying), "the separate starting place of each device: this starts at the beginning"),
-        (n.transport.name != "ideal", f"the transport {n.transport.name}: the real one takes its place"),
+        (n.transport.name != "ideal", f"the transport {_transport(link)}: the real one takes its place"),
     )
     return [text for holds, text in told if holds]
+
+
+def _transport(link: LinkFigures) -> str:
+    """Describe the transport and its settings."""
+    settings = {
+        "congestion_control": link.congestion,
+        "flow_window_bytes": link.flow_bytes,
+        "handshake": link.handshake if link.handshake != "full" else "",
+    }
+    given = ", ".join(f"{key} {value}" for key, value in settings.items() if value)
+    return f"{link.transport} ({given})" if given else link.transport
+
+
+def _cut_s(network: Network) -> float:
+    """Return by how much the mean of a normal delay grows, in seconds, if negative delays become 0: the larger of both ways."""
+    added_s = [0.0]
+    for jitter, delay in zip(network.jitters, (network.up_delay_s, network.down_delay_s), strict=True):
+        if sd_s := jitter.deviation_s:
+            r = (mean_of(delay) + jitter.added_s) / sd_s
+            added_s.append(
+                sd_s * (math.exp(-0.5 * r * r) / math.sqrt(2.0 * math.pi) - 0.5 * r * math.erfc(r / math.sqrt(2.0)))
+            )
+    return max(added_s)

@@ -202,12 +202,17 @@ class StepFunction:
         times, held = np.asarray(times_s, np.float64), np.asarray(values, np.float64)
         self.duration_s = float(duration_s)
         self.mean = float(held @ np.diff(times, append=duration_s) / duration_s)
-        self._times_s: list[float] = times.tolist()
-        self._values: list[float] = held.tolist()
+        self.edges_s: list[float] = [*times.tolist(), self.duration_s]
+        self.values: list[float] = held.tolist()
 
     def entered_at(self, offset_s: float) -> Callable[[float], float]:
         """Return the value as a function of time, starting at `offset_s`."""
-        return lambda time_s: self._values[bisect_right(self._times_s, (time_s + offset_s) % self.duration_s) - 1]
+        edges_s, values, last = (
+            self.edges_s,
+            self.values,
+            len(self.values),
+        )  # a remainder can round to the whole duration
+        return lambda time_s: values[bisect_right(edges_s, (time_s + offset_s) % self.duration_s, 0, last) - 1]
 
 
 def mean_of(value: float | StepFunction) -> float:

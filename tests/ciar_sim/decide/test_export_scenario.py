@@ -98,6 +98,41 @@ def test_netem_of_a_trace_has_the_means_of_its_seconds(path: Path, tmp_path: Pat
     assert steps[3] == ("50", "2000000", "5500000")
 
 
+@pytest.mark.parametrize(
+    ("rows", "notes"),
+    [
+        (["0,8,2,40", "1,4,1,60"], ""),
+        (["0,8,2,40", "1.5,4,1,60"], "changes within a second: each has its means"),
+        (["0,8,2,40", "4000,4,1,60"], "what comes after 3600 s"),
+    ],
+)
+def test_netem_names_the_changes_that_its_steps_leave_out(
+    path: Path, tmp_path: Path, rows: list[str], notes: str
+) -> None:
+    (tmp_path / "link.csv").write_text("\n".join(["time_s,down_mbps,up_mbps,rtt_ms", *rows, ""]))
+    text = exported(path, "netem", "--set", "network={trace: link.csv}")
+    found = re.findall("left out: (changes within.*|what comes.*)", text)
+    assert found == [notes] * bool(notes)
+    if notes.startswith("changes"):  # the delay of a second is its mean, too
+        assert 'step 1 "delay 25ms rate 1500000bit' in text
+
+
+@pytest.mark.parametrize(
+    ("jitter", "notes"),
+    [
+        ("jitter_ms: 3", []),
+        ("jitter_ms: 30", ["delays below 0, which netem makes 0: they add up to 5.93 ms to the mean delay of a way"]),
+        (
+            "jitter_ms: 4, jitter_on: top",
+            ["that jitter only adds to the delay: netem's also takes away, with the same mean"],
+        ),
+    ],
+)
+def test_netem_names_what_its_jitter_adds(path: Path, jitter: str, notes: list[str]) -> None:
+    text = exported(path, "netem", "--set", f"network={{rtt_ms: 30, up_mbps: 5, down_mbps: 20, {jitter}}}")
+    assert re.findall("left out: (delays below.*|that jitter.*)", text) == notes
+
+
 def test_what_an_emulator_cannot_do_is_named(path: Path, tmp_path: Path) -> None:
     for name in ("up-light", "down-light"):
         (tmp_path / name).write_text("0 20 0 1 3\n500 30 0 2 2\n1000 40 0\n")
@@ -112,13 +147,11 @@ def test_what_an_emulator_cannot_do_is_named(path: Path, tmp_path: Path) -> None
     assert "left out: blocks of the trace at random (resample_s)" in text
 
 
-# Figures of a transport or a radio, which the emulators leave out as a whole.
-OF_ANOTHER = {"handshake", "congestion_control", "flow_window_bytes", "operators"}
 NEEDED = {"rtt_ms", "up_mbps", "down_mbps", "buffer_ms", "buffer_bytes", "outage_every_s", "outage_ms"}  # else refused
 
 
 @pytest.mark.usefixtures("short_gaps")
-@pytest.mark.parametrize("key", sorted(set(ExplicitNetwork.model_fields) - OF_ANOTHER))
+@pytest.mark.parametrize("key", sorted(ExplicitNetwork.model_fields))
 def test_every_figure_of_a_link_is_emulated_or_named_as_left_out(key: str) -> None:
     row = SETTINGS.get(f"ExplicitNetwork.{key}", "missing")
     assert not isinstance(row, str), f"SETTINGS of tests/ciar_sim/setting_rows.py needs a row for ExplicitNetwork.{key}"
@@ -219,6 +252,19 @@ def test_a_delivery_trace_follows_a_rate_that_varies(rate: Capacity) -> None:
     assert len(times) * 12e6 / times[-1] == pytest.approx(mean_bps, rel=0.01)
     if rate.duration_s == 4.0:
         assert not [time for time in times if 1001 < time <= 2000]
+
+
+def test_both_delivery_traces_of_a_link_end_together(monkeypatch: pytest.MonkeyPatch, scenario: dict[str, Any]) -> None:
+    """Outages of both ways at once stay at once, and the script says how far the traces go."""
+    monkeypatch.setattr("ciar_sim.decide.emulate.MOST_PACKETS", 10_000)
+    scenario["network"] = {"rtt_ms": 20, "up_mbps": 6, "down_mbps": 12, "outage_every_s": 40, "outage_ms": 2000}
+    files = mahimahi(expand(load_scenario(scenario))[0])
+    up, down, script = (
+        next(text for name, text in files.items() if name.endswith(end)) for end in ("up", "down", "sh")
+    )
+    assert up.split()[-1] == down.split()[-1] == b"10000"
+    assert (len(up.split()), len(down.split())) == (5_000, 10_000)
+    assert b"left out: what comes after 10 s, when a way has carried 10000 packets" in script
 
 
 def test_a_sum_that_is_off_by_rounding_costs_no_packet() -> None:

@@ -319,7 +319,7 @@ def test_a_low_orbit_preset_draws_rate_and_delay_anew_every_15_seconds(name: str
         assert len(drawn) == 1440 + 1
         s = np.sqrt(np.log1p(rate.cv**2))
         assert abs(np.log(drawn).std() / s - 1) < 5 / np.sqrt(2 * len(drawn))
-        delays = np.array(delay._values) - (figures.rtt_ms + 22.0) / 2e3
+        delays = np.array(delay.values) - (figures.rtt_ms + 22.0) / 2e3
         half_s = spread_ms / 2e3
         assert np.abs(delays).max() <= half_s + 1e-4
         assert abs(delays.mean()) < 5 * half_s / np.sqrt(3 * len(delays))
