@@ -82,8 +82,8 @@ def _pairs() -> Table:
     from simulator.results.columns import judged
 
     table = _table("pair", "", "")
-    for name in known_pairs():
-        m = pair_manifest(name)
+    manifests = {name: pair_manifest(name) for name in known_pairs()}
+    for name, m in sorted(manifests.items(), key=lambda one: one[1].statistics is not None):  # pairs with images first
         quality = (*(judged(m.subject) if m.subject != "other" else ()), "cloud_nll")
         rows = {
             "draws": f"{'no images (statistical)' if m.statistics else SUBJECTS[m.subject]}, {m.image_size} x {m.image_size} pixels",

@@ -259,6 +259,8 @@ def test_listings_and_schema() -> None:
         if what == "methods":  # defaults of a scenario (calibrated), not those of the programs (a number)
             assert re.search(r"^random.*\n(  .*\n)*  +threshold  +\{call_pct", result.output, re.MULTILINE)
             assert not re.search(r"threshold +0\.3|threshold_mode +const +const", result.output)
+        if what == "pairs":  # those with images first
+            assert re.findall(r"^(\w\S+) +draws", result.output, re.MULTILINE)[:2] == ["photos", "scenes"]
     schema = json.loads(call("schema").output)
     assert "methods" in schema["properties"]
 
