@@ -2,8 +2,9 @@
 
 A timed pass is what decoding runs: embed the new tokens, run the layers with the KV cache, apply the head to the last position, guide
 and pick a token; on the device also compute the interval and its scores. A verification applies the head to every position of a draft
-tree, as does a pass of EAGLE's drafter over the tree that it grows. The result is the median of a few repetitions after a warm-up. On a
-CPU with one thread it is CPU time, which other work on the machine affects little; otherwise it is wall-clock time.
+tree, as does a pass of EAGLE's drafter over the tree that it grows. The result is the median of a few repetitions after a warm-up; on a
+CPU, the least such median of several rounds over all passes, because other work that shares memory and caches can only lengthen a pass,
+and does so for seconds at a time. On a CPU with one thread the times are CPU time; otherwise they are wall-clock time.
 
 Longer than other files, because what is timed and how it is timed belong together.
 """
@@ -12,7 +13,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,9 +48,11 @@ VERIFIED = (4, 16, 64)  # nodes of a tree
 TEETH = 4  # chains of a timed tree
 # A drafter's cache may end this far past the image: earlier levels of its tree, `depth` times `top_k` (by default 40).
 DRAFTED = 64
+ROUNDS = 9  # of a CPU; a GPU is not shared
+# Of a cell in all rounds together: most repetitions, least repetitions, and the time after which it is not repeated any more.
 _REPEATS = 15
 _LEAST_REPEATS = 3
-_CELL_S = 0.06  # time after which a cell is not repeated any more
+_CELL_S = 0.06
 _WEIGHT_STD = 0.02
 # Keys of the catalogue's image decoder that `VQConfig` has, too.
 DECODER_SIZES = ("codebook_dim", "ch", "z_channels", "num_res_blocks")
@@ -331,11 +334,16 @@ def measured(
         runtime: as in `measure_model`.
     """
     different = list(dict.fromkeys(models.values()))
-    clock = Clock(torch_device, sum(timed.cells(sizes) for timed in different) + len(work), progress, budget_s)
+    cells, rounds = (
+        sum(timed.cells(sizes) for timed in different) + len(work),
+        ROUNDS if torch_device.type == "cpu" else 1,
+    )
+    clock = Clock(torch_device, cells, progress, budget_s, rounds)
     with torch.inference_mode():
-        found = {timed: timed.tables(sizes, clock, torch_device, dtype, runtime) for timed in different}
-        tables = {role: found[timed] for role, timed in models.items()}
-        compute = {kind: clock.typical_seconds(run) for kind, run in work.items()}
+        for _ in clock.rounds():
+            found = {timed: timed.tables(sizes, clock, torch_device, dtype, runtime) for timed in different}
+            compute = {kind: clock.typical_seconds(run) for kind, run in work.items()}
+    tables = {role: found[timed] for role, timed in models.items()}
     return Profile(
         model=name,
         weights=weights,
@@ -395,7 +403,17 @@ def measure_hardware(torch_device: torch.device, dtype: torch.dtype = torch.floa
 
 
 class Clock:
-    """Times work and reports progress. Once the budget is spent, work is timed only once."""
+    """Times work and reports progress. Once the budget is spent, work is timed only once.
+
+    The same work is timed in every round, in the same order. Its time is the least of the rounds so far.
+
+    Args:
+        torch_device: Where the work runs.
+        total: Number of measurements of a round.
+        progress: As in `measure_profile`.
+        budget_s: Time after which the rest of the first round is timed once, and later rounds are left out.
+        rounds: Number of rounds.
+    """
 
     def __init__(
         self,
@@ -403,27 +421,50 @@ class Clock:
         total: int,
         progress: Progress | None,
         budget_s: float = math.inf,
+        rounds: int = 1,
     ) -> None:
-        self.torch_device, self.total, self.progress, self.budget_s = torch_device, total, progress, budget_s
+        self.torch_device, self.total, self.progress, self.budget_s = torch_device, total * rounds, progress, budget_s
         alone = torch_device.type == "cpu" and torch.get_num_threads() == 1
         self.now_s = time.process_time if alone else time.perf_counter
         self.done = 0
         self.started_s = time.perf_counter()
+        self._rounds = rounds
+        self._least: list[float] = []  # seconds of every measurement of a round
+        self._place = 0  # of the next measurement in its round
+
+    def rounds(self) -> Iterator[None]:
+        """Yield at the start of every round, until all are done or the budget is spent."""
+        for number in range(self._rounds):
+            if number == 0 or not self._spent():
+                self._place = 0
+                yield
+        if self.progress is not None:
+            self.progress(self.total, self.total)
 
     def typical_seconds(self, run: Callable[[], object]) -> float:
         """Return the median seconds of a few runs after a warm-up run; once the budget is spent, the seconds of one run."""
-        seconds = self._typical_seconds(run)
+        place, self._place = self._place, self._place + 1
+        if place == len(self._least):
+            self._least.append(self._typical_seconds(run))
+        elif not self._spent():
+            warm = (
+                self._least[place] > _CELL_S / self._rounds
+            )  # so long a pass has no use for what an earlier one left in caches
+            self._least[place] = min(self._least[place], self._typical_seconds(run, warm))
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total)
-        return seconds
+        return self._least[place]
 
-    def _typical_seconds(self, run: Callable[[], object]) -> float:
+    def _spent(self) -> bool:
+        return time.perf_counter() - self.started_s >= self.budget_s
+
+    def _typical_seconds(self, run: Callable[[], object], warm: bool = False) -> float:
+        """Return the median seconds of this round's runs. warm: whether the first run counts."""
         first = self._once(run)
-        times: list[float] = []
-        while time.perf_counter() - self.started_s < self.budget_s and (
-            len(times) < _LEAST_REPEATS or (len(times) < _REPEATS and sum(times) < _CELL_S)
-        ):
+        times = [first] if warm else []
+        most, least, cell_s = (x / self._rounds for x in (_REPEATS, _LEAST_REPEATS, _CELL_S))
+        while not self._spent() and (len(times) < least or (len(times) < most and sum(times) < cell_s)):
             times.append(self._once(run))
         return statistics.median(times or [first])
 

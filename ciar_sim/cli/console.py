@@ -7,7 +7,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,37 +144,43 @@ def profile_lines(profile: Profile) -> str:
     return f"{drawn(table)}\n{other}\n{where}"
 
 
-def roofline_lines(
-    cells: Sequence[RooflineCell], fitted: Sequence[RooflineCell], machine: Hardware, fit: FittedRoofline
-) -> str:
-    """Format the errors of two rooflines by model and phase: one of measured figures, and one fitted to the passes."""
+def roofline_lines(cells: Mapping[str, Sequence[RooflineCell]], machine: Hardware, fit: FittedRoofline) -> str:
+    """Format the errors of rooflines by model and phase.
+
+    Args:
+        cells: All passes by kind of roofline: of measured figures ("measured"), of figures fitted to device and cloud together
+            ("together"), and of figures fitted to each model alone ("alone").
+        machine: The measured figures.
+        fit: The fitted ones.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
-        "model",
-        "phase",
-        "passes",
-        "median error",
-        "fitted",
-        "fitted / measured: lowest",
-        "median",
-        "highest",
-    ):
+    ends = ("alone / measured: lowest", "median", "highest")
+    for name in ("model", "phase", "passes", "measured figures", "fitted together", "fitted alone", *ends):
         table.add_column(name, justify="left" if name in ("model", "phase") else "right")
-    errors, left = errors_by_phase(cells), errors_by_phase(fitted)
-    for role, phase in errors:
-        ratios = [cell.ratio for cell in fitted if (cell.role, cell.phase) == (role, phase)]
-        shares = (f"{100 * one[role, phase]:.0f} %" for one in (errors, left))
-        ends = (_number(x, 2) for x in (min(ratios), statistics.median(ratios), max(ratios)))
-        table.add_row(role, phase, str(len(ratios)), *shares, *ends)
-    lines = [
-        f"{name}: {1e3 * one.fp16_tflops:.0f} GFLOP/s, {one.bandwidth_gb_s:.2f} GB/s of values of 2 bytes, "
-        f"{one.kernel_overhead_us:.1f} us a kernel; median error {100 * statistics.median(cell.error for cell in own):.0f} %"
-        for name, one, own in (
-            ("measured figures", machine, cells),
-            (f"fitted to the passes, {fit.runtime}", fit.hardware, fitted),
+    errors = {kind: errors_by_phase(own) for kind, own in cells.items()}
+    for role, phase in errors["alone"]:
+        ratios = [cell.ratio for cell in cells["alone"] if (cell.role, cell.phase) == (role, phase)]
+        shares = (f"{100 * errors[kind][role, phase]:.0f} %" for kind in ("measured", "together", "alone"))
+        spread = (_number(x, 2) for x in (min(ratios), statistics.median(ratios), max(ratios)))
+        table.add_row(role, phase, str(len(ratios)), *shares, *spread)
+
+    def figures(name: str, one: Hardware, own: Sequence[RooflineCell]) -> str:
+        median = 100 * statistics.median(cell.error for cell in own)
+        return (
+            f"{name}: {1e3 * one.fp16_tflops:.0f} GFLOP/s, {one.bandwidth_gb_s:.2f} GB/s of values of 2 bytes, "
+            f"{one.kernel_overhead_us:.1f} us a kernel; median error {median:.0f} %"
         )
+
+    lines = [
+        "median errors of rooflines:",
+        drawn(table),
+        figures("measured figures", machine, cells["measured"]),
+        figures(f"fitted to cloud and device together, {fit.runtime}", fit.hardware, cells["together"]),
     ]
-    return "\n".join([drawn(table), *lines])
+    for role, one in fit.by_role.items():
+        own = [cell for cell in cells["alone"] if cell.role == role]
+        lines.append(figures(f"fitted to {role} alone, {fit.runtime}", one, own))
+    return "\n".join(lines)
 
 
 # Columns of the table of a run. In a narrow terminal the last ones are omitted first.

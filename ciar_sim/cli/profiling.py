@@ -9,6 +9,7 @@ from simulator.core.errors import ComputeError, reason
 from simulator.pricing import catalogue
 from simulator.pricing.catalogue import ModelShape
 from simulator.pricing.compare import FittedRoofline, role_shapes
+from simulator.pricing.own import ReachedFigures
 from simulator.pricing.profile import Profile
 
 
@@ -73,6 +74,10 @@ def fitted_yaml(found: FittedRoofline, path: Path) -> None:
         "bandwidth_efficiency": 1.0,
         "compute_efficiency": 1.0,
         "kernel_overhead_us": fit.kernel_overhead_us,
+        "by_role": {
+            role: {name: getattr(machine, name) for name in ReachedFigures.model_fields}
+            for role, machine in found.by_role.items()
+        },
     }
     text = f"# Fitted to a measured profile, for runtime: {found.runtime}. memory_gb and power_w are not measured: fill them in.\n"
     try:

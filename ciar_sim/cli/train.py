@@ -217,7 +217,7 @@ def _captions(prompts: Path | None, pair: "Pair") -> list[str]:
 @click.option(
     "--compare-roofline",
     is_flag=True,
-    help="Also measure peak and bandwidth, and print the errors of a roofline from them and of one fitted to the passes.",
+    help="Also measure peak and bandwidth, and print the errors of rooflines from them and from figures fitted to the passes.",
 )
 @click.option(
     "--fit",
@@ -280,8 +280,11 @@ def profile(
             fitted_yaml(fitted, fit)
         if compare_roofline:
             machine = measure_hardware(torch.device(device), getattr(torch, found.dtype))
-            measured = compare_with_roofline(found, shapes, machine)
-            nearest = compare_with_roofline(found, shapes, fitted.hardware, fitted.runtime)
-            click.echo(roofline_lines(measured, nearest, machine, fitted))
+            cells = {
+                "measured": compare_with_roofline(found, shapes, machine),
+                "together": compare_with_roofline(found, shapes, fitted.hardware, fitted.runtime),
+                "alone": compare_with_roofline(found, shapes, fitted.by_role, fitted.runtime),
+            }
+            click.echo(roofline_lines(cells, machine, fitted))
     if not quiet:
         click.echo(f"{out}")

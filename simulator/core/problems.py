@@ -56,7 +56,10 @@ _FORMS = {  # examples for sections where a user may have written a single value
 
 def explain(details: ErrorDetails) -> tuple[Place, str]:
     """Return the place of a pydantic error in the file, and the message."""
-    place: Place = tuple(part for part in details["loc"] if not (isinstance(part, str) and part.startswith("<")))
+    # "[key]" is pydantic's mark of a problem with the key of a mapping, which the part before it names.
+    place: Place = tuple(
+        part for part in details["loc"] if not (isinstance(part, str) and part.startswith(("<", "[key]")))
+    )
     kind, context, found = details["type"], details.get("ctx", {}), details.get("input")
     if place[:1] == ("sweep",) and len(place) == 4:
         place = place[:3]  # the last part names a member of the union Scalar

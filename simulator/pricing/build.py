@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from safetensors import SafetensorError, safe_open
 
@@ -37,7 +37,7 @@ from simulator.pricing.op_counts import (
     text_encoder_op_count,
     vq_decoder_op_count,
 )
-from simulator.pricing.own import OwnHardware, OwnModel, shape_of
+from simulator.pricing.own import OwnHardware, OwnModel, Role, shape_of
 from simulator.pricing.profile import MeasuredCosts, Profile
 from simulator.pricing.roofline import RooflineCosts
 from simulator.protocol import pairs
@@ -192,7 +192,7 @@ def build_costs(
     """
     measured: dict[str | None, Profile] = {}
 
-    def build(role: str, side: ComputeSide) -> RooflineCosts | MeasuredCosts:
+    def build(role: Literal["device", "cloud"], side: ComputeSide) -> RooflineCosts | MeasuredCosts:
         if side.hardware == "local":
             if side.profile not in measured:
                 measured[side.profile] = Profile.read(Path(side.profile)) if side.profile else profile()
@@ -206,7 +206,7 @@ def build_costs(
             )
         if side.hardware == "local":
             return _measured(measured[side.profile], role)
-        return _roofline(side.model, shape, side.hardware, side.runtime or "eager")
+        return _roofline(side.model, shape, side.hardware, side.runtime or "eager", role)
 
     with error_context("compute", "device"):
         device = build("device", choice.device)
@@ -220,7 +220,8 @@ def build_costs(
         if side.hardware == "local":
             return _measured_drafter(measured[side.profile], choice.cloud.model, in_cloud)
         shape = catalogue.drafter_of(priced, ffn, all_rows=in_cloud)
-        return _roofline(f"drafter of {choice.cloud.model}", shape, side.hardware, side.runtime or "eager")
+        role: Role = "cloud_drafter" if in_cloud else "drafter"
+        return _roofline(f"drafter of {choice.cloud.model}", shape, side.hardware, side.runtime or "eager", role)
 
     in_cloud, on_device = drafter(choice.cloud, True), drafter(choice.device, False)
     return device, cloud, Pricing(priced.caption_slots, widths, in_cloud, on_device)
@@ -257,8 +258,10 @@ def _measured(profile: Profile, role: str) -> MeasuredCosts:
     return costs
 
 
-def _roofline(model: str | OwnModel, shape: ModelShape, hardware: str | OwnHardware, runtime: str) -> RooflineCosts:
-    machine = catalogue.hardware(hardware) if isinstance(hardware, str) else hardware.entry()
+def _roofline(
+    model: str | OwnModel, shape: ModelShape, hardware: str | OwnHardware, runtime: str, role: Role
+) -> RooflineCosts:
+    machine = catalogue.hardware(hardware) if isinstance(hardware, str) else hardware.entry(role)
     start = catalogue.runtime(runtime)
     op_counts = {kind: shape.op_counts[kind] for kind in COMPUTE_KINDS if kind in shape.op_counts}
     costs = RooflineCosts(shape, op_counts, machine, start)

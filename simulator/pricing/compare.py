@@ -12,7 +12,7 @@ from simulator.pricing.costs import Work
 from simulator.pricing.profile import PassTable, Profile
 from simulator.pricing.roofline import RooflineCosts
 
-FITTED = ("device", "cloud")
+TOGETHER = ("device", "cloud")  # roles whose passes give the figures of the hardware as a whole
 PHASES = ("prefill", "decode", "more tokens", "verify")
 # Bounds of the fitted figures: bytes per second, operations per second, seconds per kernel. `OwnHardware` accepts all values within them.
 LEAST, MOST = (1e-3, 1e-3, 1e-20), (1e15, 1e18, 1.0)
@@ -55,9 +55,16 @@ class RooflineCell:
 
 @dataclass(frozen=True)
 class FittedRoofline:
-    """The roofline nearest to a profile: hardware with three fitted figures (bandwidth, peak rate, kernel overhead), and a runtime."""
+    """The roofline nearest to a profile: three fitted figures (bandwidth, peak rate, kernel overhead), and a runtime.
+
+    Attributes:
+        hardware: Figures fitted to the passes of the cloud's and the device's model together, for models of other sizes.
+        by_role: Figures fitted to the passes of each model alone. They differ, because the weights of a small model may stay in caches.
+        runtime: A name of the catalogue, the same for all.
+    """
 
     hardware: Hardware
+    by_role: Mapping[str, Hardware]
     runtime: str
 
 
@@ -69,19 +76,23 @@ def role_shapes(cloud: ModelShape, device: ModelShape, drafter_ffn: int | None =
 
 
 def compare_with_roofline(
-    profile: Profile, shapes: Mapping[str, ModelShape], machine: Hardware, runtime: str = "cuda-graphs"
+    profile: Profile,
+    shapes: Mapping[str, ModelShape],
+    machine: Hardware | Mapping[str, Hardware],
+    runtime: str = "cuda-graphs",
 ) -> list[RooflineCell]:
     """Return every pass of a profile with the roofline of the same pass.
 
     Args:
         profile: Measured times.
         shapes: Shapes of its models, by role.
-        machine: Hardware of the roofline.
+        machine: Hardware of the roofline, or that of each role.
         runtime: Runtime of the roofline, a name of the catalogue.
     """
     cells = []
-    for role, phase, at, work, seconds in _passes(profile):
-        costs = RooflineCosts(shapes[role], {}, machine, catalogue.runtime(runtime))
+    for role, phase, at, work, seconds in _passes(profile, shapes):
+        own = machine if isinstance(machine, Hardware) else machine[role]
+        costs = RooflineCosts(shapes[role], {}, own, catalogue.runtime(runtime))
         cells.append(RooflineCell(role, phase, *at, seconds, costs.pass_seconds(work)))
     return cells
 
@@ -89,30 +100,57 @@ def compare_with_roofline(
 def fit_roofline(profile: Profile, shapes: Mapping[str, ModelShape]) -> FittedRoofline:
     """Fit a roofline to a profile, with memory and arithmetic in parallel (cuda-graphs) or one after the other (serial).
 
-    Minimises the sum of |log(roofline / measured)| over the passes of the cloud's and the device's model, by the Nelder-Mead simplex from
-    several starting points. The fitted figures are the ones reached, so efficiencies are 1. Rooflines count 2 bytes per value; for weights
-    of 4 bytes the fitted bandwidth is half the true one.
+    Minimises the error of each phase, the mean plus the median of |log(roofline / measured)| over its passes, squared and summed over
+    phases: a phase with few passes counts as much as one with many, and a few passes that run at another speed, such as those of one
+    position whose weights stay in a cache, do not draw the others along. By the Nelder-Mead simplex from several starting points. The
+    fitted figures are the ones reached, so efficiencies are 1. Rooflines count 2 bytes per value; for weights of 4 bytes the fitted
+    bandwidth is half the true one.
+    """
+    phases: dict[tuple[str, str], list[tuple[Work, float]]] = {}
+    for role, phase, _, work, seconds in _passes(profile, shapes):
+        phases.setdefault((role, phase), []).append((work, seconds))
+    groups = {role: (role,) for role in shapes if role in profile.passes}
+    fits = {}
+    for name in ("cuda-graphs", "serial"):
+        runtime = catalogue.runtime(name)
+        alone = {role: _fit(profile.hardware, phases, shapes, roles, runtime) for role, roles in groups.items()}
+        fits[name] = sum(loss for loss, _ in alone.values()), {role: machine for role, (_, machine) in alone.items()}
+    best = min(fits, key=lambda name: fits[name][0])
+    _, together = _fit(profile.hardware, phases, shapes, TOGETHER, catalogue.runtime(best))
+    return FittedRoofline(together, fits[best][1], best)
+
+
+def _fit(
+    title: str,
+    phases: Mapping[tuple[str, str], Sequence[tuple[Work, float]]],
+    shapes: Mapping[str, ModelShape],
+    roles: Sequence[str],
+    runtime: Runtime,
+) -> tuple[float, Hardware]:
+    """Return the least loss of a roofline over the phases of some roles, and the hardware that reaches it.
+
+    phases: Work and seconds of every pass, by (role, phase).
     """
     from scipy.optimize import minimize
 
-    # Drafters are left out: the figures describe the pair's two models, and a drafter computes no interval as the device does.
-    passes = [(shapes[role], work, seconds) for role, _, _, work, seconds in _passes(profile) if role in FITTED]
-    least = min(seconds for _, _, seconds in passes)
-    found: list[tuple[float, str, Sequence[float]]] = []
-    for runtime in ("cuda-graphs", "serial"):
-        start = catalogue.runtime(runtime)
+    own = {key: passes for key, passes in phases.items() if key[0] in roles}
+    least = min(seconds for passes in own.values() for _, seconds in passes)
 
-        def loss(logs: Sequence[float], start: Runtime = start) -> float:
-            machine = _machine(profile.hardware, logs)
-            costs = {id(shape): RooflineCosts(shape, {}, machine, start) for shape in shapes.values()}
-            return sum(abs(math.log(costs[id(shape)].pass_seconds(work) / seconds)) for shape, work, seconds in passes)
+    def loss(logs: Sequence[float]) -> float:
+        machine, total = _machine(title, logs), 0.0
+        costs = {role: RooflineCosts(shapes[role], {}, machine, runtime) for role, _ in own}
+        for (role, _), passes in own.items():
+            errors = [abs(math.log(costs[role].pass_seconds(work) / seconds)) for work, seconds in passes]
+            total += (statistics.fmean(errors) + statistics.median(errors)) ** 2
+        return total
 
-        for rate in STARTS:
-            guess = [math.log(x) for x in (rate, 10 * rate, least / start.kernels_per_layer)]
-            best = minimize(loss, guess, method="Nelder-Mead", options={"maxiter": 600})
-            found.append((float(best.fun), runtime, best.x))
-    _, runtime, logs = min(found, key=lambda one: one[0])
-    return FittedRoofline(_machine(profile.hardware, logs), runtime)
+    found: list[tuple[float, Sequence[float]]] = []
+    for rate in STARTS:
+        guess = [math.log(x) for x in (rate, 10 * rate, least / runtime.kernels_per_layer)]
+        reached = minimize(loss, guess, method="Nelder-Mead", options={"maxiter": 600})
+        found.append((float(reached.fun), reached.x))
+    smallest, logs = min(found, key=lambda one: one[0])
+    return smallest, _machine(title, logs)
 
 
 def _machine(title: str, logs: Sequence[float]) -> Hardware:
@@ -143,14 +181,20 @@ def errors_by_phase(cells: Sequence[RooflineCell]) -> dict[tuple[str, str], floa
 _Pass = tuple[str, str, tuple[int, int, int], Work, float]
 
 
-def _passes(profile: Profile) -> Iterator[_Pass]:
-    """Yield role, phase, (rows, new, cached), work and seconds of every measured pass."""
+def _passes(profile: Profile, shapes: Mapping[str, ModelShape]) -> Iterator[_Pass]:
+    """Yield role, phase, (rows, new, cached), work and seconds of every measured pass.
+
+    The work is that of the timed pass: several rows are pairs of a conditional and an unconditional one, which are guided before the head
+    (of VAR after it), so the head is applied once per pair. A scenario's rooflines count both rows, as in LlamaGen's own code.
+    """
     for tables, read in ((profile.passes, _last), (profile.verify, _all)):
         for role, table in tables.items():
             for at, seconds in _cells(table):
                 rows, new, kv = at
                 phase = "verify" if read is _all else "decode" if new == 1 else "prefill" if kv == 0 else "more tokens"
-                yield role, phase, at, Work.of_pass(rows, new, kv, read(new)), seconds
+                heads = rows if shapes[role].by_scales else max(rows // 2, 1)
+                work = Work.of_pass(rows, new, kv)._replace(logits=heads * read(new))
+                yield role, phase, at, work, seconds
 
 
 def _last(new: int) -> int:

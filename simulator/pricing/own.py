@@ -15,12 +15,33 @@ from simulator.pricing.roofline import RooflineCosts
 FFN_MULTIPLE = 256  # LlamaGen rounds its feed-forward width up to a multiple of this
 HEAD_WIDTH = 64
 PIXELS_PER_TOKEN = 256  # VQ-16 gives 16 x 16 pixels for each token
+Role = Literal["device", "cloud", "drafter", "cloud_drafter"]
 DECODER_CHANNELS = 128  # channels of VQ-16's largest maps, which have the resolution of the image
 
 
 def _without_default(schema: dict[str, Any]) -> None:
     """Omit the default from a JSON schema, because it differs between device and cloud."""
     schema.pop("default", None)
+
+
+class ReachedFigures(Part):
+    """Figures that one model's passes reach, in place of the accelerator's; those that are omitted are the accelerator's.
+
+    A small model whose weights stay in the processor's caches reaches a higher bandwidth than a large one.
+
+    Attributes:
+        fp16_tflops: Rate of matrix products reached, at an efficiency of the accelerator's.
+        bandwidth_gb_s: Bandwidth, likewise.
+        kernel_overhead_us: Time to launch one kernel.
+    """
+
+    fp16_tflops: float | None = Field(default=None, gt=0, le=1e6)
+    bandwidth_gb_s: float | None = Field(default=None, gt=0, le=1e6)
+    kernel_overhead_us: float | None = Field(default=None, ge=0, le=1e6)
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures that are given."""
+        return self.model_dump(exclude_none=True)
 
 
 class OwnHardware(Part):
@@ -36,6 +57,8 @@ class OwnHardware(Part):
         bandwidth_efficiency: Share of the peak bandwidth that a pass reaches.
         compute_efficiency: Share of the peak rate that a pass reaches.
         kernel_overhead_us: Time to launch one kernel.
+        by_role: What the passes of single models reach, by role as in a profile: device, cloud, drafter, and cloud_drafter for a drafter in
+            the cloud if it differs. `ciar-sim profile --fit` writes them; they hold for models of the measured sizes.
     """
 
     title: str = Field(default="own hardware", min_length=1, max_length=60)
@@ -50,10 +73,18 @@ class OwnHardware(Part):
     compute_efficiency: float | None = Field(default=None, gt=0, le=1)
     kernel_overhead_us: float | None = Field(default=None, ge=0, le=1e6)
 
-    def entry(self) -> Hardware:
-        """Return it as a row of the catalogue."""
-        figures = self.model_dump(by_alias=True, exclude_none=True)
-        return catalogue.hardware_of({**figures, "evidence": "assumed", "source": "figures given in the scenario"})
+    by_role: dict[Role, ReachedFigures] = Field(default_factory=dict)
+
+    def entry(self, role: Role) -> Hardware:
+        """Return it as a row of the catalogue, with the figures that a model of this role reaches."""
+        figures = self.model_dump(by_alias=True, exclude_none=True, exclude={"by_role"})
+        reached = self.by_role.get(role)
+        if reached is None and role == "cloud_drafter":
+            reached = self.by_role.get("drafter")
+        own = reached.figures() if reached else {}
+        return catalogue.hardware_of(
+            {**figures, **own, "evidence": "assumed", "source": "figures given in the scenario"}
+        )
 
     def __str__(self) -> str:
         """Return all figures with all their digits: `CostTable` uses this text as a key."""
@@ -64,7 +95,11 @@ class OwnHardware(Part):
             for name in ("bandwidth_efficiency", "compute_efficiency", "kernel_overhead_us")
             if (value := getattr(self, name)) is not None
         ]
-        return f"{self.title} ({', '.join([self.kind, *figures, *more])})"
+        roles = [
+            f"{role}: {', '.join(f'{name} {value:.15g}' for name, value in reached.figures().items())}"
+            for role, reached in sorted(self.by_role.items())
+        ]
+        return f"{self.title} ({'; '.join([', '.join([self.kind, *figures, *more]), *roles])})"
 
 
 class OwnModel(Part):

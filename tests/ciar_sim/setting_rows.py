@@ -297,6 +297,11 @@ SETTINGS: dict[str, tuple[Change, Change] | str] = {
             "kernel_overhead_us": 70,
         }.items()
     },
+    "OwnHardware.by_role": one("compute.device.hardware.by_role", {"device": {"bandwidth_gb_s": 5}}, OWN_HARDWARE),
+    **{
+        f"ReachedFigures.{key}": one("compute.device.hardware.by_role", {"device": {key: value}}, OWN_HARDWARE)
+        for key, value in {"fp16_tflops": 0.01, "bandwidth_gb_s": 6, "kernel_overhead_us": 70}.items()
+    },
     "OwnHardware.title": "names the hardware in tables and in provenance.json; no column holds it",
     "OwnHardware.memory_gb": "tests/simulator/pricing/test_own.py::test_what_does_not_fit_fails_alone_and_says_so",
     **{

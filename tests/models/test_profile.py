@@ -90,6 +90,18 @@ def test_a_median_is_taken_after_a_warm_up_until_the_budget_is_spent() -> None:
     assert len(runs) == 1 + 15 + 1
 
 
+def test_every_round_times_the_same_work_and_the_least_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    clock = Clock(torch.device("cpu"), 2, lambda *at: told.append(at), rounds=3)
+    times = iter([5.0, 1.0, 2.0, 4.0, 9.0, 3.0])  # two measurements a round
+    monkeypatch.setattr(clock, "_typical_seconds", lambda run, warm=False: next(times))
+    found = [[clock.typical_seconds(lambda: None) for _ in range(2)] for _ in clock.rounds()]
+    assert found == [[5.0, 1.0], [2.0, 1.0], [2.0, 1.0]]
+    spent = Clock(torch.device("cpu"), 2, lambda *at: told.append(at), budget_s=0.0, rounds=3)
+    assert len(list(spent.rounds())) == 1
+    assert told[-1] == (6, 6)
+
+
 def test_a_clock_that_does_not_tick_gives_no_pass_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(torch.device("cpu"), total=1, progress=None)
     monkeypatch.setattr(clock, "now_s", lambda: 7.0)
@@ -217,10 +229,12 @@ def test_the_command_times_a_model_of_the_catalogue_with_random_weights(
     more = ["--random-weights", "--dtype", "float16", "--compare-roofline", "--fit", str(fit)]
     result = CliRunner().invoke(main, [*asked, *more])
     assert result.exit_code == 0, result.output
-    assert "fitted to the passes" in result.output
+    assert "fitted to cloud_drafter alone" in result.output
     stored = Profile.read(out)
     assert (stored.model, stored.dtype, stored.passes["cloud"].rows) == ("tiny", "float16", [1, 2])
-    assert OwnHardware.model_validate(yamlfile.read(fit).data).bandwidth_gb_s > 0
+    own = OwnHardware.model_validate(yamlfile.read(fit).data)
+    assert own.bandwidth_gb_s > 0
+    assert set(own.by_role) == {"device", "drafter", "cloud", "cloud_drafter"}
     for options, message in (
         ([], "--model goes with --random-weights"),
         (["--random-weights", "--pair", "scenes"], "give one of them"),

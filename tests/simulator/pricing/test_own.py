@@ -10,9 +10,10 @@ import yaml
 import ciar_sim
 from simulator.core.errors import CiarSimError
 from simulator.experiment.loading import load_scenario
-from simulator.experiment.scenario import resolved_yaml
+from simulator.experiment.scenario import Scenario, resolved_yaml
 from simulator.pricing import catalogue
-from simulator.pricing.own import OwnHardware, OwnModel, device_memory
+from simulator.pricing.build import build_costs, pair_shapes
+from simulator.pricing.own import OwnHardware, OwnModel, ReachedFigures, device_memory
 from simulator.pricing.roofline import RooflineCosts
 
 PHONE = {"class": "phone", "fp16_tflops": 5.5, "bandwidth_gb_s": 76.8, "memory_gb": 16, "power_w": 7}
@@ -20,12 +21,36 @@ XL = {"layers": 36, "width": 1280, "ffn": 3584}
 
 
 def test_the_figures_of_a_row_give_that_row() -> None:
-    own, row = OwnHardware.model_validate(PHONE).entry(), catalogue.hardware("snapdragon-8-gen-3")
+    own, row = OwnHardware.model_validate(PHONE).entry("device"), catalogue.hardware("snapdragon-8-gen-3")
     for name in ("bytes_per_s", "flop_per_s", "kernel_overhead_s", "memory_gb", "power_w"):
         assert getattr(own, name) == getattr(row, name)
-    faster = OwnHardware.model_validate({**PHONE, "bandwidth_efficiency": 0.9, "kernel_overhead_us": 1}).entry()
+    faster = OwnHardware.model_validate({**PHONE, "bandwidth_efficiency": 0.9, "kernel_overhead_us": 1}).entry("cloud")
     assert faster.bytes_per_s == pytest.approx(76.8e9 * 0.9)
     assert faster.kernel_overhead_s == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("role", "bandwidth", "kernel_us"),
+    [("device", 76.8, 20), ("cloud", 76.8, 5), ("drafter", 100, 20), ("cloud_drafter", 100, 20)],
+)
+def test_a_model_has_the_figures_that_it_reaches(role: Any, bandwidth: float, kernel_us: float) -> None:
+    reached = {"drafter": {"bandwidth_gb_s": 100}, "cloud": {"kernel_overhead_us": 5}}
+    own = OwnHardware.model_validate({**PHONE, "by_role": reached})
+    assert (own.entry(role).bandwidth_gb_s, own.entry(role).kernel_overhead_us) == (bandwidth, kernel_us)
+    other = own.model_copy(update={"by_role": {**own.by_role, "cloud_drafter": ReachedFigures(fp16_tflops=1)}})
+    assert other.entry("cloud_drafter").bandwidth_gb_s == 76.8
+    assert len({str(own), str(other), str(OwnHardware.model_validate(PHONE))}) == 3
+
+
+def test_every_model_is_priced_at_the_figures_of_its_role() -> None:
+    reached = {
+        role: {"bandwidth_gb_s": at} for at, role in enumerate(("device", "cloud", "drafter", "cloud_drafter"), 1)
+    }
+    side = {"model": "pair", "hardware": {**PHONE, "by_role": reached}}
+    scenario = Scenario.model_validate({"name": "t", "methods": ["base"], "compute": {"device": side, "cloud": side}})
+    device, cloud, pricing = build_costs(scenario.compute, pair_shapes("scenes"), pytest.fail)
+    found = [one.hardware.bandwidth_gb_s for one in (device, cloud, pricing.device_drafter, pricing.drafter)]
+    assert found == [1, 2, 3, 4]
 
 
 def test_the_shape_of_a_published_model_gives_that_model() -> None:
@@ -107,6 +132,8 @@ def test_figures_in_a_file_are_those_in_the_scenario(scenario: dict[str, Any], t
 
 FONE = "# mine\nhardware:\n  fp16_tflops: 5.5\n  bandwidth_gb_s: 76.8\n  memory_gb: 16\n  power_w: 7\n  class: fone\n"
 
+ROLE = "class: phone\nfp16_tflops: 5.5\nbandwidth_gb_s: 76.8\nmemory_gb: 16\npower_w: 7\nby_role:\n"
+
 
 @pytest.mark.parametrize(
     ("side", "key", "text", "said"),
@@ -118,6 +145,12 @@ FONE = "# mine\nhardware:\n  fp16_tflops: 5.5\n  bandwidth_gb_s: 76.8\n  memory_
             "mine.yaml:2: bandwith is not a known key; did you mean bandwidth_gb_s?",
         ),
         ("device", "hardware", FONE, "mine.yaml:7: hardware.class must be "),
+        (
+            "device",
+            "hardware",
+            f"{ROLE}  cluod: {{}}\n",
+            "mine.yaml:7: by_role.cluod must be device, cloud, drafter or ",
+        ),
         ("device", "hardware", "class: phone\n", "mine.yaml:1: fp16_tflops is missing (and 3 more problems)"),
         ("cloud", "model", "layers: 9\nwidth: wide\n", "mine.yaml:2: width must be a whole number, got 'wide' (text)"),
     ],
