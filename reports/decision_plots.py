@@ -234,28 +234,17 @@ def _recommend(answer: Answer, form: Form) -> Figure:
     for row in grid:
         row[0].set_ylim(*limits)
         row[0].set_ylabel(f"{facts['metric']} lost{'' if form.compact else ' against base'} (%)")
-    handles: list[Line2D | Patch] = [
-        handle(name, one._replace(fill="full"), form, line=False) for name, one in look.items()
-    ]
     others = {one.marker: one for name, one in grey.items() if name in set(table["method"])}
-    handles += [
-        handle(f"{one.method}, other settings", one._replace(fill="full"), form, line=False) for one in others.values()
+    filled = look | {f"{one.method}, other settings": one for one in others.values()}
+    handles: list[Line2D | Patch] = [
+        handle(name, one._replace(fill="full"), form, line=False) for name, one in filled.items()
     ]
-    handles.append(
-        Line2D(
-            [],
-            [],
-            ls="",
-            marker="o",
-            ms=6 * size,
-            mfc="white",
-            mec=MUTED,
-            label="not shown to meet floor and objective",
-        )
-    )
+    dot: dict[str, Any] = {"ls": "", "marker": "o"}
+    unmet = "not shown to meet floor and objective"
+    handles.append(Line2D([], [], **dot, ms=6 * size, mfc="white", mec=MUTED, label=unmet))
     handles.append(Patch(facecolor=INK, alpha=0.1, label=f"more than {number(floor)} % lost"))
     if ringed:
-        handles.append(Line2D([], [], ls="", marker="o", ms=10 * size, mfc="none", mec=INK, label="recommended"))
+        handles.append(Line2D([], [], **dot, ms=10 * size, mfc="none", mec=INK, label="recommended"))
     notes = [
         "Left is faster, low is better. Bars are 95 % intervals of the loss.",
         left_out(len(shown), len(panels), "conditions", EVENLY),
