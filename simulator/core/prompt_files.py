@@ -203,6 +203,9 @@ def _key(value: dict[str, Any], keys: Sequence[str] = KEYS) -> str | None:
     return next((key for name in keys for key in value if str(key).lower() == name), None)
 
 
+Row = tuple[int, list[str]]  # number of its first line, and its cells
+
+
 def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
     """Return the prompts of a table with a header; None if the first line is not a header."""
     own = re.fullmatch(r'"?sep=(.?)"?', lines[0].text, re.I)  # Excel's first line; a tab at its end has been stripped
@@ -220,39 +223,48 @@ def _table(text: str, lines: Sequence[Prompt]) -> list[Prompt] | None:
     column = header.index(key)
     if header.count(key) > 1:
         raise PromptError(f"{lines[0].line} names the column {key} twice")
-    if sign in "\t|":
-        rows = [(line.line, [_unquoted(cell) for cell in line.text.split(sign)]) for line in lines[1:]]
-        rows = [row for index, row in enumerate(rows) if index or not all(map(RULE.fullmatch, filter(None, row[1])))]
-        for number, row in rows:
-            if len(row) <= len(header) and any(map(_opens, row)):
-                raise PromptError(f"{number} has an open quote; a caption stands on one line")
-    else:
-        start = lines[0].line
-        body = list(NEWLINE.split(text))[start:]
-        reader = csv.reader((f"{line}\n" for line in body), delimiter=sign, strict=True)
-        alone = [
-            (line.line, [_unquoted(line.text)]) for line in lines[1:]
-        ]  # a single column may contain commas without quotes
-        rows, begin = [], start + 1  # the first line of the next row
-        try:
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    rows.append((begin, row))
-                begin = start + reader.line_num + 1
-        except csv.Error as error:
-            if len(header) > 1:
-                raise PromptError(f"{begin} is not a row of a table: {error}") from None
-            rows = alone
-        if len(header) == 1 and any(len(row) != 1 for _, row in rows):
-            rows = alone
-        if rows is alone and (opened := next((line for line, (cell,) in alone if _opens(cell)), None)):
-            raise PromptError(f"{opened} has an open quote; a caption stands on one line")
+    rows = _split_rows(lines[1:], sign, len(header)) if sign in "\t|" else _csv_rows(text, lines, sign, len(header))
     if not rows:
         raise PromptError(f"{lines[0].line} is the header row of a table without rows")
     for number, row in rows:
         if not len(header) - 1 <= len(row) <= len(header) or len(row) <= column:  # an empty last cell may be omitted
             raise PromptError(f"{number} has {len(row)} cells, the header has {len(header)}")
     return [Prompt(row[column].strip(), number) for number, row in rows]
+
+
+def _split_rows(lines: Sequence[Prompt], sign: str, columns: int) -> list[Row]:
+    """Return the rows of a table whose cells are separated by tabs or bars, without the rule below the header."""
+    rows = [(line.line, [_unquoted(cell) for cell in line.text.split(sign)]) for line in lines]
+    rows = [row for index, row in enumerate(rows) if index or not all(map(RULE.fullmatch, filter(None, row[1])))]
+    for number, row in rows:
+        if len(row) <= columns and any(map(_opens, row)):
+            raise PromptError(f"{number} has an open quote; a caption stands on one line")
+    return rows
+
+
+def _csv_rows(text: str, lines: Sequence[Prompt], sign: str, columns: int) -> list[Row]:
+    """Return the rows of a CSV table. lines: of the table, the header first; a single column may contain separators without quotes."""
+    start = lines[0].line
+    body = list(NEWLINE.split(text))[start:]
+    reader = csv.reader((f"{line}\n" for line in body), delimiter=sign, strict=True)
+    rows: list[Row] = []
+    begin = start + 1  # the first line of the next row
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append((begin, row))
+            begin = start + reader.line_num + 1
+        regular = columns > 1 or all(len(row) == 1 for _, row in rows)
+    except csv.Error as error:
+        if columns > 1:
+            raise PromptError(f"{begin} is not a row of a table: {error}") from None
+        regular = False
+    if regular:
+        return rows
+    for line in lines[1:]:
+        if _opens(_unquoted(line.text)):
+            raise PromptError(f"{line.line} has an open quote; a caption stands on one line")
+    return [(line.line, [_unquoted(line.text)]) for line in lines[1:]]
 
 
 def _opens(cell: str) -> bool:
