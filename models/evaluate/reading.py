@@ -237,18 +237,19 @@ def token_table(
                 region = [ground.REGIONS[r] for r in regions_of(tokens[offset : offset + 1].numpy(), white)[0]]
             else:  # objects in a generated image of a scene may be at other places than in the scene
                 region = [""] * count
+            own = {name: column[offset] for name, column in columns.items()}
             values: dict[str, Any] = {
                 "prompt": place,
                 "position": np.arange(count),
                 "caption": caption,
                 "region": region,
                 **{
-                    name: column[offset].astype(np.float64 if column.dtype.kind == "f" else np.int64)
-                    for name, column in columns.items()
+                    name: column.astype(np.float64 if column.dtype.kind == "f" else np.int64)
+                    for name, column in own.items()
                 },
                 **token_scores(reading, offset, state, chosen, sampled),
                 **{name: column[offset] for name, column in ceilings.items()},
-                **_pixels(pair, settings, place, tokens[offset], reading.cloud[offset], columns, offset, order[:asked]),
+                **_pixels(pair, settings.seed, place, tokens[offset], reading.cloud[offset], own, order[:asked]),
             }
             parts.append(pd.DataFrame(values))
     return pd.concat(parts, ignore_index=True)
@@ -256,23 +257,32 @@ def token_table(
 
 def _pixels(
     pair: Models,
-    settings: Settings,
-    place: int,
+    seed: int,
+    prompt: int,
     tokens: Tensor,
     logits: Tensor,
-    columns: dict[str, np.ndarray],
-    offset: int,
+    events: dict[str, np.ndarray],
     order: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return `pixel_rms` and `pixel_rms_draws`, float64 [T], NaN except at the first `PIXEL_TOKENS` positions of `order`."""
+    """Return `pixel_rms` and `pixel_rms_draws` of a sequence, float64 [T], NaN except at the first `PIXEL_TOKENS` positions of `order`.
+
+    Args:
+        pair: the models.
+        seed: seed of the draws.
+        prompt: number of the prompt, which also keys the draws.
+        tokens: the sequence's tokens, int [T].
+        logits: guided logits of the cloud, [T, V].
+        events: the sequence's `events`, [T] each.
+        order: positions in the order in which they are chosen.
+    """
     at = order[:PIXEL_TOKENS]
     if not len(at) or isinstance(pair, VarPair):  # a token of a small scale changes the whole image
         return {}
-    rng = stream(settings.seed, "evaluate.pixels", place)
+    rng = stream(seed, "evaluate.pixels", prompt)
     drawn = [
         sample(logits[at].softmax(-1), torch.from_numpy(rng.random(len(at))).to(logits.device)).cpu() for _ in range(2)
     ]
-    chosen = [torch.from_numpy(columns[name][offset][at]) for name in ("device_token", "cloud_token")]
+    chosen = [torch.from_numpy(events[name][at]) for name in ("device_token", "cloud_token")]
     found = {}
     for name, (one, other) in (("pixel_rms", chosen), ("pixel_rms_draws", drawn)):
         found[name] = np.full(len(tokens), np.nan)
