@@ -43,24 +43,30 @@ class Terms:
 
 
 def cross_entropy(p_cloud: Tensor, p: Tensor) -> Tensor:
-    """Return CE(p_cloud, p) = - sum p_cloud log p over the codebook, [N, V] -> [N]; p need not sum to 1 (assumption A10)."""
+    """Return CE(p_cloud, p) = - sum p_cloud log p over the codebook, [N, V] -> [N]; p need not sum to 1 (assumption A10).
+
+    Source: CIAR section 3.3, in the anchor loss and in the DRO term.
+    """
     return -(p_cloud * p.clamp_min(SMALLEST_PROBABILITY).log()).sum(-1)
 
 
 def anchor(p_cloud: Tensor, p: Tensor, weights: Weights) -> Tensor:
-    """Return lambda_v |p - p_cloud|_1 + lambda_p CE(p_cloud, p), [N]."""
+    """Return lambda_v |p - p_cloud|_1 + lambda_p CE(p_cloud, p), [N]. Source: CIAR section 3.3, anchor loss."""
     return weights.value * (p - p_cloud).abs().sum(-1) + weights.prediction * cross_entropy(p_cloud, p)
 
 
 def align(p_cloud: Tensor, p_mid: Tensor) -> Tensor:
-    """Return KL(p_cloud || p_mid), [N], without lambda_beta."""
+    """Return KL(p_cloud || p_mid), [N], without lambda_beta. Source: CIAR section 3.3, alignment loss."""
     return (
         p_cloud * (p_cloud.clamp_min(SMALLEST_PROBABILITY).log() - p_mid.clamp_min(SMALLEST_PROBABILITY).log())
     ).sum(-1)
 
 
 def dro_weights(losses: Tensor, sharpness: float) -> Tensor:
-    """Return weights of the tokens of a batch, softmax(alpha * loss), [N] -> [N]; no gradient flows through them (A10)."""
+    """Return weights of the tokens of a batch, w_n ~ exp(alpha CE_n) summing to 1, [N] -> [N].
+
+    No gradient flows through them (assumption A10). Source: CIAR section 3.3, DRO term.
+    """
     return (sharpness * losses.detach()).softmax(0)
 
 
@@ -79,7 +85,7 @@ def inter_dro(p_cloud: Tensor, p_mid: Tensor, lower: Tensor, upper: Tensor, weig
 def pinball(p_cloud: Tensor, bound: Tensor, quantile: float) -> Tensor:
     """Return the quantile (pinball) loss of a bound, summed over the codebook, [N, V] -> [N].
 
-    It is minimal where P(p_cloud < bound) = quantile.
+    It is minimal where P(p_cloud < bound) = quantile. Source: Koenker and Bassett, "Regression Quantiles", 1978.
     """
     gap = p_cloud - bound
     return torch.maximum(quantile * gap, (quantile - 1) * gap).sum(-1)
