@@ -5,6 +5,8 @@ functions that build a tensor from a storage. Every other class or function beco
 contains `argparse.Namespace` or an optimizer can thus be read, and none of its code runs.
 
 Torch is not imported: checking a scenario needs only the shapes. `models.state.read_state` reads the numbers.
+
+Longer than other files, because the forms of a checkpoint share the unpickler and the refusals.
 """
 
 import json

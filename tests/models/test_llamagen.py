@@ -1,4 +1,7 @@
-"""LlamaGen's released files: detection of each part, refusals, and decoding with pairs of them."""
+"""LlamaGen's released files: detection of each part, refusals, and decoding with pairs of them.
+
+Longer than other files, because its tests share the writers of those files.
+"""
 
 import argparse
 import shutil
