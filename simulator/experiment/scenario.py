@@ -28,7 +28,7 @@ from simulator.experiment.schema.compute import Compute, at_own_shape
 from simulator.experiment.schema.described import describe
 from simulator.experiment.schema.fallback import FallbackPolicy
 from simulator.experiment.schema.figures import LinkFigures
-from simulator.experiment.schema.idle import OF_A_CLOUD, OF_A_LINE, refuse_idle
+from simulator.experiment.schema.idle import OF_A_CLOUD, OF_A_FALLBACK, OF_A_LINE, refuse_idle
 from simulator.experiment.schema.methods import AnyEntry, MethodEntry, labelled_entries
 from simulator.experiment.schema.network import (
     MultipathNetwork,
@@ -192,6 +192,7 @@ class Scenario(Part):
     def _nothing_idle(self) -> "Scenario":
         swept = self.sweep.axes
         refuse_idle(self.cloud, OF_A_CLOUD, ("cloud",), swept)
+        refuse_idle(self.fallback, OF_A_FALLBACK, ("fallback",), swept)
         for name, tier in self.cloud.tiers.items():
             refuse_idle(tier, OF_A_CLOUD, ("cloud", "tiers", name), swept)
         for at, path in self.paths.items():

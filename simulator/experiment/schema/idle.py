@@ -17,13 +17,14 @@ OF_A_LINE = {
     "outage_every_s": "outage_ms",
 }
 OF_A_CLOUD = {"kv_full": "kv_memory_gb"}
+OF_A_FALLBACK = dict.fromkeys(("deadline_ms", "attempts", "then"), "policy")
 
 
 def refuse_idle(part: BaseModel, needs: Mapping[str, str], at: Place, swept: Container[str]) -> None:
     """Refuse a setting that is not at its default if the setting that it needs is not given.
 
     Args:
-        part: The network or cloud.
+        part: The network, cloud or fallback.
         needs: Its settings, and the setting that each needs.
         at: Its place in the scenario.
         swept: Dotted paths of the axes.

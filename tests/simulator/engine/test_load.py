@@ -49,6 +49,8 @@ def load(folder: Path, text: str) -> Scenario:
         ("cloud: {background: {utilisation: 1.0}}", "cloud.background.utilisation must be <= 0.999, got 1"),
         ("cloud: {queue: earliest-deadline}", "cloud.queue earliest-deadline needs deadlines"),
         ("cloud: {queue: priority}", "cloud.queue priority needs kinds of different priority"),
+        ("fallback: {deadline_ms: 200}", "fallback.deadline_ms does nothing without policy, which is missing"),
+        ("fallback: {then: wait}", "fallback.then does nothing without policy, which is missing"),
         (
             POISSON + ", fleet: [{share: 0.5}, {share: 0.4}]}",
             "workload.fleet must have shares that add up to 1, got 0.5 + 0.4 = 0.9",

@@ -83,6 +83,8 @@ def test_a_network_that_cannot_be_is_refused(tmp_path: Path, settings: str, mess
 def test_a_setting_whose_other_half_is_swept_does_something(tmp_path: Path) -> None:
     line = f"{HEAD}{LINE}loss_burst_packets: 5}}\n"
     assert load(tmp_path, f"{line}sweep: {{network.loss_pct: [0, 2]}}\n").network
+    late = f"{HEAD}fallback: {{deadline_ms: 200}}\n".replace("base", "ciar")
+    assert load(tmp_path, f"{late}sweep: {{fallback.policy: [wait, device]}}\n").fallback.deadline_ms == 200
     evict = f"{HEAD}cloud: {{kv_full: evict}}\n"
     assert load(tmp_path, f"{evict}sweep: {{cloud.kv_memory_gb: [1, 2]}}\n").cloud.kv_full == "evict"
     assert refusal(tmp_path, evict) == "t.yaml:5: cloud.kv_full does nothing without kv_memory_gb, which is missing"
