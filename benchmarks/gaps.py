@@ -76,7 +76,7 @@ def reassembled(seconds: NDArray[np.float64], duration_s: float) -> NDArray[np.f
     places = len(seconds)
     count = max(1, round(duration_s / BLOCK_S))
     begins = stream(0, "blocks").integers(places, size=(DRAWN, count, 1))
-    each = seconds[(begins + np.arange(round(places / count))) % places].reshape(DRAWN, -1)
+    each = seconds[(begins + np.arange(max(1, round(places / count)))) % places].reshape(DRAWN, -1)
     return np.array([each.mean(axis=1), np.percentile(each, 95, axis=1)])
 
 
@@ -86,12 +86,24 @@ def figures(seconds: NDArray[np.float64]) -> tuple[float, float]:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--levels", default=LEVELS, show_default=True)
-@click.option("--places", default=400, show_default=True, help="Of the trace and of each series of two hours.")
-@click.option("--seeds", default=8, show_default=True, help="Series of two hours.")
-@click.option("--short", default=30, show_default=True, help="Series as long as the trace.")
+@click.option("--levels", default=LEVELS, type=click.IntRange(1, 100), show_default=True)
+@click.option(
+    "--places",
+    default=400,
+    type=click.IntRange(4),
+    show_default=True,
+    help="Of the trace and of each series of two hours.",
+)
+@click.option("--seeds", default=8, type=click.IntRange(1), show_default=True, help="Series of two hours.")
+@click.option("--short", default=30, type=click.IntRange(1), show_default=True, help="Series as long as the trace.")
 @click.option("--resample-s", default=120.0, show_default=True, help="Mean length of a block of the resampled trace.")
-@click.option("--sequences", default=8000, show_default=True, help="Of blocks of the resampled trace.")
+@click.option(
+    "--sequences",
+    default=8000,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Of blocks of the resampled trace.",
+)
 def main(
     files: tuple[Path, ...], levels: int, places: int, seeds: int, short: int, resample_s: float, sequences: int
 ) -> None:

@@ -18,7 +18,7 @@ from simulator.experiment.fleet import network_of
 from simulator.network.link import ImpairedLink
 from simulator.network.transport import TRANSPORTS
 from simulator.network.wire import Capacity, VaryingWire
-from simulator.traces.gaps import GAP_SHARES, GapLevel, Gaps, as_yaml, fit, fitted, generate
+from simulator.traces.gaps import GAP_SHARES, GapLevel, Gaps, _waits, as_yaml, fit, fitted, generate
 from simulator.traces.read import read
 from simulator.traces.series import RateSeries
 from simulator.traces.trace import Direction, Trace
@@ -89,6 +89,40 @@ def test_a_fit_finds_the_gaps_that_a_trace_was_made_with() -> None:
         assert level.rates == pytest.approx((1.0 + 0.1 * asked,) * 6, rel=0.05)
 
 
+def bursts(ends_s: np.ndarray, duration_s: float) -> RateSeries:
+    """Return a series that carries nothing except 10 kbit in the 1/1024 s before each end. Its times are exact."""
+    times_s = np.append(0.0, np.column_stack([ends_s - 2.0**-10, ends_s]).ravel())
+    rates = np.append(0.0, np.tile([10_240_000.0, 0.0], len(ends_s)))
+    return RateSeries(times_s[times_s < duration_s], rates[times_s < duration_s], duration_s)
+
+
+def fit_both(down: RateSeries, up: RateSeries) -> Gaps:
+    return fit(Trace("", Direction(down), Direction(up)), levels=2)
+
+
+def test_a_fit_ends_with_the_shorter_direction() -> None:
+    ends_s = np.arange(1, 641) / 16.0
+    short, long = bursts(ends_s, 40.0), bursts(np.append(ends_s, 40.5 + 0.25 * np.arange(160)), 80.0)
+    assert fit_both(short, long) == fit_both(long, short) == fit_both(short, short)
+
+
+def test_more_gaps_than_milliseconds_of_runs_are_fitted() -> None:
+    """Every other second has one run of a millisecond and two gaps: one begins with the second."""
+    ends_s = np.concatenate([np.append(s + np.arange(1, 17) / 16.0, s + 1.5) for s in range(0, 40, 2)])
+    assert fit_both(*[bursts(ends_s, 40.0)] * 2).down[1].gaps_per_s == 1000.0
+
+
+def test_probes_that_end_with_the_trace_do_not_wait_for_its_next_pass() -> None:
+    """The trace begins with an outage of 10 s and ends with two packets, after an outage of almost a second."""
+    series = RateSeries([0.0, 10.0, 29.0, 30.0 - 2.0**-6], [0.0, 1e6, 0.0, 2.0**6 * 24_000.0], 30.0)
+    with np.errstate(all="raise"):
+        found_s = _waits(series, 30)[29]
+    waits_s = 1.0 - (np.arange(100) + 0.5) / 100.0
+    # Two probes begin within the packets, and the others end with the trace.
+    waits_s[98:] += 10.0 + (24_000.0 - waits_s[98:] * 2.0**6 * 24_000.0) / 1e6
+    assert found_s == pytest.approx(waits_s.mean(), rel=1e-9)
+
+
 @pytest.mark.skipif(not (REAL / "mahimahi").exists(), reason="no folder of real traces beside the checkout")
 @pytest.mark.parametrize(
     ("name", "file_name", "levels"),
@@ -137,6 +171,10 @@ def test_a_level_that_cannot_be_is_refused(change: dict[str, object], message: s
             "the downlink has 1 rates in 60 s; needed: 30 s",
         ),
         (RateSeries([0.0], [1e6], 5.0), RateSeries([0.0], [1e6], 5.0), "the downlink has 1 rates in 5 s; needed: 30 s"),
+        (
+            *[bursts(np.append(np.arange(1, 12_001), 29_601 + np.arange(12_000)) / 16.0, 2700.0)] * 2,
+            "has a gap of 1100 s; allowed: up to 1000 s",
+        ),
     ],
 )
 def test_what_is_no_packet_delivery_trace_of_both_directions_is_refused(
