@@ -316,22 +316,30 @@ def _folder_items(folder: Path, captions: str) -> Iterator[Item]:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
+    rows = placed_rows(path, text)
+    header = [column.strip() for column in next(rows, ("", []))[1]]
+    if sorted(header) != ["caption", "file"]:
+        raise DataError(f"{path}:1: the columns must be file,caption, found {','.join(header) or 'nothing'}")
+    for place, row in rows:
+        if not row:
+            continue
+        if len(row) != 2:
+            raise DataError(f"{place}: {len(row)} columns, must be 2; put a caption with commas in double quotes")
+        yield place, row[header.index("file")].strip(), row[header.index("caption")]
+
+
+def placed_rows(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place, `file:line` of its first line, and the cells of every row of a CSV. Raises DataError for an open quote."""
     reader = csv.reader(
         io.StringIO(text, newline=""), strict=True
     )  # splitlines would cut captions at U+2028 and others
+    begin = 1
     try:
-        header = [column.strip() for column in next(reader, [])]
-        if sorted(header) != ["caption", "file"]:
-            raise DataError(f"{path}:1: the columns must be file,caption, found {','.join(header) or 'nothing'}")
         for row in reader:
-            place = f"{path}:{reader.line_num}"
-            if not row:
-                continue
-            if len(row) != 2:
-                raise DataError(f"{place}: {len(row)} columns, must be 2; put a caption with commas in double quotes")
-            yield place, row[header.index("file")].strip(), row[header.index("caption")]
+            place, begin = f"{path}:{begin}", reader.line_num + 1
+            yield place, row
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+        raise DataError(f"{path}:{begin}: {error}") from error
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
@@ -340,12 +348,20 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
             continue
         place = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: not JSON: {error}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("file", "caption")):
             raise DataError(f"{place}: must be an object with the texts file and caption, found {line.strip()[:80]}")
         yield place, row["file"], row["caption"]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError if it has a key twice."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)} occurs twice")
+    return dict(pairs)
 
 
 def _coco_items(folder: Path) -> Iterator[Item]:

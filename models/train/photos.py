@@ -8,7 +8,6 @@ DIR holds `photos-*.tar`, whose members are images named `ID.jpg`, and `captions
 Images are padded to a square with white and resized once. The result is cached in the training folder as one array, uint8 [N, S, S, 3].
 """
 
-import csv
 import hashlib
 import io
 import tarfile
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from models.images import UNREADABLE, rgb_of
 from models.text import WordEncoder
-from models.train.data import HELD_OUT_AT_ONCE, PART_IMAGES, Side, file_text, kept_tokens, shuffled
+from models.train.data import HELD_OUT_AT_ONCE, PART_IMAGES, Side, file_text, kept_tokens, placed_rows, shuffled
 from models.train.inputs import digest_of_bytes
 from models.train.kept import load_array, save_array
 from models.train.order import evenly_spread
@@ -173,33 +172,29 @@ def _floats(images: np.ndarray) -> Tensor:
 
 
 def _rows(path: Path) -> Iterator[tuple[Side, Row]]:
-    reader = csv.reader(io.StringIO(file_text(path), newline=""), strict=True)
+    rows = placed_rows(path, file_text(path))
     seen: dict[str, str] = {}
-    try:
-        header = next(reader, [])
-        if tuple(header) != COLUMNS:
-            raise DataError(f"{path}:1: the columns must be {','.join(COLUMNS)}, found {','.join(header) or 'nothing'}")
-        for values in reader:
-            place = f"{path}:{reader.line_num}"
-            if len(values) != len(COLUMNS):
-                raise DataError(f"{place}: {len(values)} columns, must be {len(COLUMNS)}")
-            row = dict(zip(COLUMNS, (value.strip() for value in values), strict=True))
-            if not row["id"].isdigit():
-                raise DataError(f"{place}: id must be a number, got {row['id'] or 'nothing'}")
-            if row["id"] in seen:
-                raise DataError(f"{place}: duplicate: {row['id']} is already at {seen[row['id']]}")
-            seen[row["id"]] = place
-            side = next((split for split in SPLITS if split == row["split"]), None)
-            if side is None:
-                raise DataError(f"{place}: split must be {' or '.join(SPLITS)}, got {row['split'] or 'nothing'}")
-            for column in ("type", "colour", "use"):
-                if not words_of(row[column]):
-                    raise DataError(f"{place}: {column} is empty")
-            caption = caption_of(row["colour"], row["type"], row["use"], row["title"])
-            colour, kind = (" ".join(words_of(row[column])) for column in ("colour", "type"))
-            yield side, Row(f"{row['id']}.jpg", caption, place, colour, kind)
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+    _, header = next(rows, ("", []))
+    if tuple(header) != COLUMNS:
+        raise DataError(f"{path}:1: the columns must be {','.join(COLUMNS)}, found {','.join(header) or 'nothing'}")
+    for place, values in rows:
+        if len(values) != len(COLUMNS):
+            raise DataError(f"{place}: {len(values)} columns, must be {len(COLUMNS)}")
+        row = dict(zip(COLUMNS, (value.strip() for value in values), strict=True))
+        if not row["id"].isdigit():
+            raise DataError(f"{place}: id must be a number, got {row['id'] or 'nothing'}")
+        if row["id"] in seen:
+            raise DataError(f"{place}: duplicate: {row['id']} is already at {seen[row['id']]}")
+        seen[row["id"]] = place
+        side = next((split for split in SPLITS if split == row["split"]), None)
+        if side is None:
+            raise DataError(f"{place}: split must be {' or '.join(SPLITS)}, got {row['split'] or 'nothing'}")
+        for column in ("type", "colour", "use"):
+            if not words_of(row[column]):
+                raise DataError(f"{place}: {column} is empty")
+        caption = caption_of(row["colour"], row["type"], row["use"], row["title"])
+        colour, kind = (" ".join(words_of(row[column])) for column in ("colour", "type"))
+        yield side, Row(f"{row['id']}.jpg", caption, place, colour, kind)
 
 
 def _packed(folder: Path, rows: Sequence[Row], size: int, cache_dir: Path) -> np.ndarray:

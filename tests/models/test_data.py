@@ -242,6 +242,21 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "outside": ("a.csv", write("a.csv", "file,caption\n../00.png,a\n"), r"a.csv:2: ../00.png leaves the folder"),
     "no image": ("a.csv", write("a.csv", "file,caption\na.csv,a\n"), r"a.csv:2: .*a.csv is not a readable image"),
     "bad line": ("a.jsonl", write("a.jsonl", '{"file": "00.png", "caption": "a"}\n{oops\n'), r"a.jsonl:2: not JSON"),
+    "key twice": (
+        "a.jsonl",
+        write("a.jsonl", '{"file": "00.png", "caption": "a", "caption": "b"}\n'),
+        r"a.jsonl:1: not JSON: the key caption occurs twice",
+    ),
+    "open quote": (
+        "a.csv",
+        write("a.csv", 'file,caption\n00.png,"a\n01.png,b\n02.png,c\n'),
+        r"a.csv:2: unexpected end of data",
+    ),
+    "row of two lines": (
+        "a.csv",
+        write("a.csv", 'file,caption\n00.png,"a\nb"\n03.tif,"c\nd"\n'),
+        r"a.csv:4: .*03.tif: no such file",
+    ),
     "no key": (
         "a.jsonl",
         write("a.jsonl", '{"file": "00.png"}\n'),
