@@ -53,17 +53,15 @@ class Cloud:
         Raises:
             ValueError: A count is below 1, or a crash names a replica that does not exist.
         """
-        replicas, max_batch, rules = tier.replicas, tier.max_batch, tier.rules
-        if replicas < 1 or max_batch < 1:
-            raise ValueError(f"replicas and max_batch must be >= 1, got {replicas} and {max_batch}")
+        replicas, rules = tier.replicas, tier.rules
+        if replicas < 1 or tier.max_batch < 1:
+            raise ValueError(f"replicas and max_batch must be >= 1, got {replicas} and {tier.max_batch}")
         if rules.max_sessions is not None and rules.max_sessions < 1:
             raise ValueError(f"max_sessions must be >= 1, got {rules.max_sessions}")
         for crash in rules.crashes:
             if not 0 <= crash.replica < replicas:
                 raise ValueError(f"replica {crash.replica} cannot crash, there are {replicas}, counted from 0")
-        self.costs = tier.costs
-        self.companion = tier.companion
-        self.max_batch = max_batch
+        self.tier = tier
         self.schedule = schedule
         self.rules = rules
         self.waiting: deque[CloudSession] = deque()  # for admission, in order
@@ -166,12 +164,8 @@ class Cloud:
 
     def _add(self, now_s: float) -> None:
         rules = self.rules
-        more: dict[str, Any] = {"queue": rules.queue, "number": self._first + len(self.replicas), "now_s": now_s}
-        more["companion"] = self.companion
-        if rules.evict and rules.kv_tokens < math.inf:
-            replica: Replica = EvictingReplica(rules.kv_tokens, self.costs, self.max_batch, self.schedule, **more)
-        else:
-            replica = Replica(self.costs, self.max_batch, self.schedule, **more)
+        kind = EvictingReplica if rules.evict and rules.kv_tokens < math.inf else Replica
+        replica = kind(self.tier, self.schedule, self._first + len(self.replicas), now_s)
         self.replicas.append(replica)
         if rules.background is not None and rules.background.utilisation > 0.0:
             self._disturb(replica, rules.background, now_s)
@@ -225,7 +219,7 @@ class Cloud:
     def _fill(self, replica: Replica, load: Background, now_s: float) -> None:
         """Give a replica its background jobs in steady state. Replicas that start or recover later start empty."""
         left_s, waiting = standing(
-            load, self.max_batch, stream(self.rules.seed, "cloud.background.standing", replica.number)
+            load, self.tier.max_batch, stream(self.rules.seed, "cloud.background.standing", replica.number)
         )
         if left_s > 0.0:
             replica.submit(_Job(), now_s, _job(left_s))

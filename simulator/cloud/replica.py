@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simulator.cloud.queues import TwoModels, queue_of
-from simulator.cloud.rules import Discipline
+from simulator.cloud.rules import CloudTier
 from simulator.cloud.work import CloudSession
 from simulator.pricing.costs import Costs, Work
 from simulator.pricing.program import (
@@ -78,19 +78,11 @@ class Replica:
         "up_s",
     )
 
-    def __init__(
-        self,
-        costs: Costs,
-        max_batch: int,
-        schedule: Schedule,
-        queue: Discipline = "fifo",
-        number: int = 0,
-        now_s: float = 0.0,
-        companion: Costs | None = None,
-    ) -> None:
-        self.costs = costs
-        self.companion = companion
-        self.max_batch = max_batch
+    def __init__(self, tier: CloudTier, schedule: Schedule, number: int = 0, now_s: float = 0.0) -> None:
+        """Start a replica of a cloud, which is up from `now_s` on."""
+        self.costs = tier.costs
+        self.companion = tier.companion
+        self.max_batch = tier.max_batch
         self.schedule = schedule
         self.number = number
         self.sessions: dict[CloudSession, None] = {}
@@ -101,7 +93,8 @@ class Replica:
         self.empty_s = now_s
         self.busy_s = 0.0
         self.iterations = self.items_done = 0
-        self._ready: Any = queue_of(queue) if companion is None else TwoModels(queue, max_batch)
+        queue = tier.rules.queue
+        self._ready: Any = queue_of(queue) if tier.companion is None else TwoModels(queue, tier.max_batch)
         self._batch: list[CloudSession] = []  # of the current iteration; empty when idle
         self._start_s = self._end_s = 0.0
         self._row_s = 0.0  # GPU seconds per row of the batch
@@ -258,9 +251,9 @@ class EvictingReplica(Replica):
 
     __slots__ = ("_held", "capacity")
 
-    def __init__(self, capacity: float, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.capacity = capacity
+    def __init__(self, tier: CloudTier, schedule: Schedule, number: int = 0, now_s: float = 0.0) -> None:
+        super().__init__(tier, schedule, number, now_s)
+        self.capacity = tier.rules.kv_tokens
         self._held: dict[CloudSession, int] = {}
 
     def _begin(self, now_s: float) -> None:

@@ -77,5 +77,5 @@ class RestartingSession(DeadlineSession):
             return
         self.__class__ = DeadlineSession  # type: ignore[assignment]
         replica.submit(
-            self, now_s, (*items[:first], recomputed(items[first], self.device.cloud.costs), *items[first + 1 :])
+            self, now_s, (*items[:first], recomputed(items[first], self.device.cloud.tier.costs), *items[first + 1 :])
         )

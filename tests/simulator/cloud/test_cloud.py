@@ -71,7 +71,7 @@ def encoder(seconds: float) -> Item:
 
 
 def replica(loop: Loop, max_batch: int = 16, costs: UniformCosts | None = None) -> Replica:
-    return Replica(costs or UniformCosts(pass_s=1.0), max_batch, loop.at)
+    return Replica(CloudTier(costs or UniformCosts(pass_s=1.0), 1, max_batch), loop.at)
 
 
 def test_what_becomes_ready_during_an_iteration_waits_for_the_next_one() -> None:

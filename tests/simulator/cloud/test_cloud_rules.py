@@ -59,7 +59,7 @@ def other(seconds: float) -> Item:
 )
 def test_who_is_served_first(queue: Discipline, order: list[int]) -> None:
     loop, blocker, clients = Loop(), Client(), [Client() for _ in range(3)]
-    replica = Replica(CLOUD_COSTS, 1, loop.at, queue)
+    replica = Replica(CloudTier(CLOUD_COSTS, 1, 1, CloudRules(queue=queue)), loop.at)
     replica.submit(blocker, 0.0, (other(1.0),))
     for client, seconds, deadline_s, priority in zip(clients, (2.0, 3.0, 1.0), (9.0, 7.0, 8.0), (0, 5, 0), strict=True):
         client.deadline_s, client.priority = deadline_s, priority
@@ -71,7 +71,7 @@ def test_who_is_served_first(queue: Discipline, order: list[int]) -> None:
 def test_shortest_first_counts_what_is_left_of_a_call() -> None:
     """When the long call has 1 s left, it is served before another call of 2 s."""
     loop, long, short = Loop(), Client(), Client()
-    replica = Replica(CLOUD_COSTS, 1, loop.at, "shortest-first")
+    replica = Replica(CloudTier(CLOUD_COSTS, 1, 1, CloudRules(queue="shortest-first")), loop.at)
     replica.submit(long, 0.0, (other(3.0), other(1.0)))
     loop.run(1.0)
     replica.submit(short, 1.0, (other(2.0),))
