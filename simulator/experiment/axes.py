@@ -1,6 +1,7 @@
 """The axes of a sweep: the settings that they name, and their values."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -40,11 +41,7 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
     axes: dict[str, Values | Range] = {}
     targets: dict[Place, str] = {}
     for path, axis in sweep.axes.items():
-        at: Place = ("sweep", path)
-
-        def fail(message: str, at: Place = at, path: str = path) -> ScenarioError:
-            return ScenarioError(f"{source.where(at)}: sweep.{path} {message}")
-
+        fail = partial(source.fail, ("sweep", path))
         place = _sweep_place(scenario, whole, path, fail)
         for other, its in targets.items():
             if other == place:
@@ -52,21 +49,15 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
             if other == place[: len(other)] or place == other[: len(place)]:
                 raise fail(f"and sweep.{its} concern the same setting; sweep one of them")
         targets[place] = path
-        drawn = sweep.random is not None or (sweep.tune is not None and path.startswith("methods."))
-        if isinstance(axis, Range) and axis.steps is None and not drawn:
-            raise fail(
-                "needs steps: the number of values in a grid, as 6 in 5:200:6; only random and tune draw from a range without"
-            )
-        ends = isinstance(axis, Range) and axis.steps is None
-        values = (axis.min, axis.max) if isinstance(axis, Range) and ends else _values(axis)
-        read = _read(whole, place, path, values, source, isinstance(axis, Range))
-        if not ends and not any(path in group for group in sweep.zip):
-            for index, value in enumerate(read):
-                if value in read[:index] and not isinstance(axis, Range):
-                    where = source.where((*at, index))
-                    raise ScenarioError(f"{where}: sweep.{path} holds {written(values[index])} twice")
-            read = tuple(dict.fromkeys(read))  # rounding to whole numbers may give a value twice
-        axes[path] = axis if ends else read
+        if isinstance(axis, Range) and axis.steps is None:
+            if sweep.random is None and (sweep.tune is None or not path.startswith("methods.")):
+                raise fail(
+                    "needs steps: the number of values in a grid, as 6 in 5:200:6; only random and tune draw from a range without"
+                )
+            _read(whole, place, path, (axis.min, axis.max), source, True)
+            axes[path] = axis
+        else:
+            axes[path] = _axis_values(sweep, whole, place, path, source)
     if sweep.tune is not None:
         _check_tune(sweep, source)
     written_out = sweep.model_copy()  # model_copy cannot update extra fields, which axes are
@@ -75,6 +66,20 @@ def check_sweep(scenario: Scenario, source: ScenarioSource) -> Scenario:
     if sweep.random is not None:
         written_out = _random(scenario, whole, written_out, targets)
     return scenario.model_copy(update={"sweep": written_out})
+
+
+def _axis_values(sweep: Sweep, whole: Mapping[str, Any], place: Place, path: str, source: ScenarioSource) -> Values:
+    """Return the values of an axis as validated by the setting. Only axes whose values change with another's may repeat a value."""
+    axis = sweep.axes[path]
+    values = _values(axis)
+    read = _read(whole, place, path, values, source, isinstance(axis, Range))
+    if any(path in group for group in sweep.zip):
+        return read
+    for index, value in enumerate(read):
+        if value in read[:index] and not isinstance(axis, Range):
+            where = source.where(("sweep", path, index))
+            raise ScenarioError(f"{where}: sweep.{path} holds {written(values[index])} twice")
+    return tuple(dict.fromkeys(read))  # rounding to whole numbers may give a value twice
 
 
 def _values(axis: "Values | Range") -> Values:
