@@ -22,9 +22,6 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
     place: Place = tuple(path.split("."))
     if place[0] == "methods":
         place = method_place(scenario, path, lambda message: ScenarioError(f"{label}: {path} {message}"))
-        entry = data["methods"][place[1]]
-        if isinstance(entry, str):
-            data["methods"][place[1]] = {"name": entry}
     sweep = data.get("sweep")  # an earlier option may have set it
     where = "--set sweep" if ("sweep",) in source.options else source.document.name
     for swept in sweep if isinstance(sweep, dict) else ():
@@ -34,17 +31,7 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
         if target == place[: len(target)]:
             raise ScenarioError(f"{label}: {path} does nothing: {swept} is swept in {where}")
     parsed = _option_value(value, label)
-    if place[0] == "network" and len(place) > 1 and isinstance(scenario.network, PresetNetwork):
-        preset = {"preset": scenario.network.preset}  # the file has the default, or a name in place of a mapping
-        data["network"] = data["network"] if isinstance(data.get("network"), dict) else preset
-    compute = data.get("compute")
-    if (
-        place[0] == "compute"
-        and len(place) > 2
-        and isinstance(compute, dict)
-        and isinstance(compute.get(place[1]), str)
-    ):
-        data["compute"] = {**compute, place[1]: {"hardware": compute[place[1]]}}
+    _write_out(data, place, scenario)
     node: Any = data
     for key in place[:-1]:
         if isinstance(node, dict):
@@ -60,6 +47,24 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
         if place[:end] not in source.document.lines:
             source.options.setdefault(place[:end], label)
     source.options[place] = label
+
+
+def _write_out(data: dict[str, Any], place: Place, scenario: Scenario) -> None:
+    """Replace names that stand for a mapping by the mapping, in place, if the setting lies in it: `network: wifi`, `- ciar`."""
+    section, *within = place
+    compute = data.get("compute")
+    if section == "methods" and isinstance(name := data["methods"][within[0]], str):
+        data["methods"][within[0]] = {"name": name}
+    elif section == "network" and within and isinstance(scenario.network, PresetNetwork):
+        if not isinstance(data.get("network"), dict):  # a name, or left out
+            data["network"] = {"preset": scenario.network.preset}
+    elif (
+        section == "compute"
+        and len(within) > 1
+        and isinstance(compute, dict)
+        and isinstance(name := compute.get(within[0]), str)
+    ):
+        data["compute"] = {**compute, within[0]: {"hardware": name}}
 
 
 def _option_value(text: str, label: str) -> Any:
