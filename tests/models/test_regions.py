@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.regions import draw
 from benchmarks.tiny_pair import make_tiny_pair
 from models.evaluate import regions
 from models.evaluate.ground import white_codes
@@ -14,6 +15,7 @@ from models.sampling import greedy
 from models.text import left_pad
 from simulator.core.rng import stream
 
+ROOT = Path(__file__).resolve().parents[2]
 CAPTION = "a large red cube on the left on a plain blue background"
 
 
@@ -66,3 +68,13 @@ def test_both_events_are_those_of_the_distributions(tmp_path: Path) -> None:
     assert found["tv"] == pytest.approx(tv.numpy(), abs=1e-5)
     rejected, expected = found["rejected"].mean(), float(tv.mean())
     assert abs(rejected - expected) < 4 * (0.25 / tokens.numel()) ** 0.5  # at most four standard errors
+
+
+def test_the_picture_has_the_figures_of_the_training() -> None:
+    measured = json.loads((ROOT / "models" / "weights" / "photos" / "metrics.json").read_text())["device"]["regions"]
+    agree, entropy, calls = draw(measured).axes
+    drawn = [[bar.get_height() for bar in panel.patches] for panel in (agree, entropy, calls)]
+    rows = [measured[name] for name in regions.REGIONS]
+    assert drawn[0] == [row[key] for key in ("agreement_pct", "acceptance_pct") for row in rows]
+    assert drawn[1] == [row["cloud_entropy_nats"] for row in rows]
+    assert drawn[2] == [row["calls_pct"][score] for score in ("quantile.u_tilde", "quantile.lower_top") for row in rows]
