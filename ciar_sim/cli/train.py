@@ -118,15 +118,11 @@ def device(
     pair: str,
     prompts: Path | None,
     out: Path,
-    images: int,
-    steps: int,
-    phi_steps: int,
-    batch_images: int,
     guidance: float | None,
-    top_k: int,
     max_batch: int,
     torch_device: str,
     quiet: bool,
+    **settings: int,
 ) -> None:
     """Distil CIAR's one-layer device with its Inter-Head, and phi, from the cloud model of a pair.
 
@@ -142,20 +138,15 @@ def device(
     where = resolve_torch_device(torch_device)
     ref = pair_of(pair)
     loaded = load_pair(ref, where)
-    given = {
-        "images": images,
-        "steps": steps,
-        "phi_steps": phi_steps,
-        "batch_images": batch_images,
+    own = {
         "guidance": loaded.manifest.guidance if guidance is None else guidance,
-        "top_k": top_k,
         "amp": "bf16" if where.startswith("cuda") else "none",
     }
-    settings = DistilSettings.model_validate(given)
+    distilled = DistilSettings.model_validate({**settings, **own})
     captions = _captions(prompts, loaded)
     with progress_bars(quiet) as progress:
         told = partial(progress, "images of the cloud")
-        distil(loaded, captions, settings, out, where, told, Console(stderr=True, quiet=quiet), max_batch)
+        distil(loaded, captions, distilled, out, where, told, Console(stderr=True, quiet=quiet), max_batch)
     if not quiet:
         click.echo(f"{out}")
 

@@ -127,16 +127,7 @@ def _ping_log(source: Source) -> _PingLog:
         elif _REPLY_TRANSLATED.search(text):
             source.fail("a reply of Windows in another language; allowed: ping of Windows in English", line)
         else:
-            sent, took, windows = _SENT.search(text), _TOOK.search(text), _SENT_WINDOWS.search(text)
-            if windows and int(windows[1]) > log.last + 1:  # Windows prints a line for every probe
-                source.fail(
-                    f"says that {windows[1]} probes were sent, and the log holds {log.last + 1}: lines are missing; "
-                    "allowed: a line a probe",
-                    line,
-                )
-            if sent:
-                log.sent, log.ended = int(sent[1]), line
-                log.took_ms = float(took[1]) if took else None
+            _add_statistics(source, log, line, text)
             continue
         if log.ended:
             source.fail(f"a probe follows the statistics of line {log.ended}; allowed: one log per file", line)
@@ -153,17 +144,36 @@ def _ping_log(source: Source) -> _PingLog:
         log.first = number if log.first is None else min(log.first, number)
         answer = reply or windows
         if answer and number not in log.replies:  # a second reply to one probe is a duplicate
-            ms = float(answer.groups()[-1].replace(",", "."))
-            log.replies[number] = (line, ms)
-            log.below += "<" in answer[0]
-            stamp = _STAMP.search(text)
-            if stamp:
-                stamp_s = _seconds(source, stamp, line)
-                log.sent_s[number] = stamp_s - ms / 1e3
-                log.fractions = log.fractions or stamp_s % 1.0 != 0.0
-            elif _OTHER_STAMP.search(text):
-                log.other_stamps = True
+            _add_reply(source, log, number, answer, line)
     return log
+
+
+def _add_statistics(source: Source, log: _PingLog, line: int, text: str) -> None:
+    """Note what the final statistics say, if the line belongs to them."""
+    sent, took, windows = _SENT.search(text), _TOOK.search(text), _SENT_WINDOWS.search(text)
+    if windows and int(windows[1]) > log.last + 1:  # Windows prints a line for every probe
+        source.fail(
+            f"says that {windows[1]} probes were sent, and the log holds {log.last + 1}: lines are missing; "
+            "allowed: a line a probe",
+            line,
+        )
+    if sent:
+        log.sent, log.ended = int(sent[1]), line
+        log.took_ms = float(took[1]) if took else None
+
+
+def _add_reply(source: Source, log: _PingLog, number: int, answer: re.Match[str], line: int) -> None:
+    """Note the first reply to a probe, and its time stamp. answer: the match in the reply's line."""
+    ms = float(answer.groups()[-1].replace(",", "."))
+    log.replies[number] = (line, ms)
+    log.below += "<" in answer[0]
+    stamp = _STAMP.search(answer.string)
+    if stamp:
+        stamp_s = _seconds(source, stamp, line)
+        log.sent_s[number] = stamp_s - ms / 1e3
+        log.fractions = log.fractions or stamp_s % 1.0 != 0.0
+    elif _OTHER_STAMP.search(answer.string):
+        log.other_stamps = True
 
 
 def _ping_step(source: Source, log: _PingLog) -> tuple[float, str]:
