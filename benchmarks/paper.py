@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from benchmarks.results import with_tables
-from ciar_sim.decide.bench import Bench, Means
+from ciar_sim.decide.bench import Bench, Resources
 from simulator.core import yamlfile
 from simulator.experiment.loading import load_with_source
 
@@ -88,7 +88,7 @@ def decode_s(
         for key in parents:
             part = part.setdefault(key, {})
         part[last] = value
-    bench = Bench(load_with_source(data, ()), Means(cache=cache_folder))
+    bench = Bench(load_with_source(data, ()), Resources(cache=cache_folder))
     prepared = bench.prepare(bench.cases())
     found = prepared.measure()
     return {

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ciar_sim.arguments import (
-    check_means,
     check_number,
     check_place,
+    check_resources,
     check_scenario,
     check_text,
     choice_of,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from ciar_sim.decide.bench import Means
+    from ciar_sim.decide.bench import Resources
     from ciar_sim.plot import Plots
     from simulator.experiment.loading import LoadedScenario
     from simulator.experiment.scenario import Scenario
@@ -170,7 +170,7 @@ def run(
     Raises:
         CiarSimError: The scenario, an argument, or a file that they name is not usable. No partial file remains.
     """
-    from ciar_sim.decide.bench import Means, silent
+    from ciar_sim.decide.bench import Resources, silent
     from ciar_sim.shipped import scenario_path
     from simulator.experiment.loading import load_with_source
     from simulator.experiment.workers import Workers
@@ -179,8 +179,8 @@ def run(
     if out is not None:
         check_place("out", out)
     if not isinstance(jobs, Workers):
-        jobs = check_means(jobs=jobs).get("jobs")
-    max_batch = check_means(cache, torch_device, max_batch, progress=progress)["max_batch"]
+        jobs = check_resources(jobs=jobs).get("jobs")
+    max_batch = check_resources(cache, torch_device, max_batch, progress=progress)["max_batch"]
     if record_jobs is not None:
         record_jobs = check_number("record_jobs", record_jobs, 1, whole=True)
     if case_timeout_s is not None:
@@ -190,8 +190,8 @@ def run(
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     choice = choice_of(zips, random, tune)
     loaded = load_with_source(written, options_of_axes(axes), options_of_sets(sets), choice)
-    means = Means(None if cache is None else Path(cache), torch_device, max_batch, jobs, progress or silent)
-    return execute(loaded, None if out is None else Path(out), means, case_timeout_s, timeline, force, record_jobs)
+    resources = Resources(None if cache is None else Path(cache), torch_device, max_batch, jobs, progress or silent)
+    return execute(loaded, None if out is None else Path(out), resources, case_timeout_s, timeline, force, record_jobs)
 
 
 def sweep(
@@ -286,7 +286,7 @@ def recommend(
         slo_p95_s = check_number("slo_p95_s", slo_p95_s, 0, LONGEST_SLO_S, over=True)
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
     return decide(
-        written, max_loss_pct, metric, slo_p95_s, _means(options), options_of_sets(sets), options_of_axes(axes)
+        written, max_loss_pct, metric, slo_p95_s, _resources(options), options_of_sets(sets), options_of_axes(axes)
     )
 
 
@@ -322,7 +322,7 @@ def capacity(
     precision_pct = check_number("precision_pct", precision_pct, 0.1, 50)
     written = scenario if isinstance(scenario, Mapping) else scenario_path(scenario)
     return decide(
-        load_with_source(written, (), options_of_sets(sets)), slo_p95_s, _means(options), requests, precision_pct
+        load_with_source(written, (), options_of_sets(sets)), slo_p95_s, _resources(options), requests, precision_pct
     )
 
 
@@ -358,7 +358,7 @@ def regime(
     for name, axis in (("x", x), ("y", "" if y is None else y)):
         check_text(name, axis, "network.rtt_ms=1:300:log")
     written = scenario if isinstance(scenario, Mapping) else scenario_of(scenario)
-    return decide(written, x, y, max_loss_pct, metric, _means(options), options_of_sets(sets))
+    return decide(written, x, y, max_loss_pct, metric, _resources(options), options_of_sets(sets))
 
 
 def compare(*runs: "str | Path | Result") -> Decision:
@@ -378,22 +378,22 @@ def compare(*runs: "str | Path | Result") -> Decision:
     return decide([one.folder if isinstance(one, Result) else Path(one) for one in runs])
 
 
-def _means(options: Mapping[str, Any]) -> "Means":
-    from ciar_sim.decide.bench import Means
+def _resources(options: Mapping[str, Any]) -> "Resources":
+    from ciar_sim.decide.bench import Resources
 
-    unknown = sorted(set(options) - {entry.name for entry in fields(Means)})
+    unknown = sorted(set(options) - {entry.name for entry in fields(Resources)})
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]}; allowed: {', '.join(entry.name for entry in fields(Means))}")
-    given = {**options, **check_means(**options)}
+        raise TypeError(f"unknown option {unknown[0]}; allowed: {', '.join(entry.name for entry in fields(Resources))}")
+    given = {**options, **check_resources(**options)}
     if given.get("cache") is not None:
         given["cache"] = Path(given["cache"])
-    return Means(**given)
+    return Resources(**given)
 
 
 def execute(
     loaded: "LoadedScenario",
     out: Path | None,
-    means: "Means",
+    resources: "Resources",
     case_timeout_s: float | None,
     timeline: int,
     force: bool,
@@ -414,12 +414,12 @@ def execute(
     from simulator.protocol.pairs import pair_manifest
     from simulator.results.folder import clear_unfinished, mark_unfinished
 
-    _check_torch_device(means.torch_device)
+    _check_torch_device(resources.torch_device)
     scenario = loaded.scenario
-    cache = means.cache or default_cache()
+    cache = resources.cache or default_cache()
     folder = out or run_folder(scenario)
-    watch = Stopwatch(means.progress)
-    models = Models(scenario.pair, means.torch_device, means.max_batch, cache, watch, record_jobs)
+    watch = Stopwatch(resources.progress)
+    models = Models(scenario.pair, resources.torch_device, resources.max_batch, cache, watch, record_jobs)
     source = CachedSource(RecordingCache(cache), models.record)
     check_replaced(folder, scenario, force)
     marked = mark_unfinished(
@@ -438,7 +438,7 @@ def execute(
                 build_report,
                 watch,
                 scorer,
-                SimulationOptions(means.jobs, case_timeout_s, timeline, CaseCache(cache)),
+                SimulationOptions(resources.jobs, case_timeout_s, timeline, CaseCache(cache)),
             )
     except (CiarSimError, OSError):
         if marked:
@@ -446,7 +446,7 @@ def execute(
         raise
     requests = float(outcome.summary["images"].sum()) * outcome.simulated / max(len(outcome.summary), 1)
     weights = pair_manifest(scenario.pair).weights_hash
-    watch.remember(cache, place_of_speed(weights, means.torch_device), source.recorded, requests)
+    watch.remember(cache, place_of_speed(weights, resources.torch_device), source.recorded, requests)
     work = (
         f"recorded {counted(source.recorded, 'session')} ({source.reused} from the cache), "
         f"simulated {counted(outcome.simulated, 'case')} ({len(outcome.summary) - outcome.simulated} from the cache)"
@@ -480,7 +480,7 @@ def foresee(loaded: "LoadedScenario", cache: Path | None, jobs: int | None = Non
         return state_of(scenario, RecordingCache(cache), CaseCache(cache), models.captions, models.stored_profile, jobs)
 
 
-def rehearse(loaded: "LoadedScenario", means: "Means", workers: "Workers") -> "State":
+def rehearse(loaded: "LoadedScenario", resources: "Resources", workers: "Workers") -> "State":
     """Return what of a scenario is already recorded and simulated, as `foresee`, and refuse what a run would refuse.
 
     Raises:
@@ -491,9 +491,9 @@ def rehearse(loaded: "LoadedScenario", means: "Means", workers: "Workers") -> "S
     from simulator.experiment.plan import caption_context
     from simulator.protocol.cache import RecordingCache
 
-    _check_torch_device(means.torch_device)
-    cache = means.cache or default_cache()
-    models = Models(loaded.scenario.pair, means.torch_device, means.max_batch, cache, means.progress)
+    _check_torch_device(resources.torch_device)
+    cache = resources.cache or default_cache()
+    models = Models(loaded.scenario.pair, resources.torch_device, resources.max_batch, cache, resources.progress)
     with loaded.source.located(), error_context("pair"):
         models.scorer()
     state = foresee(loaded, cache, workers.most)

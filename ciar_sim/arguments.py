@@ -86,7 +86,7 @@ def check_texts(name: str, value: Any) -> list[str]:
     return list(listed)
 
 
-def check_means(
+def check_resources(
     cache: Any = None, torch_device: Any = "auto", max_batch: Any = 64, jobs: Any = None, progress: Any = None
 ) -> dict[str, Any]:
     """Return the numbers among these arguments by name, as Python numbers. Raises CiarSimError if an argument cannot be used."""

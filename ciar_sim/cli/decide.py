@@ -141,7 +141,7 @@ def capacity(
 
     refuse_unwritable(out, "json")
     loaded = load_with_source(scenario_path(scenario), (), sets)
-    _print(_run(lambda means: decide(loaded, slo_p95, means, requests, precision), given), as_json, out)
+    _print(_run(lambda resources: decide(loaded, slo_p95, resources, requests, precision), given), as_json, out)
 
 
 @click.command()
@@ -184,7 +184,7 @@ def regime(
     folder = out or Path("runs") / f"{load_scenario(path).name}-regime"
     refuse_unusable(folder)
     _usable(folder)
-    found = _run(lambda means: decide(path, x, y, max_loss, metric, means, sets), given)
+    found = _run(lambda resources: decide(path, x, y, max_loss, metric, resources, sets), given)
     write_files(folder, dict(drawing(found)))
     _print(found, as_json)
     if not as_json:
@@ -226,16 +226,16 @@ def recommend(
 
     refuse_unwritable(out, "json")
     path = scenario_of(scenario)
-    _print(_run(lambda means: decide(path, max_loss, metric, slo_p95, means, sets, axes), given), as_json, out)
+    _print(_run(lambda resources: decide(path, max_loss, metric, slo_p95, resources, sets, axes), given), as_json, out)
 
 
 def _run(decide: Callable[[Any], Any], given: dict[str, Any]) -> Any:
     """Compute a decision with progress on the terminal."""
     from ciar_sim.cli.console import progress_bars
-    from ciar_sim.decide.bench import Means
+    from ciar_sim.decide.bench import Resources
 
     with progress_bars(False) as progress:
-        return decide(Means(progress=progress, **given))
+        return decide(Resources(progress=progress, **given))
 
 
 def _print(decision: Any, as_json: bool, out: Path | None = None) -> None:
@@ -288,7 +288,7 @@ def export(
 ) -> None:
     """Export a run folder, or the links or messages of a scenario, in a format of other tools. Sessions are replayed from recordings."""
     from ciar_sim.cli.common import write_files
-    from ciar_sim.decide.bench import Means
+    from ciar_sim.decide.bench import Resources
     from ciar_sim.decide.export import Choice, content
     from ciar_sim.decide.export import export as exported
 
@@ -300,7 +300,7 @@ def export(
         refuse_unusable(out)
     else:
         refuse_unwritable(out, *ENDINGS[form])
-    found = exported(run_or_scenario, form, Means(cache=cache), Choice(sets, method, request))
+    found = exported(run_or_scenario, form, Resources(cache=cache), Choice(sets, method, request))
     if isinstance(found, dict):
         assert out is not None
         write_files(out, dict(found))

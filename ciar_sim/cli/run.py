@@ -150,7 +150,7 @@ def _run(
     from ciar_sim.api import execute, rehearse, run_folder
     from ciar_sim.cli.common import default_cache
     from ciar_sim.cli.console import chosen_columns, progress_bars, state_lines
-    from ciar_sim.decide.bench import Means
+    from ciar_sim.decide.bench import Resources
     from simulator.experiment.rerun import check_replaced
     from simulator.experiment.workers import Workers
 
@@ -162,12 +162,12 @@ def _run(
     out = out or run_folder(loaded.scenario, changed and click.get_current_context().info_name == "sweep")
     if dry_run:
         check_replaced(out, loaded.scenario, force)
-        state = rehearse(loaded, Means(cache, torch_device, max_batch), workers)
+        state = rehearse(loaded, Resources(cache, torch_device, max_batch), workers)
         click.echo("\n".join(state_lines(state, cache or default_cache(), torch_device)))
         return
     with progress_bars(quiet) as progress:
-        means = Means(cache, torch_device, max_batch, workers, progress)
-        result = execute(loaded, out, means, 60.0 * case_timeout, timeline, force, record_jobs)
+        resources = Resources(cache, torch_device, max_batch, workers, progress)
+        result = execute(loaded, out, resources, 60.0 * case_timeout, timeline, force, record_jobs)
     if not quiet:
         _print(result, chosen)
     if number := len(result.failed):

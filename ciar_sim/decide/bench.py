@@ -32,7 +32,7 @@ def silent(stage: str, done: float, total: float) -> None:
 
 
 @dataclass(frozen=True)
-class Means:
+class Resources:
     """Where recordings are kept and made, and how many processes simulate. Options as in `ciar_sim.run`."""
 
     cache: Path | None = None
@@ -94,14 +94,14 @@ class Measured:
 class Bench:
     """A scenario's models, cache and scorer."""
 
-    def __init__(self, loaded: LoadedScenario, means: Means) -> None:
+    def __init__(self, loaded: LoadedScenario, resources: Resources) -> None:
         from ciar_sim.cli.common import default_cache
         from ciar_sim.cli.models import Models
 
-        self.loaded, self.means = loaded, means
+        self.loaded, self.resources = loaded, resources
         self.scenario = loaded.scenario
-        cache = means.cache or default_cache()
-        self.models = Models(self.scenario.pair, means.torch_device, means.max_batch, cache, means.progress)
+        cache = resources.cache or default_cache()
+        self.models = Models(self.scenario.pair, resources.torch_device, resources.max_batch, cache, resources.progress)
         self.source, self.kept = CachedSource(RecordingCache(cache), self.models.record), CaseCache(cache)
         self.manifest = pair_manifest(self.scenario.pair)
         with self.loaded.source.located(), error_context("pair"):
@@ -134,7 +134,7 @@ class Prepared:
 
     def __post_init__(self) -> None:
         bench = self.bench
-        check_size(self.cases, SimulationOptions(bench.means.jobs).workers.most)
+        check_size(self.cases, SimulationOptions(bench.resources.jobs).workers.most)
         check_methods(self.cases, bench.manifest)
         self.costs = CostTable(bench.manifest, self.cases, bench.models.profile)
         self.cases, _ = search_thresholds(self.cases, bench.manifest, bench.models.captions, bench.source)
@@ -187,10 +187,10 @@ class Prepared:
     def _simulate(
         self, cases: Sequence[Case], timeline_sessions: int = 0, kept: CaseCache | None = None
     ) -> list[Simulated]:
-        bench, means = self.bench, self.bench.means
-        options = SimulationOptions(means.jobs, None, timeline_sessions, kept, draw=not timeline_sessions)
+        bench, resources = self.bench, self.bench.resources
+        options = SimulationOptions(resources.jobs, None, timeline_sessions, kept, draw=not timeline_sessions)
         with bench.loaded.source.located():
-            done, failed = simulate_cases(cases, self.costs, self.plan, bench.source, means.progress, options)
+            done, failed = simulate_cases(cases, self.costs, self.plan, bench.source, resources.progress, options)
         self.failed += [one.message for one in failed]
         return done
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from ciar_sim.decide.bench import ALLOWED, Bench, Means, Measured, Prepared, candidate, condition
+from ciar_sim.decide.bench import ALLOWED, Bench, Measured, Prepared, Resources, candidate, condition
 from ciar_sim.decide.crossing import crossing
 from ciar_sim.decide.decision import Decision, failed_cases, span
 from ciar_sim.decide.loads import MOST, idle_times, most_times, rate_of, scaled
@@ -96,7 +96,7 @@ class Found:
 
 
 def capacity(
-    loaded: LoadedScenario, slo_s: float, means: Means, requests: int = 1000, precision_pct: float = 2.5
+    loaded: LoadedScenario, slo_s: float, resources: Resources, requests: int = 1000, precision_pct: float = 2.5
 ) -> Decision:
     """Return the largest load that each case of the scenario carries with p95 of the latency within an objective.
 
@@ -105,14 +105,14 @@ def capacity(
     Args:
         loaded: The scenario; its arrivals are in time, not sequential.
         slo_s: The objective in seconds.
-        means: Cache, processes, progress.
+        resources: Cache, processes, progress.
         requests: Per replication, without its warm-up. A closed loop keeps the scenario's duration, arrivals of a file keep their number.
         precision_pct: The search ends early where half of the interval is at most this share of the load.
 
     Raises:
         CiarSimError: The scenario has no such load, or cannot be simulated.
     """
-    bench = Bench(loaded, means)
+    bench = Bench(loaded, resources)
     workload = loaded.scenario.workload
     if not isinstance(workload, FleetWorkload):
         raise CiarSimError(
@@ -123,7 +123,7 @@ def capacity(
     rows, tests, all_found = [], [], []
     failed: list[tuple[Case, CiarSimError]] = []
     for place, case in enumerate(prepared.cases):
-        means.progress("searching capacities", place, len(prepared.cases))
+        resources.progress("searching capacities", place, len(prepared.cases))
         try:
             found = _search_of(case, prepared, slo_s, requests, precision_pct / 100)
         except CiarSimError as error:
@@ -134,7 +134,7 @@ def capacity(
         tests += [{"method": candidate(case), **condition(case), **vars(load)} for load in found.loads]
     if not rows:
         raise failed[0][1]
-    means.progress("searching capacities", len(prepared.cases), len(prepared.cases))
+    resources.progress("searching capacities", len(prepared.cases), len(prepared.cases))
     table = pd.DataFrame(rows)
     names = {candidate(case): case.method.name for case in prepared.cases}
     facts: dict[str, Any] = {

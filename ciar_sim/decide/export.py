@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, candidate, condition
+from ciar_sim.decide.bench import Bench, Measured, Prepared, Resources, candidate, condition
 from ciar_sim.decide.emulate import mahimahi, netem
 from ciar_sim.decide.messages import capture, messages_of
 from ciar_sim.decide.regime import of_sweep
@@ -53,13 +53,13 @@ class Choice:
     request: int | None = None
 
 
-def export(source: Path, form: str, means: Means, choice: Choice | None = None) -> Exported:
+def export(source: Path, form: str, resources: Resources, choice: Choice | None = None) -> Exported:
     """Export a run folder or a scenario in one of `FORMS`, or a run folder in one of `RUN_FORMS`.
 
     Args:
         source: The run folder, or the file or name of a scenario.
         form: One of `FORMS` or `RUN_FORMS`.
-        means: The cache of recordings; missing sessions are recorded.
+        resources: The cache of recordings; missing sessions are recorded.
         choice: The part of a scenario; only for `FORMS`.
 
     Raises:
@@ -67,11 +67,11 @@ def export(source: Path, form: str, means: Means, choice: Choice | None = None) 
     """
     choice = choice or Choice()
     if form in FORMS:
-        return FORMS[form](source, means, choice)
+        return FORMS[form](source, resources, choice)
     for name, given in (("--set", choice.sets), ("--method", choice.method), ("--request", choice.request)):
         if given not in ((), None):
             raise CiarSimError(f"{name}: goes with {', '.join(FORMS)}, not with a whole run as {form}")
-    return RUN_FORMS[form](source, means)
+    return RUN_FORMS[form](source, resources)
 
 
 def _scenario(source: Path, choice: Choice) -> LoadedScenario:
@@ -105,19 +105,19 @@ def _only_links(form: str, choice: Choice) -> None:
             raise CiarSimError(f"{name}: does not go with {form}: links are those of all methods and requests")
 
 
-def _netem(source: Path, means: Means, choice: Choice) -> str:
+def _netem(source: Path, resources: Resources, choice: Choice) -> str:
     _only_links("netem", choice)
     return netem(_first_case(source, choice))
 
 
-def _mahimahi(source: Path, means: Means, choice: Choice) -> dict[str, bytes]:
+def _mahimahi(source: Path, resources: Resources, choice: Choice) -> dict[str, bytes]:
     _only_links("mahimahi", choice)
     return mahimahi(_first_case(source, choice))
 
 
-def _simulated(source: Path, means: Means, choice: Choice, first: bool) -> Iterator[tuple[Case, pd.DataFrame]]:
+def _simulated(source: Path, resources: Resources, choice: Choice, first: bool) -> Iterator[tuple[Case, pd.DataFrame]]:
     """Yield cases with their messages. first: only the first case, and one request."""
-    bench = Bench(_scenario(source, choice), means)
+    bench = Bench(_scenario(source, choice), resources)
     prepared = bench.prepare(bench.cases()[:1] if first else bench.cases())
     prepared.measure(timeline_sessions=ALL if choice.request is None and not first else 1 + (choice.request or 0))
     results = prepared.results()
@@ -133,25 +133,25 @@ def _simulated(source: Path, means: Means, choice: Choice, first: bool) -> Itera
         yield case, table
 
 
-def _messages(source: Path, means: Means, choice: Choice) -> pd.DataFrame:
+def _messages(source: Path, resources: Resources, choice: Choice) -> pd.DataFrame:
     tables = []
-    for case, table in _simulated(source, means, choice, first=False):
+    for case, table in _simulated(source, resources, choice, first=False):
         front = {"method": case.method.label, **case.swept}
         tables.append(table.assign(**front)[[*front, *table.columns]])
     return pd.concat(tables, ignore_index=True)
 
 
-def _pcap(source: Path, means: Means, choice: Choice) -> bytes:
-    ((case, table),) = _simulated(source, means, choice, first=True)
+def _pcap(source: Path, resources: Resources, choice: Choice) -> bytes:
+    ((case, table),) = _simulated(source, resources, choice, first=True)
     ends = np.cumsum(counts_of(case.scenario))
     kind = int(np.searchsorted(ends, int(table["device"].iloc[0]), side="right"))
     return capture(table, TRANSPORTS[case.scenario.links[kind].transport])
 
 
-def _replayed(folder: Path, means: Means) -> Iterator[tuple[Prepared, Measured, pd.DataFrame]]:
+def _replayed(folder: Path, resources: Resources) -> Iterator[tuple[Prepared, Measured, pd.DataFrame]]:
     """Yield every case of a run with a table of its rounds: request, round, drafted, accepted, milliseconds."""
     load_run(folder).require_own_scenario()
-    bench = Bench(load_with_source(folder / "scenario.yaml"), means)
+    bench = Bench(load_with_source(folder / "scenario.yaml"), resources)
     prepared = bench.prepare(bench.cases())
     measured = prepared.measure(timeline_sessions=ALL)
     for case, result, _ in prepared.results():
@@ -177,17 +177,17 @@ def _replayed(folder: Path, means: Means) -> Iterator[tuple[Prepared, Measured, 
         )
 
 
-def _accept_trace(folder: Path, means: Means) -> str:
+def _accept_trace(folder: Path, resources: Resources) -> str:
     lines = []
-    for _, one, rounds in _replayed(folder, means):
+    for _, one, rounds in _replayed(folder, resources):
         front = {"method": candidate(one.case), **condition(one.case)}
         lines += [json.dumps({**front, **row}) for row in rounds.to_dict("records")]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _ianvs(folder: Path, means: Means) -> str:
+def _ianvs(folder: Path, resources: Resources) -> str:
     rows = []
-    for prepared, one, rounds in _replayed(folder, means):
+    for prepared, one, rounds in _replayed(folder, resources):
         tokens = prepared.bench.manifest.image_tokens
         rounds = rounds[rounds["request"].isin(one.columns["request"])]  # as `columns`, without the warm-up
         latency, first = (one.columns[name] for name in ("latency_s", "first_token_s"))
@@ -226,7 +226,7 @@ def markdown_text(cell: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", cell)
 
 
-def _markdown(folder: Path, means: Means) -> str:
+def _markdown(folder: Path, resources: Resources) -> str:
     head, rows, text = _cells(folder)
     marks = ["---" if place < text else "---:" for place in range(len(head))]
     lines = [head, marks, *(map(markdown_text, row) for row in rows)]
@@ -253,7 +253,7 @@ def latex_text(cell: str) -> str:
     return f"{{{text}}}" if text.startswith(("[", "*")) else text
 
 
-def _latex(folder: Path, means: Means) -> str:
+def _latex(folder: Path, resources: Resources) -> str:
     head, rows, text = _cells(folder)
     lines = [" & ".join(map(latex_text, row)) + r" \\" for row in (head, *rows)]
     body = "\n".join([lines[0], r"\midrule", *lines[1:]])
@@ -261,13 +261,13 @@ def _latex(folder: Path, means: Means) -> str:
     return f"% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
-FORMS: dict[str, Callable[[Path, Means, Choice], Exported]] = {
+FORMS: dict[str, Callable[[Path, Resources, Choice], Exported]] = {
     "netem": _netem,
     "mahimahi": _mahimahi,
     "messages": _messages,
     "pcap": _pcap,
 }
-RUN_FORMS: dict[str, Callable[[Path, Means], str]] = {
+RUN_FORMS: dict[str, Callable[[Path, Resources], str]] = {
     "accept-trace": _accept_trace,
     "ianvs": _ianvs,
     "markdown": _markdown,

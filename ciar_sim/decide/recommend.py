@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
+from ciar_sim.decide.bench import Bench, Measured, Prepared, Resources, base_of, candidate, condition
 from ciar_sim.decide.decision import Decision, failed_cases, span
 from ciar_sim.decide.quality import KEEPS, UNCLEAR, QualityLoss, chosen_metric, loss
 from reports.words import condition as condition_words
@@ -96,7 +96,7 @@ def recommend(
     max_loss_pct: float,
     metric: str | None,
     slo_s: float | None,
-    means: Means,
+    resources: Resources,
     sets: Sequence[str] = (),
     axes: Sequence[str] = (),
 ) -> Decision:
@@ -107,14 +107,14 @@ def recommend(
         max_loss_pct: Largest acceptable loss of quality, in percent of base's quality.
         metric: Quality metric; None: the first that the images have.
         slo_s: Objective for p95 of the latency in seconds; None for none.
-        means: Cache, processes, progress.
+        resources: Cache, processes, progress.
         sets: Changes as in `ciar-sim sweep`.
         axes: Axes as in `ciar-sim sweep`.
 
     Raises:
         CiarSimError: The scenario is not usable, or has no captions left for verification.
     """
-    bench = Bench(load_with_source(scenario, axes, sets), means)
+    bench = Bench(load_with_source(scenario, axes, sets), resources)
     prepared = bench.prepare(bench.cases())
     base_of(prepared.cases, "recommend")
     measured = prepared.measure()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from ciar_sim.decide.bench import Bench, Means, Measured, Prepared, base_of, candidate, condition
+from ciar_sim.decide.bench import Bench, Measured, Prepared, Resources, base_of, candidate, condition
 from ciar_sim.decide.break_even import BreakEven, Line, break_evens
 from ciar_sim.decide.decision import Decision, failed_cases, span
 from ciar_sim.decide.quality import KEEPS, QualityLoss, chosen_metric, loss
@@ -95,7 +95,7 @@ def regime(
     y: str | None,
     max_loss_pct: float,
     metric: str | None,
-    means: Means,
+    resources: Resources,
     sets: Sequence[str] = (),
 ) -> Decision:
     """Find the winner over one or two conditions, with break-evens.
@@ -107,7 +107,7 @@ def regime(
         x, y: `path=min:max[:points][:log]` or `path=value,value`.
         max_loss_pct: Largest acceptable loss of quality, in percent of base's quality.
         metric: Quality metric; None: the first that the images have.
-        means: Cache, processes, progress.
+        resources: Cache, processes, progress.
         sets: `path=value`: changes to the scenario.
 
     Raises:
@@ -133,7 +133,7 @@ def regime(
         raise ScenarioError(message) from None
     # The loaded values, which are rounded if the setting takes whole numbers only.
     axes = [one._replace(values=tuple(map(float, loaded.scenario.sweep.axes[one.path]))) for one in axes]
-    bench = Bench(loaded, means)
+    bench = Bench(loaded, resources)
     cases = bench.cases()
     swept = {path for case in cases for path in condition(case)} - {option.partition("=")[0] for option in fixed}
     if more := sorted(swept - {one.path for one in axes}):

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import ciar_sim
 import simulator
-from ciar_sim.arguments import check_means, check_number, choice_of, options_of_axes, options_of_sets
+from ciar_sim.arguments import check_number, check_resources, choice_of, options_of_axes, options_of_sets
 from ciar_sim.cli.common import default_cache
 from ciar_sim.cli.main import main
 from ciar_sim.shipped import scenario_path, shipped_scenarios
@@ -300,7 +300,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         "cloud.replicas=2.0",
     ]
     assert options_of_axes({"network.rtt_ms": np.linspace(5, 15, 2)}) == ["network.rtt_ms=5.0, 15.0"]
-    for number in (check_number("timeline", np.int64(1), 0, whole=True), check_means(jobs=np.int8(1))["jobs"]):
+    for number in (check_number("timeline", np.int64(1), 0, whole=True), check_resources(jobs=np.int8(1))["jobs"]):
         assert type(number) is int  # JSON has no other
     assert choice_of([("a", "b"), ["c", "d"]], np.int16(3), np.uint8(40)) == Choice(["a,b", "c,d"], 3, "40")
 
