@@ -2,6 +2,7 @@
 
 import json
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from models.llama import LlamaDecoder
 from models.sampling import guide
 from models.state import read_state
 from simulator.protocol.llama import digits
-from tests.parity.checks import Tally, check, stem
+from tests.parity.checks import Tally, check, rounding, stem
 from tests.parity.core import IMAGES
 
 LOGITS, PROBS = 1e-4, 1e-6
@@ -35,14 +36,19 @@ def anole(file: Path, tally: Tally) -> None:
     tally.equal("tokens of the unconditional row", described.config.null_tokens, (ids["bos"], ids["boi"]))
 
     tally.case()  # any tokens, text and image, in one pass
-    inputs = io["forward_ids"]
-    hidden = model.hidden(torch.zeros(len(inputs), 0, dtype=torch.long), rows_of(inputs), None)
-    tally.close("hidden states", hidden, io["forward_hidden"], LOGITS)
-    tally.close("logits", hidden @ head.T, io["forward_logits_unmasked"], LOGITS)
-    tally.close("logits of image tokens", model.logits(hidden), io["forward_logits_unmasked"][..., codes], LOGITS)
+    inputs, exact = io["forward_ids"], deepcopy(model).double()
+    hidden, true = (
+        one.hidden(torch.zeros(len(inputs), 0, dtype=torch.long), rows_of(inputs), None) for one in (model, exact)
+    )
+    logits, true_logits = hidden @ head.T, true @ head.double().T
+    tally.close("hidden states", hidden, io["forward_hidden"], LOGITS, exact=true)
+    tally.close("logits", logits, io["forward_logits_unmasked"], LOGITS, exact=true_logits)
+    own = io["forward_logits_unmasked"][..., codes]
+    tally.close("logits of image tokens", model.logits(hidden), own, LOGITS, exact=exact.logits(true))
     if "forward_logits_hf" in io:  # the logits that the class returns, in which image tokens are masked
         text = torch.ones(len(head), dtype=torch.bool).index_fill(0, codes, False)
-        tally.close("logits of text tokens", (hidden @ head.T)[..., text], io["forward_logits_hf"][..., text], LOGITS)
+        wanted = io["forward_logits_hf"][..., text]
+        tally.close("logits of text tokens", logits[..., text], wanted, LOGITS, exact=true_logits[..., text])
 
     prompts = [io["prompt_cond"], io["prompt_uncond"]]
     for key in sorted(key for key in io if key.startswith("greedy_cfg")):
@@ -53,15 +59,19 @@ def anole(file: Path, tally: Tally) -> None:
         tally.equal("prompt mask", torch.cat([mask, valid]), io["attention_mask"].bool())
         kept = valid[0]
         tally.equal("unconditional prompt", tokens_of(null)[0][kept], prompts[1][kept])
-        tokens, logits = decode(model, torch.cat([caption, null]), torch.cat([mask, valid]), scale, len(raw))
-        tally.close(f"step logits {scale:g}", logits, raw[..., codes], LOGITS)
-        tally.equal(f"greedy tokens {scale:g}", codes[tokens], io[key])
-        wanted = guide(raw[:, 0, codes], raw[:, 1, codes], scale).softmax(-1)
-        found = guide(logits[:, 0], logits[:, 1], scale).softmax(-1)
+        both, seen, greedy = torch.cat([caption, null]), torch.cat([mask, valid]), io[key]
+        places = (codes == greedy.long().unsqueeze(-1)).int().argmax(-1)  # codes of the tokens
+        tally.equal(f"image tokens {scale:g}", codes[places], greedy.long())
+        found, true = (decode(one, both, seen, scale, len(raw), places)[1] for one in (model, exact))
+        tally.close(f"step logits {scale:g}", found, raw[..., codes], LOGITS, exact=true)
+        guided, true_guided = (guide(one[:, 0], one[:, 1], scale) for one in (found, true))
         # Guidance multiplies the errors of the raw logits by 2 s - 1.
-        tally.close(f"probabilities {scale:g}", found, wanted, PROBS * max(1.0, 2 * scale - 1))
-        whole = teacher(model, caption, null, mask, valid, tokens)
-        tally.close(f"teacher-forced logits {scale:g}", whole, raw[..., codes], LOGITS)
+        more = max(1.0, 2 * scale - 1)
+        tally.picked(f"greedy tokens {scale:g}", guided, places, 2 * max(LOGITS * more, rounding(guided, true_guided)))
+        wanted = guide(raw[:, 0, codes], raw[:, 1, codes], scale).softmax(-1)
+        tally.close(f"probabilities {scale:g}", guided.softmax(-1), wanted, PROBS * more, exact=true_guided.softmax(-1))
+        whole, true_whole = (teacher(one, caption, null, mask, valid, places) for one in (model, exact))
+        tally.close(f"teacher-forced logits {scale:g}", whole, raw[..., codes], LOGITS, exact=true_whole)
 
     tally.case()  # images to codes
     tokenizer = load_vqgan(Path(f"{name}_vqgan.ckpt"))
@@ -88,22 +98,28 @@ def tokens_of(rows: Tensor) -> Tensor:
     return (rows[..., 0] * 256 + rows[..., 1]).long()
 
 
-def decode(model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float, steps: int) -> tuple[Tensor, Tensor]:
-    """Return the first greedy codes [steps] of a conditional and an unconditional row, and their raw logits [steps, 2, V]."""
-    cache = KVCache(model.config, 2)
+def decode(
+    model: LlamaDecoder, rows: Tensor, mask: Tensor, scale: float, steps: int, fed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the first greedy codes [steps] of a conditional and an unconditional row, and their raw logits [steps, 2, V].
+
+    fed: Codes [steps] that are fed instead of the model's own; None: its own.
+    """
+    cache = KVCache(model.config, 2, dtype=next(model.parameters()).dtype)
     slots = model.config.caption_slots
     pad = slots - rows.shape[1]
     embeds = model.embed_caption(torch.nn.functional.pad(rows, (0, 0, pad, 0)))
     cache.caption_mask[:] = torch.nn.functional.pad(mask, (pad, 0))
     start, both = torch.zeros(2, dtype=torch.long), torch.arange(2)
     tokens, raw = [], []
-    for _ in range(steps):
+    for step in range(steps):
         new = torch.full((2,), embeds.shape[1])
         logits = model.logits(model.step(cache, both, start, embeds, new)[:, -1])
         start = start + new
         raw.append(logits)
         tokens.append(guide(logits[:1], logits[1:], scale).argmax(-1))
-        embeds = model.embed_tokens(tokens[-1].repeat(2)).unsqueeze(1)
+        last = tokens[-1] if fed is None else fed[step : step + 1]
+        embeds = model.embed_tokens(last.repeat(2)).unsqueeze(1)
     return torch.cat(tokens), torch.stack(raw)
 
 

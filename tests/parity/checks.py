@@ -24,6 +24,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NOISES, MOST = 4.0, 2.0**-12  # see `rounding`
+
+
+def rounding(found: Tensor, exact: Tensor) -> float:
+    """Return the largest difference between two float32 implementations that rounding explains.
+
+    It is `NOISES` times the largest difference of float32 from float64: the reference rounds in another order, with an error of the same
+    size. More than 2^-12 of the largest value is no rounding of float32, but of half precision (2^-11), so it is never allowed.
+    """
+    if not exact.numel():
+        return 0.0
+    noise = float((found.double() - exact.double()).abs().max())
+    return min(NOISES * noise, MOST * float(exact.abs().max()))
+
 
 @dataclass
 class Tally:
@@ -45,9 +59,17 @@ class Tally:
         """Start the next case."""
         self.cases += 1
 
-    def close(self, name: str, found: Any, wanted: Any, atol: float, rtol: float = 0.0) -> None:
-        """Compare floats: equal shapes, and |found - wanted| <= atol + rtol |wanted| everywhere. NaN equals nothing."""
+    def close(
+        self, name: str, found: Any, wanted: Any, atol: float, rtol: float = 0.0, exact: Tensor | None = None
+    ) -> None:
+        """Compare floats: equal shapes, and |found - wanted| <= atol + rtol |wanted| everywhere. NaN equals nothing.
+
+        exact: The same as `found`, computed in float64. What separates the two is the rounding of float32, which grows with the size of
+            weights and logits and with guidance; `rounding` says how much more than atol it explains.
+        """
         one, two = torch.as_tensor(found).double(), torch.as_tensor(wanted).double()
+        if exact is not None and one.shape == two.shape == exact.shape:
+            atol = max(atol, rounding(one, exact))
         if one.shape != two.shape:
             self._fail(name, f"shape {list(one.shape)} where {list(two.shape)} is wanted")
             return
@@ -68,6 +90,17 @@ class Tally:
                 self._fail(name, f"differs in {int((found != wanted).sum())} of {found.numel()} places")
         elif found != wanted:
             self._fail(name, f"is {found!r} where {wanted!r} is wanted")
+
+    def picked(self, name: str, logits: Tensor, wanted: Tensor, apart: float) -> None:
+        """Compare greedy tokens int [...] with the logits [..., V] that chose them: each must be the arg max, or tie with it.
+
+        Two logits tie if float32 cannot tell which is larger: they are less than `apart` from each other.
+        """
+        best = logits.max(-1).values - logits.gather(-1, wanted.long().unsqueeze(-1)).squeeze(-1)
+        if ties := int(((best > 0) & (best <= apart)).sum()):
+            self.skipped.append(f"case {self.cases}: {name}: {ties} of {best.numel()} are ties within {apart:.2g}")
+        if wrong := int((best > apart).sum()):
+            self._fail(name, f"differs in {wrong} of {best.numel()} places")
 
     def _fail(self, name: str, what: str) -> None:
         self.failures.append(f"case {self.cases}: {name} {what}")

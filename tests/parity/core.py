@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from models.sampling import filter_probs, greedy, guide, warp_probs
 from models.train import losses
 from models.transformer import Transformer
 from models.vq import VQConfig, load_llamagen_vq, to_uint8
-from tests.parity.checks import Tally, check, stem
+from tests.parity.checks import Tally, check, rounding, stem
 
 LOGITS, IMAGES, PROBS, DOUBLE = 2e-4, 1e-4, 1e-6, 1e-9  # the tolerances of the golden README
 
@@ -45,12 +46,13 @@ def numbered(tensors: dict[str, Tensor], number: int, kind: str = "") -> dict[st
 
 
 def decode_greedy(
-    model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1
+    model: Transformer, caption: Tensor, mask: Tensor, scale: float, interval: int = -1, fed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Decode greedily through the cache, as LlamaGen's loop does.
 
     Args:
         interval: Last decode step with guidance; -1 for all steps.
+        fed: Tokens [B, T] that are fed instead of the model's own, so that one tie does not change all that follows; None: its own.
 
     Returns:
         Tokens [B, T], raw logits [T, R, V] (R = 2 B with guidance, else B) and guided logits [T, B, V].
@@ -75,7 +77,8 @@ def decode_greedy(
             logits = guide(logits[:batch], logits[batch:], 1.0 if off else scale)
         mixed.append(logits)
         tokens.append(logits.argmax(-1))
-        embeds = model.embed_tokens(tokens[-1].repeat(2 if guided else 1)).unsqueeze(1)  # [R, 1, D]
+        last = tokens[-1] if fed is None else fed[:, t]
+        embeds = model.embed_tokens(last.repeat(2 if guided else 1)).unsqueeze(1)  # [R, 1, D]
     return torch.stack(tokens, dim=1), torch.stack(raw), torch.stack(mixed)
 
 
@@ -92,20 +95,18 @@ def decoder(file: Path, tally: Tally) -> None:
         model = Transformer(told).eval()
         model.load_state_dict(weights)
     caption, mask, inputs = io["caption_embs"].float(), io["emb_masks"].bool(), io["teacher_tokens"][:, :-1]
+    exact = deepcopy(model).double()
 
     tally.case()  # teacher forcing
-    tally.close("logits", model(inputs, caption, mask)[0], io["teacher_logits_masked"], LOGITS)
-    if "teacher_logits_causal_only" in io:
-        plain = model(inputs, caption, None)[0]
-        tally.close("logits without caption mask", plain, io["teacher_logits_causal_only"], LOGITS)
-    block0: list[Tensor] = []
-    hook = model.layers[0].register_forward_hook(lambda module, args, out: block0.append(out))
-    hidden = model.hidden(inputs, caption, mask)
-    hook.remove()
+    for key, seen in (("teacher_logits_masked", mask), ("teacher_logits_causal_only", None)):
+        if key in io:
+            both = (one(inputs, caption.to(one.output.weight), seen)[0] for one in (model, exact))
+            tally.close(key, next(both), io[key], LOGITS, exact=next(both))
+    found, true = (states_of(one, inputs, caption, mask) for one in (model, exact))
+    for key, value in found.items():
+        if key in io:
+            tally.close(key, value, io[key], LOGITS, exact=true[key])
     for key, value, tolerance in (
-        ("teacher_hidden_normed_masked", hidden, LOGITS),
-        ("teacher_block0_out_masked", block0[0], LOGITS),
-        ("caption_projected", model.embed_caption(caption), LOGITS),
         ("uncond_embedding_rows", model.null_caption(1)[0], 0.0),
         ("rope_table", rope_table(model.config).float(), PROBS),
     ):
@@ -123,17 +124,34 @@ def decoder(file: Path, tally: Tally) -> None:
         assert read is not None, f"{key}: cannot read guidance and interval from this name"
         scale, interval = float(read[1].replace("p", ".")), int(read[2]) if read[2] else -1
         tally.case()  # decoding through the cache
-        tokens, raw, mixed = decode_greedy(model, caption, mask, scale, interval)
-        tally.equal(f"greedy tokens {variant}", tokens, io[key])
+        (_, raw, mixed), (_, true_raw, true_mixed) = (
+            decode_greedy(one, caption.to(one.output.weight), mask, scale, interval, io[key]) for one in (model, exact)
+        )
         # u + s (c - u) multiplies the errors of the raw logits by 2 s - 1.
-        for kind, what, found, allowed in (
-            ("raw", "step", raw, LOGITS),
-            ("combined", "guided", mixed, max(1.0, 2 * scale - 1) * LOGITS),
+        guided = max(1.0, 2 * scale - 1) * LOGITS
+        apart = 2 * max(guided, rounding(mixed, true_mixed))  # both logits may be off
+        tally.picked(f"greedy tokens {variant}", mixed.transpose(0, 1), io[key], apart)
+        for kind, what, logits, true, allowed in (
+            ("raw", "step", raw, true_raw, LOGITS),
+            ("combined", "guided", mixed, true_mixed, guided),
         ):
             if (name := f"step_logits_{kind}_{variant}") in io:
                 some = "step_index" in io and len(io[name]) == len(io["step_index"])
-                wanted = found[io["step_index"]] if some else found
-                tally.close(f"{what} logits {variant}", wanted, io[name], allowed)
+                steps = io["step_index"] if some else slice(None)
+                tally.close(f"{what} logits {variant}", logits[steps], io[name], allowed, exact=true[steps])
+
+
+def states_of(model: Transformer, tokens: Tensor, caption: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return the teacher-forced hidden states, those after the first layer, and the projected caption, by their keys in a golden file."""
+    caption, first = caption.to(model.output.weight), []
+    hook = model.layers[0].register_forward_hook(lambda module, args, out: first.append(out))
+    hidden = model.hidden(tokens, caption, mask)
+    hook.remove()
+    return {
+        "teacher_hidden_normed_masked": hidden,
+        "teacher_block0_out_masked": first[0],
+        "caption_projected": model.embed_caption(caption),
+    }
 
 
 # --- image tokenizer

@@ -28,8 +28,8 @@ from simulator.protocol.pairs import TransformerConfig
 from tests.models import folders
 from tests.parity.__main__ import main
 from tests.parity.chameleon import decode, rows_of
-from tests.parity.checks import stem
-from tests.parity.core import decode_greedy
+from tests.parity.checks import Tally, stem
+from tests.parity.core import LOGITS, decode_greedy
 from tests.parity.drafting import Shape, chosen, feed, log_q, number, padded, walk
 
 CODES, WIDTH, SLOTS, ROPE = 48, 16, 9, 500.0
@@ -282,6 +282,59 @@ def test_a_wrong_value_in_it_fails(
     save_file(tensors, folder / f"{file}.safetensors")
     assert main(folder) == 1
     assert f"{file}.safetensors: FAILED" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a decoder of large weights, whose logits reach 60 and whose guided probabilities are nearly one, from a float64 run."""
+    folder, name, scale = tmp_path_factory.mktemp("wide"), "llamagen_gpt_wide", 4.0
+    torch.manual_seed(5)
+    model = Transformer(TransformerConfig(4, 4, 256, 512, 200, SLOTS, 7, 4)).eval().requires_grad_(False)
+    for key, parameter in model.named_parameters():
+        if not key.endswith("norm.weight"):
+            parameter.copy_(torch.randn(parameter.shape))
+    torch.save({"model": model.state_dict()}, folder / f"{name}.pt")
+    (folder / f"{name}_config.json").write_text(json.dumps({"n_head": 4}))
+    caption, tokens, mask = torch.randn(2, SLOTS, 7), torch.randint(200, (2, 16)), torch.ones(2, SLOTS).bool()
+    exact = model.double()
+    with torch.inference_mode():
+        greedy, raw, mixed = decode_greedy(exact, caption.double(), mask, scale)
+        teacher = exact(tokens[:, :-1], caption.double(), mask)[0]
+    io = {"caption_embs": caption, "emb_masks": mask.long(), "teacher_tokens": tokens, "greedy_tokens_cfg4": greedy}
+    floats = {"teacher_logits_masked": teacher, "step_logits_raw_cfg4": raw, "step_logits_combined_cfg4": mixed}
+    io |= {key: value.float().contiguous() for key, value in floats.items()}
+    save_file(io, folder / f"{name}_io_4x4.safetensors")
+    return folder
+
+
+def test_what_rounding_explains_grows_with_the_weights(wide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(wide) == 0, capsys.readouterr().out
+    line = next(line for line in capsys.readouterr().out.splitlines() if "_io_" in line and ": ok" in line)
+    assert float(line.rpartition(" ")[2]) > 7 * LOGITS  # beyond what is allowed for small weights at guidance 4
+
+
+@pytest.mark.parametrize(
+    ("key", "share"),
+    [("teacher_logits_masked", 2**-11), ("step_logits_combined_cfg4", 2**-11), ("greedy_tokens_cfg4", 0)],
+)
+def test_half_precision_and_another_token_are_no_rounding(
+    wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, share: float
+) -> None:
+    folder = part(wide, tmp_path, "llamagen_gpt_wide_io_4x4")
+    path = folder / "llamagen_gpt_wide_io_4x4.safetensors"
+    tensors = load_file(path)
+    tensors[key].view(-1)[-1] += float(tensors[key].abs().max()) * share if share else 1
+    save_file(tensors, path)
+    assert main(folder) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_ties_of_greedy_tokens_are_told_and_no_failure() -> None:
+    tally, logits = Tally(), torch.tensor([[1.0, 1.0 - 1e-4, 0.0], [0.0, 2.0, 1.0]])
+    tally.picked("tokens", logits, torch.tensor([1, 1]), apart=1e-3)
+    assert (tally.failures, tally.skipped) == ([], ["case 0: tokens: 1 of 2 are ties within 0.001"])
+    tally.picked("tokens", logits, torch.tensor([2, 1]), apart=1e-3)
+    assert tally.failures == ["case 0: tokens differs in 1 of 2 places"]
 
 
 def test_weights_without_their_file_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
