@@ -50,7 +50,7 @@ def check_captions(pair: PairRef, captions: Iterable[str]) -> None:
 def _encoder(found: FoundPair) -> TextEncoder | None:
     """Return the caption encoder of a published model; None if it is a model itself."""
     if described := found.facts.get("described"):
-        return PromptEncoder(Path(found.spec.weights), described.prompt)
+        return PromptEncoder(Path(found.spec.weights), described.prompt, described.config.text_vocab)
     if found.facts.get("classes"):
         return ClassLabels(found.facts["classes"])
     if found.facts.get("features"):

@@ -79,13 +79,14 @@ class PromptEncoder:
     Args:
         folder: folder with `tokenizer.json`.
         prompt: template around the caption.
+        vocabulary: number of text tokens of the model; None: tokens are not checked.
     """
 
     caption_dim = ROW_WIDTH
     sample = "a photo of a red bus parked near the river"
 
-    def __init__(self, folder: Path, prompt: Prompt) -> None:
-        self.path, self.prompt = folder / TOKENIZER, prompt
+    def __init__(self, folder: Path, prompt: Prompt, vocabulary: int | None = None) -> None:
+        self.path, self.prompt, self.vocabulary = folder / TOKENIZER, prompt, vocabulary
         self._tokenizer: Any = None
 
     def tokens(self, caption: str) -> list[int]:
@@ -93,7 +94,7 @@ class PromptEncoder:
 
         Raises:
             PromptError: the caption is empty or too long.
-            WeightsError: the tokenizer is missing or damaged.
+            WeightsError: the tokenizer is missing or damaged, or gives tokens that the model does not have.
         """
         if not caption.strip():
             raise PromptError("the caption is empty")
@@ -104,6 +105,11 @@ class PromptEncoder:
         found = [*p.before, *text, *p.after]
         if len(found) > PROMPT_SLOTS:
             raise PromptError(f"the prompt has {len(found)} tokens, at most {PROMPT_SLOTS} are allowed")
+        if self.vocabulary is not None and max(found) >= self.vocabulary:
+            raise WeightsError(
+                f"{self.path}: gives token {max(found)} for {caption[:60]!r}, and the model has {self.vocabulary} text tokens: it is the "
+                "tokenizer of another model"
+            )
         return found
 
     def encode(self, caption: str) -> Tensor:
@@ -142,7 +148,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
     for path in found.files.get("drafter", ()):
         state = own_keys(read_state(path, finite=False))
         drafter = from_checkpoint(state, cloud.config, path, codes=described.codes)
-    text = PromptEncoder(folder, described.prompt)
+    text = PromptEncoder(folder, described.prompt, described.config.text_vocab)
     return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
 
 

@@ -85,7 +85,12 @@ def describe(name: str, folder: Path) -> Described:
     Raises:
         WeightsError: a file is missing or unreadable, belongs to another model, or lacks an entry that the backbone needs.
     """
-    return FAMILIES[name](folder)
+    found = FAMILIES[name](folder)
+    config, prompt = found.config, found.prompt
+    for token in (*prompt.before, *prompt.after, *config.null_tokens, config.null_pad, config.row_token):
+        if token >= config.text_vocab:
+            raise WeightsError(f"{folder}: prompt token {token} lies outside the vocabulary of {config.text_vocab}")
+    return found
 
 
 # --- Chameleon: Anole, Lumina-mGPT
@@ -103,12 +108,20 @@ def _codes(folder: Path, words: Mapping[str, int]) -> tuple[int, ...]:
     """Return the text token of every image code. Its name is IMGIMG, the code's digits as letters A to J, and Z."""
     letters = str.maketrans("ABCDEFGHIJ", "0123456789")
     found: dict[int, int] = {}
+    tokens = set[int]()
     for name in words:
         if name.startswith("IMGIMG"):
             digits_ = name.removeprefix("IMGIMG").removesuffix("Z").translate(letters)
             if not (digits_.isascii() and digits_.isdigit() and len(digits_) < 6):
                 raise WeightsError(f"{folder}: the vocabulary's image token {name[:40]!r} is not the name of a code")
-            found[int(digits_)] = _word(folder, words, name)
+            code, token = int(digits_), _word(folder, words, name)
+            if code in found or token in tokens:
+                raise WeightsError(
+                    f"{folder}: the vocabulary's {name} is image code {code} with token {token}; "
+                    "another name has one of them"
+                )
+            found[code] = token
+            tokens.add(token)
     if sorted(found) != list(range(len(found))) or not found:
         raise WeightsError(
             f"{folder}: the vocabulary names {len(found)} image codes, needed all from 0 on (IMGIMG...Z)"

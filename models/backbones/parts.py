@@ -25,6 +25,7 @@ IGNORED = ("freqs_cis", "causal_mask")  # tables in some checkpoints that are co
 TRANSFORMER = "transformer."
 OWN_DEVICE = f"{TRANSFORMER}tok_embeddings.weight"  # a key of the files that `ciar-sim train device` writes
 SHARD = r"-(\d{1,6})-of-(\d{1,6})(?=\.)"  # in the file name of a shard of a checkpoint
+UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2")  # ends of the names of files that are being downloaded
 # A key of each kind of model, including VAR's.
 MARKS = ("tok_embeddings.weight", "quantize.embedding.weight", "layers.0.self_attn.q_proj.weight", "word_embed.weight")
 
@@ -146,7 +147,8 @@ def downloading(place: Path) -> list[str]:
     """Return descriptions of a folder's unfinished downloads, and a hint if it is a hub cache or a sharded checkpoint of torch."""
     if not place.is_dir():
         return []
-    parts = [*place.glob("*.incomplete"), *place.glob(".cache/huggingface/download/*.incomplete")]
+    parts = [path for suffix in UNFINISHED for path in sorted(place.glob(f"*{suffix}"))]
+    parts += place.glob(".cache/huggingface/download/*.incomplete")
     told = [f"unfinished downloads: {few([path.name for path in parts])}"] if parts else []
     held = sorted(path for path in place.glob("snapshots/*") if path.is_dir())
     told += [f"a cache of the hub: its files are in {held[-1]}"] if held else []

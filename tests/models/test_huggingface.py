@@ -307,6 +307,39 @@ def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
         describe("anole-7b", folder)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"IMGIMGBZ": folders.CODE}, r"IMGIMGBZ is image code 1 with token 4; another name has one of them"),
+        ({"IMGIMGAAZ": 150}, r"IMGIMGAAZ is image code 0 with token 150; another name has one of them"),
+        ({"IMGIMGBZ": 200}, r"image token 200 lies outside the vocabulary of 200"),
+        ({"<reserved08706>": 200}, r"prompt token 200 lies outside the vocabulary of 200"),
+        ({"<s>": 201}, r"prompt token 201 lies outside the vocabulary of 200"),
+    ],
+)
+def test_a_vocabulary_of_another_model_is_refused(tmp_path: Path, words: dict[str, int], said: str) -> None:
+    """Two codes of one token were taken, and a token without an embedding ended in a traceback."""
+    folder = folders.chameleon(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["vocabulary_map"] |= words
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=said):
+        describe("anole-7b", folder)
+
+
+def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path: Path) -> None:
+    folder = folders.janus(tmp_path)
+    described = describe("janus-pro-1b", folder)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"red": 103', '"red": 200'))
+    encoder = PromptEncoder(folder, described.prompt, described.config.text_vocab)
+    assert encoder.tokens("a bus")
+    with pytest.raises(
+        WeightsError, match=r"tokenizer\.json: gives token 200 for 'a red bus', and the model has 200 text tokens"
+    ):
+        encoder.encode("a red bus")
+
+
 def test_keys_and_values_that_heads_share_are_those_of_each(tmp_path: Path) -> None:
     shared, own = folders.chameleon(tmp_path / "shared"), folders.chameleon(tmp_path / "own")
     config = json.loads((shared / "config.json").read_text()) | {"num_key_value_heads": 1}
