@@ -1,6 +1,7 @@
 """Turns validation errors of pydantic into messages: `dotted.key what is wrong, what was found, what is allowed`."""
 
 import re
+from collections.abc import Mapping
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -84,7 +85,13 @@ def explain(details: ErrorDetails) -> tuple[Place, str]:
     if kind in _WANTED:
         return place, f"must be {_WANTED[kind]}, got {found_text(found)}"
     if kind == "scalar":
-        return place, f"must be a single value, got {found_text(found)}"
+        hint = ""
+        if place[0] == "sweep" and isinstance(found, Mapping) and found:
+            keys = " and ".join(f"{place[1]}.{key}" for key in found)
+            hint = f"; make {keys} axes of their own" + (
+                ", and zip them if they change together" if len(found) > 1 else ""
+            )
+        return place, f"must be a single value, got {found_text(found)}{hint}"
     if kind == "too_short":
         return place, "must hold at least one entry, got an empty list"
     if kind == "string_pattern_mismatch":

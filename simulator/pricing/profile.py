@@ -138,7 +138,9 @@ class MeasuredCosts:
         self.extrapolated = False
         self.provenance: dict[str, Any] = {}
         self._table = _Interpolated(profile.passes[role])
-        self._verify = _Interpolated(profile.verify[role]) if role in profile.verify else self._table
+        self._verify = self._table
+        if role in profile.verify:
+            self._verify = _Interpolated(_from_one_position(profile.verify[role], self.table))
 
     def __repr__(self) -> str:
         """Return all that its times depend on: the text serves as a key."""
@@ -155,6 +157,18 @@ class MeasuredCosts:
         if kind not in self.profile.compute_seconds:
             raise ComputeError(f"the profile of {self.profile.model} has no time of {kind}; measure the profile again")
         return self.profile.compute_seconds[kind]
+
+
+def _from_one_position(verify: PassTable, passes: PassTable) -> PassTable:
+    """Return verifications with the passes of one position in front, if both have the same rows and cached tokens.
+
+    A verification of one position is such a pass. Drafts at the end of an image are shorter than the smallest tree that is measured.
+    """
+    alike = (verify.rows, verify.kv_tokens) == (passes.rows, passes.kv_tokens)
+    if not alike or passes.new_tokens[0] != 1 or verify.new_tokens[0] == 1:
+        return verify
+    seconds = [[one[0], *more] for one, more in zip(passes.seconds, verify.seconds, strict=True)]
+    return verify.model_copy(update={"new_tokens": [1, *verify.new_tokens], "seconds": seconds})
 
 
 class _Interpolated:

@@ -258,6 +258,11 @@ PRESET = list(PresetNetwork.model_fields)
         (HEAD + "sweep:\n  seed: []\n", "t.yaml:6: sweep.seed must hold at least one entry, got an empty list"),
         (HEAD + "sweep:\n  seed: 5\n", "t.yaml:6: sweep.seed must be a list, got 5"),
         (HEAD + "sweep:\n  seed: [[1]]\n", "t.yaml:6: sweep.seed[0] must be a single value, got a list"),
+        (
+            HEAD + "sweep:\n  network: [wifi, {preset: lte, loss_pct: 1}]\n",
+            "t.yaml:6: sweep.network[1] must be a single value, got a mapping; make network.preset and network.loss_pct axes of their own, "
+            "and zip them if they change together",
+        ),
         (HEAD + "sweep:\n  seed:\n    - 1\n    - 2\n    - 1\n", "t.yaml:9: sweep.seed holds 1 twice"),
         (HEAD + EXPLICIT + "sweep:\n  network.rtt_ms: [1, 1.0]\n", "t.yaml:7: sweep.network.rtt_ms holds 1.0 twice"),
         (HEAD + "sweep:\n  seed:\n    - 1\n    - x\n", "t.yaml:8: sweep.seed must be a whole number, got 'x' (text)"),

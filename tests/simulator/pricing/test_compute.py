@@ -248,6 +248,19 @@ def test_beyond_the_table_times_go_on_linearly_and_say_so() -> None:
     assert costs.extrapolated
 
 
+def test_verifications_of_fewer_positions_than_were_measured_lie_between_a_pass_and_the_smallest_tree() -> None:
+    """The last drafts of an image are shorter: every run with drafts on measured hardware warned of extrapolated times."""
+    trees = grid([[[linear(r, n, k) for k in (0, 100)] for n in (4, 9)] for r in (1, 2)], new_tokens=[4, 9])
+    costs = MeasuredCosts(profile().model_copy(update={"verify": {"cloud": trees}}), "cloud")
+    for new in (2, 3, 4, 9):
+        assert costs.pass_seconds(Work.of_pass(2, new, 50, new)) == pytest.approx(linear(2, new, 50), rel=1e-12)
+    assert not costs.extrapolated
+    other = trees.model_copy(update={"kv_tokens": [0, 200]})  # measured elsewhere: nothing to put in front
+    costs = MeasuredCosts(profile().model_copy(update={"verify": {"cloud": other}}), "cloud")
+    costs.pass_seconds(Work.of_pass(2, 2, 50, 2))
+    assert costs.extrapolated
+
+
 def test_extrapolation_never_goes_below_the_least_measured_time() -> None:
     falling = grid([[[0.5, 0.4], [0.5, 0.4]], [[0.5, 0.4], [0.5, 0.4]]])
     assert MeasuredCosts(profile(falling), "cloud").pass_seconds(Work.of_pass(1, 1, 10_000)) == 0.4
