@@ -158,16 +158,17 @@ def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dty
     shards = {name: read_state(folder / name) for name in shards_of(manifest)}
     state = {key: value for shard in shards.values() for key, value in shard.items()}
     named = next(iter(shards)) if len(shards) == 1 else "cloud-*.safetensors"
-    cloud = build(lambda: Transformer(manifest.cloud), state, folder / named)
+    cloud = build(lambda: Transformer(manifest.cloud), state, folder / named, exact=True)
     path = folder / "device.safetensors"
     shape = manifest.device
     assert shape is not None  # `pair_manifest` refuses a folder without a device
-    device = build(lambda: DeviceModel(shape, manifest.bounds), read_state(path), path)
+    device = build(lambda: DeviceModel(shape, manifest.bounds), read_state(path), path, exact=True)
     path = folder / "phi.safetensors"
     phi = build(
         lambda: IntervalProjection(manifest.cloud.dim, manifest.codebook_size, manifest.phi_bottleneck),
         read_state(path),
         path,
+        exact=True,
     )
     drafter = load_drafter(folder / DRAFTER, cloud.config) if manifest.has_drafter else None
     tokenizer = load_vq(folder / "tokenizer.safetensors")

@@ -112,7 +112,9 @@ class WordEncoder:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "WordEncoder":
-        """Return the encoder from the tensors of `state`."""
+        """Return the encoder from the tensors of `state`. Raises KeyError or ValueError if they are not those."""
+        if not state["vectors"].is_floating_point():
+            raise ValueError(f"vectors has type {state['vectors'].dtype}, needed torch.float32")
         words = bytes(state["words"].tolist()).decode().split("\n")
         window, slots = state["sizes"].tolist()
         return cls(words, state["vectors"], window=window, slots=slots)

@@ -97,6 +97,27 @@ def test_the_command_line_says_so_in_one_line(tiny: Path, tmp_path: Path) -> Non
 Loader = Callable[[Path], object]
 
 
+@pytest.mark.parametrize("file", ["cloud-00001-of-00001", "device", "phi", "drafter", "tokenizer"])
+def test_a_pair_with_a_key_that_no_model_has_is_refused(tiny: Path, file: str) -> None:
+    path = tiny / f"{file}.safetensors"
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file({**load_file(path), "layers.9.surplus": torch.zeros(2)}, path, metadata=metadata)
+    relist(tiny)
+    with pytest.raises(WeightsError, match=rf"{file}\.safetensors: layers\.9\.surplus with shape \[2\] has no place"):
+        load_pair(tiny)
+
+
+def test_word_vectors_of_whole_numbers_are_refused(tiny: Path) -> None:
+    state = load_file(tiny / "text.safetensors")
+    save_file({**state, "vectors": state["vectors"].long()}, tiny / "text.safetensors")
+    relist(tiny)
+    with pytest.raises(
+        WeightsError, match=r"text\.safetensors: .*vectors has type torch\.int64, needed torch\.float32"
+    ):
+        load_pair(tiny)
+
+
 def phi_file(path: Path) -> None:
     pairs.save_model(path, IntervalProjection(16, 32, 4))
 
