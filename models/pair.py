@@ -84,6 +84,21 @@ class Pair:
     torch_device: torch.device
     dtype: torch.dtype
 
+    def prepared(self) -> "Pair":
+        """Move the models to `torch_device` and `dtype`, in `eval()` mode and without gradients, and return the pair.
+
+        Raises:
+            WeightsError: a weight is not finite in `dtype`.
+        """
+        for module in (self.cloud, self.device_model, self.projection, self.drafter):
+            if module is not None:
+                module.to(self.torch_device, self.dtype).eval().requires_grad_(False)
+                what = f"the pair {self.manifest.name}, {type(module).__name__} in {self.dtype}"
+                refuse_nonfinite(module.state_dict(), what)
+        wide = self.dtype if self.dtype == torch.float64 else torch.float32
+        self.tokenizer.to(self.torch_device, wide).eval().requires_grad_(False)
+        return self
+
     @property
     def device(self) -> DeviceModel:
         """The device model. Raises WeightsError if the pair has none."""
@@ -126,30 +141,6 @@ def load_pair(pair: PairRef, torch_device: str | torch.device = "cpu", dtype: to
     return _load_folder(pair, torch_device, dtype)
 
 
-def assembled(
-    manifest: PairManifest,
-    text: TextEncoder,
-    tokenizer: VQModel,
-    cloud: Transformer,
-    device: DeviceModel | None,
-    phi: IntervalProjection | None,
-    drafter: EagleDrafter | None,
-    torch_device: torch.device,
-    dtype: torch.dtype,
-) -> Pair:
-    """Assemble a pair from these parts, moved to `torch_device` and `dtype`, in `eval()` mode and without gradients.
-
-    Raises:
-        WeightsError: a weight is not finite in `dtype`.
-    """
-    for module in (cloud, device, phi, drafter):
-        if module is not None:
-            module.to(torch_device, dtype).eval().requires_grad_(False)
-            refuse_nonfinite(module.state_dict(), f"the pair {manifest.name}, {type(module).__name__} in {dtype}")
-    tokenizer.to(torch_device, dtype if dtype == torch.float64 else torch.float32).eval().requires_grad_(False)
-    return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
-
-
 def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dtype: torch.dtype) -> Pair:
     folder, manifest = pair_folder(name_or_path), pair_manifest(name_or_path)
     if manifest.statistics is not None:
@@ -184,7 +175,8 @@ def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dty
     if (text.slots, text.caption_dim) != (manifest.caption_slots, manifest.caption_dim):
         rows = f"{manifest.caption_slots} x {manifest.caption_dim}"
         raise WeightsError(f"{folder / TEXT}: caption rows of {text.slots} x {text.caption_dim}, needed {rows}")
-    return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch.device(torch_device), dtype)
+    where = torch.device(torch_device)
+    return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, where, dtype).prepared()
 
 
 def export_pair(train_dir: Path, out_dir: Path, name: str) -> PairManifest:

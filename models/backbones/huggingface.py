@@ -38,7 +38,7 @@ from models.checkpoint import few, read_checkpoint, reason, unwrapped
 from models.device import DeviceModel
 from models.eagle import COMPUTED, from_checkpoint
 from models.llama import LlamaDecoder
-from models.pair import Pair, assembled
+from models.pair import Pair
 from models.phi import IntervalProjection
 from models.state import build, count_nonfinite, read_state, unallocated
 from models.vq import VQModel, vq_config
@@ -149,7 +149,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
         state = own_keys(read_state(path, finite=False))
         drafter = from_checkpoint(state, cloud.config, path, codes=described.codes)
     text = PromptEncoder(folder, described.prompt, described.config.text_vocab)
-    return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
+    return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype).prepared()
 
 
 def load_tokenizer(folder: Path, described: Described, paths: Sequence[Path]) -> VQModel:

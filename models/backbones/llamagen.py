@@ -16,7 +16,7 @@ from models.backbones.t5 import ClassLabels, FeatureFolder, T5Encoder
 from models.checkpoint import CONTAINERS
 from models.device import DeviceModel
 from models.eagle import from_checkpoint
-from models.pair import Pair, assembled
+from models.pair import Pair
 from models.phi import IntervalProjection
 from models.state import build, read_state, refuse_nonfinite
 from models.text import TextEncoder
@@ -84,7 +84,7 @@ def load(found: FoundPair, torch_device: torch.device, dtype: torch.dtype) -> Pa
     if path := path_of.get("drafter"):
         drafter = from_checkpoint(own_keys(read_state(path, finite=False)), cloud.config, path)
     text = text_of(found, cloud, torch_device, dtype)
-    return assembled(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype)
+    return Pair(manifest, text, tokenizer, cloud, device, phi, drafter, torch_device, dtype).prepared()
 
 
 def load_device(path: Path, shape: TransformerConfig) -> DeviceModel:
