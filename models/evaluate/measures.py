@@ -8,7 +8,7 @@ import torch
 
 from models.interval import sampled_bounds
 from models.methods import DeviceState
-from models.methods.scores import Column, Margin, Score, make_score
+from models.methods.scores import Margin, PassScore, Score, make_score
 from models.methods.session import Step
 from simulator.protocol.methods import METHODS, GatedSettings
 from simulator.protocol.ops import Compute
@@ -48,7 +48,7 @@ def measures(bounds: Sequence[str]) -> list[Measure]:
         more, said = ("", "") if name == bounds[0] else (f"[{name}]", f" [{name}]")
         found += [
             Measure(f"u{more}", "ciar", f"Inter-Head U~{said}", of("ciar", score="u"), name),
-            Measure(f"u-raw{more}", "", f"Inter-Head U as printed{said}", lambda state: Column("u_raw"), name),
+            Measure(f"u-raw{more}", "", f"Inter-Head U as printed{said}", lambda state: PassScore("u_raw"), name),
             Measure(f"omega{more}", "ciar", f"Inter-Head Omega{said}", of("ciar", score="omega"), name),
             Measure(
                 f"lower-top{more}", "ciar", f"Inter-Head 1 - lower bound{said}", of("ciar", score="lower-top"), name

@@ -38,7 +38,7 @@ class Score(Protocol):
         ...
 
 
-class Column:
+class PassScore:
     """A score that the backend computes with every device pass (`all_scores`), by its name in `recording.SCORES`."""
 
     def __init__(self, name: str) -> None:
@@ -49,7 +49,7 @@ class Column:
         return step.score(self.name)
 
 
-class Draw:
+class RandomScore:
     """A uniform draw per position: with a constant threshold 1 - b, a share b of the tokens goes to the cloud.
 
     Source: CIAR's baseline Random. It also serves SoftmaxCorr on single tokens, where all tokens have the same score (see
@@ -158,17 +158,17 @@ def make_score(settings: GatedSettings, state: DeviceState) -> Score:
     """Return a new score for one session, as a gated method's settings choose it."""
     match settings:
         case CiarSettings():
-            return Column(settings.score.replace("-", "_"))
+            return PassScore(settings.score.replace("-", "_"))
         case EntropyLensSettings():
-            return Column("entropy")
+            return PassScore("entropy")
         case SoftmaxCorrSettings(reading="max-prob"):
-            return Column("mid_top")
+            return PassScore("mid_top")
         case SoftmaxCorrSettings(reading="window"):
             return WindowedCorr()
         case SoftmaxCorrSettings():
-            return Draw(state, "softmax-corr")
+            return RandomScore(state, "softmax-corr")
         case RandomSettings():
-            return Draw(state, "random")
+            return RandomScore(state, "random")
         case DiscreteSettings():
             return SampledIntervals(state, settings.k)
     raise AssertionError(f"no score for {type(settings).__name__}")

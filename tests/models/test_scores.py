@@ -10,8 +10,8 @@ import torch
 
 from models.interval import inter_fuse, sampled_bounds, uncertainty
 from models.methods.scores import (
-    Column,
-    Draw,
+    PassScore,
+    RandomScore,
     SampledIntervals,
     WindowedCorr,
     all_scores,
@@ -74,7 +74,7 @@ def test_interval_scores_are_those_of_the_interval() -> None:
         ("omega", wanted.omega),
         ("lower_top", wanted.lower_top),
     ):
-        assert value(Column(name).of(found, 0)) == pytest.approx(float(column), rel=1e-6)
+        assert value(PassScore(name).of(found, 0)) == pytest.approx(float(column), rel=1e-6)
     assert len(SCORES) == len(found.scores if found.scores is not None else [])
 
 
@@ -102,12 +102,12 @@ def test_the_window_holds_the_last_sixteen() -> None:
 
 
 def test_draws_belong_to_seed_purpose_and_position() -> None:
-    one, two = Draw(state(), "random"), Draw(state(), "softmax-corr")
+    one, two = RandomScore(state(), "random"), RandomScore(state(), "softmax-corr")
     nothing = step([0.0, 1.0])
     values = [value(one.of(nothing, position)) for position in range(4000)]
-    assert value(Draw(state(), "random").of(nothing, 7)) == values[7]
+    assert value(RandomScore(state(), "random").of(nothing, 7)) == values[7]
     assert value(two.of(nothing, 7)) != values[7]
-    assert value(Draw(state(1), "random").of(nothing, 7)) != values[7]
+    assert value(RandomScore(state(1), "random").of(nothing, 7)) != values[7]
     # 4000 tokens at a rate of 0.324: 3.3 standard deviations, a false alarm at one of 1000 seeds.
     assert abs(np.mean(np.array(values) >= 1 - 0.324) - 0.324) < 0.0245
 
@@ -130,12 +130,12 @@ def test_sampled_bounds_lie_in_the_box_and_widen_with_k() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "kind"),
     [
-        ("ciar", {"score": "lower-top"}, Column),
-        ("entropy-lens", {}, Column),
-        ("softmax-corr", {}, Column),
-        ("softmax-corr", {"reading": "literal"}, Draw),
+        ("ciar", {"score": "lower-top"}, PassScore),
+        ("entropy-lens", {}, PassScore),
+        ("softmax-corr", {}, PassScore),
+        ("softmax-corr", {"reading": "literal"}, RandomScore),
         ("softmax-corr", {"reading": "window"}, WindowedCorr),
-        ("random", {}, Draw),
+        ("random", {}, RandomScore),
         ("discrete", {"k": 300}, SampledIntervals),
     ],
 )
@@ -144,5 +144,5 @@ def test_settings_choose_the_score(name: str, settings: dict[str, Any], kind: ty
     assert isinstance(parsed, GatedSettings)
     score = make_score(parsed, state())
     assert isinstance(score, kind)
-    if isinstance(score, Column):
+    if isinstance(score, PassScore):
         assert score.name in SCORES
