@@ -13,7 +13,7 @@ from simulator.core.part import found_text
 from simulator.core.problems import first_problem
 from simulator.core.written import as_written
 from simulator.experiment.axes import check_sweep
-from simulator.experiment.options import Choice, set_option, sweep_options
+from simulator.experiment.options import Choice, refuse_contradictions, set_option, sweep_options
 from simulator.experiment.scenario import Scenario
 from simulator.experiment.source import ScenarioSource
 from simulator.protocol.pairs import looking_once
@@ -61,6 +61,7 @@ def load_with_source(
     if not isinstance(data, dict):
         raise source.fail((), f"a scenario must be a mapping of keys, got {found_text(data)}")
     scenario = _validate(data, source)  # before the options, which refer to methods by label
+    refuse_contradictions(sets, axes)
     if sets:
         data = json.loads(json.dumps(data))  # a copy without YAML aliases, so that an option changes one place only
         # The sweep first: what it no longer sweeps can be set.

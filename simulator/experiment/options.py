@@ -49,6 +49,20 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
     source.options[place] = label
 
 
+def refuse_contradictions(sets: Sequence[str], axes: Sequence[str]) -> None:
+    """Raise ScenarioError if a `--set` has no effect: a later one sets, or an `--axis` sweeps, the same path."""
+    swept = {axis.partition("=")[0].strip() for axis in axes}
+    seen: set[str] = set()
+    for option in sets:
+        label = f"--set {option}"
+        path, _ = _split(option, label, "path=value")
+        if path in seen:
+            raise ScenarioError(f"{label}: {path} is given twice")
+        if path in swept:
+            raise ScenarioError(f"{label}: {path} does nothing: it is swept by --axis {path}=...")
+        seen.add(path)
+
+
 def _write_out(data: dict[str, Any], place: Place, scenario: Scenario) -> None:
     """Replace names that stand for a mapping by the mapping, in place, if the setting lies in it: `network: wifi`, `- ciar`."""
     section, *within = place

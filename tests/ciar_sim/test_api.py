@@ -58,6 +58,11 @@ def finished(tiny_pair_folder: Path, cache: Path, tmp_path_factory: pytest.TempP
     hardware = {"device": "snapdragon-8-gen-3", "cloud": "a100"}
     compute = {side: {"model": "pair", "hardware": name} for side, name in hardware.items()}
     one = {"name": "one", "pair": str(tiny_pair_folder), "prompts": {"count": 1}, "methods": ["base"]}
+    one["network"] = {
+        "rtt_ms": 20,
+        "up_mbps": 40,
+        "down_mbps": 90,
+    }  # without bursts of losses, of which a short run warns
     with without_drawing():
         return ciar_sim.run({**one, "compute": compute}, out=folder, cache=cache).folder
 

@@ -94,6 +94,14 @@ def test_a_setting_and_a_key_of_it_are_not_varied_together(tmp_path: Path) -> No
     assert refusal(tmp_path, swept, sets=(f"{key}=20",)) == said
 
 
+def test_options_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
+    """The last --set won, and an --axis over any --set, without a word."""
+    text = "name: t\nmethods: [base]\n"
+    assert refusal(tmp_path, text, sets=("seed=1", "seed = 2")) == "--set seed = 2: seed is given twice"
+    said = "--set seed=1: seed does nothing: it is swept by --axis seed=..."
+    assert refusal(tmp_path, text, axes=("seed=2,3",), sets=("seed=1",)) == said
+
+
 def test_reports_know_the_keys_of_settings() -> None:
     assert {key: setting for setting, form in FORMS.items() for key in form.model_fields} == KEYS_OF_SETTINGS
 
