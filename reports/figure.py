@@ -322,14 +322,14 @@ def scale_x(axes: Sequence[Axes], values: np.ndarray, log_from: float) -> None:
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() >= log_from * values.min():
         for ax in axes:
-            logarithmic(ax, "x")
+            logarithmic(ax, "x", values)
 
 
-def logarithmic(ax: Axes, which: str) -> None:
-    """Make an x or y axis logarithmic, with ticks at 1, 2, 5 of each decade, or fewer if their labels do not fit."""
+def logarithmic(ax: Axes, which: str, values: np.ndarray | None = None) -> None:
+    """Make an x or y axis logarithmic, with ticks as in `_Decades`. values: those on the axis, at which the ticks are if that suits."""
     ax.set(**{f"{which}scale": "log"})
     axis: Axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
-    axis.set_major_locator(_Decades())
+    axis.set_major_locator(_Decades(() if values is None else np.unique(values)))
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -349,21 +349,47 @@ def from_zero(ax: Axes) -> None:
     ax.set_ylim(-0.05 * top, top)
 
 
-class _Decades(ticker.LogLocator):
-    """Ticks at 1, 2, 5, at 1, 3, or at 1 of each decade: as many as the axis has space for."""
+LEAST_TICKS = 3  # of a logarithmic axis
+_FEWER: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
+_MORE: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 3.0, 5.0, 7.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0))
 
-    def __init__(self) -> None:
+
+class _Decades(ticker.LogLocator):
+    """Ticks of a logarithmic axis, as many as it has space for.
+
+    They are at its few values, if these are short and not too close to each other. Else they are at 1, 2, 5, at 1, 3, or at 1 of each
+    decade; on an axis that has fewer than three of these, and would look linear, at more numbers of a decade.
+    """
+
+    def __init__(self, values: Sequence[float] | np.ndarray = ()) -> None:
         super().__init__(numticks=1000)  # no limit: `tick_values` chooses the ticks
+        short = all(len(f"{value:g}") <= 4 for value in values)
+        self.values = np.asarray(values, dtype=float) if short and len(values) >= LEAST_TICKS else np.array([])
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         assert self.axis is not None
         room = max(self.axis.get_tick_space(), 2)
-        for subs in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
-            self.set_params(subs=subs)
-            found = np.asarray(super().tick_values(vmin, vmax))
-            if np.count_nonzero((found >= vmin) & (found <= vmax)) <= room:
+        if 0 < len(self.values) <= room and vmin > 0:
+            gaps = np.diff(np.log(self.values)) / math.log(vmax / vmin)
+            if gaps.min() >= 1.0 / room:
+                return self.values
+        found, inside = self._ticks(_FEWER[0], vmin, vmax)
+        if inside < LEAST_TICKS:
+            for subs in _MORE:
+                more, count = self._ticks(subs, vmin, vmax)
+                if LEAST_TICKS <= count <= room:
+                    return more
+        for subs in _FEWER[1:]:
+            if inside <= room:
                 break
+            found, inside = self._ticks(subs, vmin, vmax)
         return found
+
+    def _ticks(self, subs: Sequence[float], vmin: float, vmax: float) -> tuple[np.ndarray, int]:
+        """Return the ticks at these numbers of each decade, and how many of them are on the axis."""
+        self.set_params(subs=subs)
+        found = np.asarray(super().tick_values(vmin, vmax))
+        return found, int(np.count_nonzero((found >= vmin) & (found <= vmax)))
 
 
 def wrapped_title(ax: Axes, text: str, inches: float) -> None:

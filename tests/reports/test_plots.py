@@ -14,10 +14,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reports.build import at_a_glance, build_report
-from reports.figure import Form, finish, lacking, new_figure, render, styled, wrapped_title
+from reports.figure import Form, finish, lacking, logarithmic, new_figure, render, styled, wrapped_title
 from reports.findings import find
 from reports.load import Run, load_run
 from reports.looks import METHOD_LOOKS, PART_COLOURS, looks
@@ -374,3 +375,23 @@ def test_letters_that_the_font_lacks_are_taken_from_another(form: str) -> None:
         ax.set_title("z\U0010fffd z")
         assert lacking(figure, form) == lacking(figure, "svg") == {"\U0010fffd"}
         assert render(figure, form)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits", "ticks"),
+    [
+        ((0.2, 0.5, 1.0, 2.0, 4.0), (0.18, 4.4), [0.2, 0.5, 1.0, 2.0, 4.0]),  # the last one had no tick
+        ((1.0, 10.0, 40.0), (0.9, 45.0), [1.0, 10.0, 40.0]),
+        ((1.0, 1.02, 40.0), (0.9, 45.0), [1.0, 2.0, 5.0, 10.0, 20.0]),  # too close to each other
+        ((9.24656, 20.0, 108.148), (8.0, 120.0), [10.0, 20.0, 50.0, 100.0]),  # too long
+        ((), (5.2, 49.0), [7.0, 10.0, 20.0, 30.0]),  # 10 and 20 alone looked linear
+        ((), (0.9, 2e6), [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6]),
+    ],
+)
+def test_a_logarithmic_axis_has_ticks_that_show_it(
+    values: tuple[float, ...], limits: tuple[float, float], ticks: list[float]
+) -> None:
+    ax = Figure(figsize=(3.0, 2.0)).subplots()
+    logarithmic(ax, "x", np.array(values))
+    ax.set_xlim(*limits)
+    assert [tick for tick in ax.get_xticks() if limits[0] <= tick <= limits[1]] == pytest.approx(ticks)
