@@ -80,47 +80,40 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
     shown = spread(findings, MOST_COMPACT_PANELS if form.compact else MOST_PANELS)
     metric = quality_metric(run)
     aligned = alignment(run.summary)
-    below = (
-        [_Share(aligned.name, 100.0, True)]
-        if aligned
-        else [_Share("base_greedy_pct", 1.0, True), _Share("cloud_greedy_pct", 1.0, False)]
-    )
-    if len(shown) > TWO_ROWS_UP_TO or form.compact or not shares:
-        below = []
-    across = min(len(shown), (2 if len(shown) > 3 else 1) if form.compact else 4 if len(shown) > TWO_ROWS_UP_TO else 3)
+    many = len(shown) > TWO_ROWS_UP_TO
+    below = [] if many or form.compact or not shares else _shares(aligned)
+    across = min(len(shown), (2 if len(shown) > 3 else 1) if form.compact else 4 if many else 3)
     blocks = math.ceil(len(shown) / across)
-    per_block = 2 if below else 1
     high = 1.7 if form.compact else 5.6 if below else 3.4
     figure = new_figure(max(4.3 * across, 6.8), high * blocks, form)
     heights = [1.35, 1.0] if below else [1.0]
-    grid = figure.subplots(per_block * blocks, across, squeeze=False, height_ratios=heights * blocks)
+    grid = figure.subplots(len(heights) * blocks, across, squeeze=False, height_ratios=heights * blocks)
+    columns = [
+        column for block in np.split(grid, blocks) for column in block.T
+    ]  # the upper panel, and the lower one if any
     look = looks(run.series)
-    uppers, lowers = [], []
     pending: list[tuple[Axes, list[Label], list[tuple[float, float]]]] = []
-    for place, said in enumerate(shown):
-        upper = grid[per_block * (place // across)][place % across]
-        uppers.append(upper)
+    for place, (said, column) in enumerate(zip(shown, columns, strict=False)):
+        upper, lowest = column[0], column[-1]
         in_full = form.titles and not (form.compact and across > 1)  # half the figure is too narrow for a sentence
         heading = said.heading if in_full else said.condition if len(shown) > 1 else ""
         wrapped_title(upper, heading, figure.get_figwidth() / across - (0.5 if form.compact else 0.9))
         pending.append((upper, *_quality_panel(upper, said, metric, look, form)))
         if place % across == 0:
             upper.set_ylabel(metric.upright)
-        lowest = upper
         if below:
-            lowest = grid[2 * (place // across) + 1][place % across]
-            lowers.append(lowest)
             _share_panel(lowest, said, below, look)
             upper.tick_params(labelbottom=False)
             if place % across == 0:
                 lowest.set_ylabel(aligned.upright if aligned else "greedy agreement (%)")
         if not form.compact or place + across >= len(shown):
             lowest.set_xlabel(LATENCY.heading)
-    for ax in grid.flat:
-        if ax not in uppers and ax not in lowers:
+    for column in columns[len(shown) :]:
+        for ax in column:
             ax.set_axis_off()
     drawn = pd.concat([said.cases for said in shown])
-    _same_scales(uppers, lowers, drawn, metric, below)
+    uppers, lowers = ([column[row] for column in columns[: len(shown)]] for row in (0, -1))
+    _same_scales(uppers, lowers if below else (), drawn, metric, below)
     entries, missing = _handles(run, shown, look, form, greedy=bool(below) and not aligned)
     notes = [
         f"Left is faster. {metric.reading} Bars are 95 % intervals: latency (mean per image) over requests, quality over distinct images."
@@ -138,6 +131,13 @@ def latency_quality(run: Run, findings: Sequence[Finding], form: Form = PAGE, *,
         for ax, labels, marks in pending:
             place_labels(ax, labels, marks)
     return figure
+
+
+def _shares(aligned: Metric | None) -> list[_Share]:
+    """Return what the lower panels show: the share of the caption's attributes, or of greedy tokens if that is unknown."""
+    if aligned:
+        return [_Share(aligned.name, 100.0, True)]
+    return [_Share("base_greedy_pct", 1.0, True), _Share("cloud_greedy_pct", 1.0, False)]
 
 
 def _quality_panel(
