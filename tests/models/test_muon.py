@@ -19,6 +19,24 @@ def test_updates_are_near_orthogonal() -> None:
         assert 0.3 < float(values.min()) <= float(values.max()) < 1.3
 
 
+def test_matrices_of_one_shape_are_turned_together_on_a_gpu_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for together in (False, True):
+        if together:
+            monkeypatch.setattr("models.train.muon.TOGETHER", ("cpu",))
+        weights = [torch.ones(shape, requires_grad=True) for shape in [(6, 18)] * 3 + [(18, 6)] * 2]
+        optimizer = Muon([{"params": weights, "orthogonal": True, "weight_decay": 0.1}], lr=0.1)
+        generator.manual_seed(1)
+        for _ in range(2):
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            optimizer.step()
+        found.append(weights)
+    for alone, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, alone, rtol=1e-5, atol=1e-6)
+
+
 def test_it_fits_a_linear_map_beside_a_bias() -> None:
     torch.manual_seed(0)
     layer, wanted, x = nn.Linear(8, 6), torch.randn(6, 8), torch.randn(64, 8)
