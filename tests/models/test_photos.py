@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from benchmarks.launches import parts_of
 from ciar_sim.cli.main import main
 from models.pair import load_pair
 from models.train import photos
@@ -218,6 +219,27 @@ def test_every_stage_trains_on_the_folder_that_data_names(tmp_path: Path) -> Non
     assert pair.manifest.image_size == 16
     assert pair.text.words == ("a", "blue", "casual", "for", "navy", "red", "tshirts")
     assert len(list((tmp_path / "run" / "pictures").iterdir())) == 1
+
+
+def test_launches_of_a_training_are_counted_at_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.launches.TOKENS", (2, 3))
+    monkeypatch.setattr("models.train.muon.TOGETHER", ("cuda",))  # the count sets it
+    stages = {**training(), "drafter": toy.stages({})["drafter"]}
+    stages["device"] |= {"on_policy": {"sequences": 64, "steps": 3, "learning_rate": 1e-3}, "token_steps": 1}
+    stages["judge"] = {"batch_images": 4, "training": stages["cloud"]["training"]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(stages))
+    parts = {part.name: part for part in parts_of(tmp_path / "own.yaml", larger=False)}
+    assert {name: part.times for name, part in parts.items()} == {
+        "tokenizer": 2,
+        "cloud": 2,
+        "device, tokens": 1,
+        "device, distillation": 1 + 3,
+        "rollouts, tokens": (1 + 2) * 16,
+        "device, metrics": 128,
+        "drafter": 2,
+        "judge": 2,
+    }
+    assert all(part.launches > 20 and part.flops > 0 for part in parts.values())
 
 
 def test_data_is_refused_where_scenes_are_read(tmp_path: Path) -> None:
