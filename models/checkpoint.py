@@ -364,6 +364,17 @@ def model_within(state: Mapping[str, ValueT], marks: Sequence[str]) -> Mapping[s
     return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
 
 
+def joined(parts: Mapping[Path, Mapping[str, ValueT]]) -> dict[str, ValueT]:
+    """Return the values of a checkpoint's files by key. Raises WeightsError if two files have the same key."""
+    found: dict[str, ValueT] = {}
+    for path, part in parts.items():
+        if twice := [key for key in part if key in found]:
+            first = next(other for other, its in parts.items() if twice[0] in its)
+            raise WeightsError(f"{path}: holds {few(twice)}, as {first.name} does; a key must be in one file")
+        found |= part
+    return found
+
+
 def few(keys: Sequence[str]) -> str:
     """Return a list of the first keys, and how many more there are."""
     return ", ".join(keys[:LISTED]) + (f" and {len(keys) - LISTED} more" if len(keys) > LISTED else "")

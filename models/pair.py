@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from models.checkpoint import joined
 from models.device import DeviceModel
 from models.eagle import EagleDrafter, from_checkpoint, to_checkpoint
 from models.llama import decoder
@@ -146,10 +147,9 @@ def _load_folder(name_or_path: str | Path, torch_device: str | torch.device, dty
     if manifest.statistics is not None:
         raise WeightsError(f"{folder / MANIFEST}: holds published figures and no weights; it can be run, not loaded")
     verify_files(folder, manifest)
-    shards = {name: read_state(folder / name) for name in shards_of(manifest)}
-    state = {key: value for shard in shards.values() for key, value in shard.items()}
-    named = next(iter(shards)) if len(shards) == 1 else "cloud-*.safetensors"
-    cloud = build(lambda: Transformer(manifest.cloud), state, folder / named, exact=True)
+    shards = {folder / name: read_state(folder / name) for name in shards_of(manifest)}
+    named = next(iter(shards)).name if len(shards) == 1 else "cloud-*.safetensors"
+    cloud = build(lambda: Transformer(manifest.cloud), joined(shards), folder / named, exact=True)
     path = folder / "device.safetensors"
     shape = manifest.device
     assert shape is not None  # `pair_manifest` refuses a folder without a device

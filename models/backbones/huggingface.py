@@ -34,7 +34,7 @@ from models.backbones.huggingface_files import (
 )
 from models.backbones.parts import own_device, own_keys
 from models.backbones.vqgan_keys import original_vq_key, vq_key
-from models.checkpoint import few, read_checkpoint, reason, unwrapped
+from models.checkpoint import few, joined, read_checkpoint, reason, unwrapped
 from models.device import DeviceModel
 from models.eagle import COMPUTED, from_checkpoint
 from models.llama import LlamaDecoder
@@ -215,7 +215,7 @@ def load_decoder(
     places = _janus_places(described) if config.head_layer else _chameleon_places(described, codes, tied(folder))
     with unallocated():
         model = LlamaDecoder(config).to(dtype)
-    shapes = {key: shape for path in weight_files(folder) for key, shape in _shapes(path)}
+    shapes = joined({path: dict(_shapes(path)) for path in weight_files(folder)})
     _compare(folder, places, {key: list(p.shape) for key, p in model.state_dict().items()}, shapes, config)
     model.to_empty(device=torch_device)
     target, kept = model.state_dict(), {}

@@ -307,6 +307,19 @@ def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:
         describe("anole-7b", folder)
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_a_key_in_two_shards_is_refused(tmp_path: Path, index: bool) -> None:
+    """The last file won, whatever the index said."""
+    folder = folders.chameleon(tmp_path)
+    second = folder / "model-00002-of-00002.safetensors"
+    save_file({**load_file(second), "lm_head.weight": torch.zeros(200, 32)}, second)
+    if not index:
+        (folder / "model.safetensors.index.json").unlink()
+    said = r"00002\.safetensors: holds lm_head\.weight, as model-00001-of-00002\.safetensors does; a key must be in one file"
+    with pytest.raises(WeightsError, match=said):
+        load_decoder(folder, describe("anole-7b", folder))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
