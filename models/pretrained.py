@@ -13,6 +13,8 @@ from models.checkpoint import SUFFIXES, few, read_checkpoint
 from models.state import refuse_nonfinite_model
 from simulator.core.errors import WeightsError, first_line
 
+TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
+
 
 def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any:
     """Load a model from its folder, in `eval()` mode and without gradients. Nothing is downloaded or printed.
@@ -43,8 +45,21 @@ def load_pretrained(kind: Any, folder: Path, wrong: str, **settings: Any) -> Any
     listed = [f"{what}: {few(keys)}" for what, keys in (("missing", missing), ("of another shape", wanted)) if keys]
     if listed:
         raise WeightsError(f"{folder}: {wrong}: its weights do not fit its config.json; {'; '.join(listed)}")
+    _refuse_whole_numbers(model, folder, wrong)
     refuse_nonfinite_model(model, folder)
     return model.eval().requires_grad_(False)
+
+
+def _refuse_whole_numbers(model: Any, folder: Path, wrong: str) -> None:
+    """Raise WeightsError for floating-point weights that the files hold as whole numbers, which the library converts."""
+    floats = {key for key, value in model.state_dict().items() if value.is_floating_point()}
+    files = [path for path in sorted(folder.glob("*")) if path.suffix in SUFFIXES]
+    safe = [path for path in files if path.suffix == ".safetensors"]  # which the library prefers
+    for path in safe or files:
+        tensors = read_checkpoint(path).tensors
+        whole = [f"{key} {one.dtype}" for key, one in tensors.items() if key in floats and "float" not in one.dtype]
+        if whole:
+            raise WeightsError(f"{path}: {wrong}: {few(whole)}; needed floating-point weights")
 
 
 def load_tokenizer(kind: Any, folder: Path, wrong: str, vocabulary: int) -> Any:
@@ -63,6 +78,10 @@ def load_tokenizer(kind: Any, folder: Path, wrong: str, vocabulary: int) -> Any:
         with _silent():
             found = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # as above
+        if not any((folder / name).is_file() for name in TOKENIZERS):
+            raise WeightsError(
+                f"{folder}: {wrong}: its tokenizer is missing; needed one of {', '.join(TOKENIZERS)}"
+            ) from error
         raise WeightsError(f"{folder}: {wrong}: its tokenizer: {first_line(error)[:200]}") from error
     if not vocabulary <= 2 * len(found) <= 2 * vocabulary:
         raise WeightsError(

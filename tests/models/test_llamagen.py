@@ -354,6 +354,10 @@ def test_a_t5_beside_the_weights_encodes_cleaned_captions(folder: Path, tmp_path
         ({key: None}, f"{t5}: no usable T5: its weights do not fit its config.json; missing: {key}"),
         ({key: torch.ones(3)}, f"of another shape: {key}, needed [12]"),
         ({key: torch.full((12,), torch.inf)}, f"{t5}: {key} is not finite"),
+        (
+            {key: torch.ones(12, dtype=torch.int8)},
+            f"model.safetensors: no usable T5: {key} int8; needed floating-point weights",
+        ),
     ):
         kept = {name: value for name, value in (state | change).items() if value is not None}
         save_file(kept, t5 / "model.safetensors", metadata={"format": "pt"})
