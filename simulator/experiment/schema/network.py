@@ -512,6 +512,8 @@ def _one_form(data: Any) -> Any:
             refuse("goes with preset only; give rtt_ms its value", "distance_km")
         elif "trace" in data and (other := next((key for key in data if key not in trace), None)):
             refuse("goes without trace only: rates and outages of a trace are its own", other)
+        elif "trace" not in data and (other := next((key for key in data if key not in explicit), None)):
+            refuse("goes with trace only: it says how the file of a trace is used", other)
     return data
 
 

@@ -73,6 +73,8 @@ from tests.simulator.experiment.scenario_files import HEAD, LINE, load, refusal,
         ("radio: lt}", "radio is not a known radio, got 'lt' (text); did you mean lte?"),
         ("devices_per_cell: 0}", "devices_per_cell must be >= 1, got 0"),
         ("distance_km: 5}", "distance_km goes with preset only"),
+        ("resample_s: 5}", "resample_s goes with trace only"),  # it was called an unknown key
+        ("unit: ms}", "unit goes with trace only"),
         ("los_pct: 5}", "los_pct is not a known key; did you mean loss_pct? allowed: preset, trace, paths, rtt_ms, "),
     ],
 )
