@@ -3,13 +3,18 @@
     python -m benchmarks.gpu OUT             # on a machine with CUDA: OUT/results.json, OUT/results.md, OUT/profile-*.json
     python -m benchmarks.gpu OUT --rehearse  # the same on the CPU at small sizes, to check that it runs
 
-Results are written after every section, so a time limit loses only the sections that follow. A section that raises is recorded with its
-error, the others still run, and the exit code is 1.
+Sections come in the order of their importance, except that CUDA graphs are captured last. Results are written after every section, and after
+every method of pooling, so a time limit loses only what follows. A section that raises is recorded with its error, the others still run, and
+the exit code is 1. Estimated seconds on an H200, by launches of 10 us and this program's times on one CPU core: equal tokens 100 at most (its
+limit), training 5, training pace 15, eager profiles 60 each (30 of measuring, then each pass once), captures 75 each, pooling the remaining 120,
+about 20 a method, so that some six of the methods are pooled. Random weights are made on the device.
 """
 
 import json
+import math
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +23,10 @@ from typing import Any
 
 import click
 import torch
+from rich.console import Console
 
+import models
+from benchmarks.launches import LARGER, LARGER_IMAGES, LARGER_STEPS, random_sequences, unbegun
 from benchmarks.recorder import CASES, seconds_per_session, specs
 from benchmarks.tiny_pair import make_tiny_pair
 from models.pair import Pair, load_pair
@@ -26,6 +34,9 @@ from models.profile import RuntimeName, Sizes, hardware_name, measure_hardware, 
 from models.recorder import Recorder
 from models.sampling import guide
 from models.text import left_pad
+from models.train.cloud import CloudStage
+from models.train.loop import _Training, moved
+from models.train.run import read_training_file
 from models.transformer import Transformer
 from simulator.core.files import write_atomically
 from simulator.pricing import catalogue
@@ -35,7 +46,10 @@ from simulator.pricing.profile import Profile
 from simulator.protocol.recording import Recording, SessionSpec
 
 LIMIT_S = 8.5 * 60
-CAPTURES_S = 180.0  # of these, left for the profiles with CUDA graphs
+TOKENS_S = 100.0  # of these, for equal tokens; half of it is the CPU's work
+CAPTURES_S = 150.0  # of these, left for the profiles with CUDA graphs
+PACE_STEPS = 30  # timed training steps of the larger cloud of `photos`
+PACE_MINUTES = 10.0
 MARGIN = 1e-3  # float32 images may differ only where the logits of the alternatives are this close
 POOLED_AT_LEAST = 8.0
 BANDWIDTH_AT_LEAST = 0.6
@@ -51,9 +65,9 @@ POOLED: dict[str, tuple[str, dict[str, Any]]] = {  # every method; the first one
 }
 # model, dtype, runtime, largest batch in sessions, seconds after which cells are timed once
 PROFILES: tuple[tuple[str, str, RuntimeName, int, float], ...] = (
-    ("llamagen-xl", "bfloat16", "eager", 64, 45.0),
+    ("llamagen-xl", "bfloat16", "eager", 64, 30.0),
     ("llamagen-xl", "bfloat16", "cuda-graphs", 64, 45.0),
-    ("anole-7b", "bfloat16", "eager", 8, 45.0),
+    ("anole-7b", "bfloat16", "eager", 8, 30.0),
     ("anole-7b", "bfloat16", "cuda-graphs", 8, 45.0),
 )
 SMALL: dict[str, Any] = {
@@ -87,34 +101,40 @@ class Machine:
     alone: int
 
 
-def tokens_on_both(machine: Machine) -> dict[str, Any]:
+def tokens_on_both(machine: Machine, left_s: Callable[[], float]) -> dict[str, Any]:
     """Compare the recorder on the device with the CPU.
 
     In float64 all tokens must be equal. In float32 the first difference must be between tokens with nearly equal logits.
+
+    left_s: Seconds left for it; methods for which none are left are named.
     """
     rows: dict[str, Any] = {}
-    for dtype in (torch.float64, torch.float32):
-        here, there = (load_pair(machine.pair, where, dtype) for where in ("cpu", machine.torch_device))
+    greedy: Mapping[str, tuple[str, dict[str, Any]]] = {"base, greedy": ("base", {})}
+    order = [
+        *((torch.float64, label, case, False) for label, case in CASES.items()),
+        *((dtype, label, case, True) for dtype in (torch.float32, torch.float64) for label, case in greedy.items()),
+        *((torch.float32, label, case, False) for label, case in CASES.items()),
+    ]
+    pairs: dict[torch.dtype, tuple[Pair, Pair]] = {}
+    for dtype, label, (method, settings), is_greedy in order:
         name = str(dtype).removeprefix("torch.")
-        for label, (method, settings) in CASES.items():
-            asked = [replace(one, dtype=name) for one in specs(here, method, settings, 2)]
-            own, its = (recorded(pair, asked) for pair in (here, there))
-            equal = [a.tokens.tolist() == b.tokens.tolist() for a, b in zip(own, its, strict=True)]
-            rows[f"{name} {label}"] = {"sessions": len(equal), "equal": sum(equal)}
-        greedy = [
-            replace(one, dtype=name, decoding={**one.decoding, "cloud": "greedy"}) for one in specs(here, "base", {}, 2)
-        ]
-        parted = [
-            margin_where_parted(here, spec, a.tokens.tolist(), b.tokens.tolist())
-            for spec, a, b in zip(greedy, recorded(here, greedy), recorded(there, greedy), strict=True)
-        ]
-        rows[f"{name} base, greedy"] = {
-            "sessions": len(parted),
-            "equal": sum(one is None for one in parted),
-            "margins": [one for one in parted if one is not None],
-        }
-    exact = all(row["equal"] == row["sessions"] for key, row in rows.items() if key.startswith("float64"))
-    near = all(one < MARGIN for row in rows.values() for one in row.get("margins", ()))
+        if rows and left_s() <= 0:
+            rows[f"{name} {label}"] = {"skipped": "out of time"}
+            continue
+        if dtype not in pairs:
+            pairs[dtype] = load_pair(machine.pair, "cpu", dtype), load_pair(machine.pair, machine.torch_device, dtype)
+        here, there = pairs[dtype]
+        asked = [replace(one, dtype=name) for one in specs(here, method, settings, 2)]
+        if is_greedy:
+            asked = [replace(one, decoding={**one.decoding, "cloud": "greedy"}) for one in asked]
+        both = [[one.tokens.tolist() for one in recorded(pair, asked)] for pair in (here, there)]
+        rows[f"{name} {label}"] = {"sessions": len(asked), "equal": sum(a == b for a, b in zip(*both, strict=True))}
+        if is_greedy:
+            parted = [margin_where_parted(here, spec, a, b) for spec, a, b in zip(asked, *both, strict=True)]
+            rows[f"{name} {label}"]["margins"] = [one for one in parted if one is not None]
+    done = {key: row for key, row in rows.items() if "skipped" not in row}
+    exact = all(row["equal"] == row["sessions"] for key, row in done.items() if key.startswith("float64"))
+    near = all(one < MARGIN for row in done.values() for one in row.get("margins", ()))
     return {"rows": rows, "passed": exact and near, "asked": f"float64 equal; float32 parts at a margin below {MARGIN}"}
 
 
@@ -173,10 +193,47 @@ def training_on_both(machine: Machine) -> dict[str, Any]:
     }
 
 
-def pooling(machine: Machine, left_s: Callable[[], float]) -> dict[str, Any]:
+def training_pace(machine: Machine) -> dict[str, Any]:
+    """Time steps of the larger cloud that `models/photos.yaml` names for a GPU, on random sequences, without torch.compile."""
+    file = read_training_file(Path(models.__file__).parent / "photos.yaml")
+    cloud: Any = file.stages["cloud"]
+    small = {"n_layer": 1, "dim": 64, "ffn_hidden": 128, "grid": 4}
+    model = replace(cloud.model, **(small if machine.rehearse else LARGER))
+    settings = cloud.model_copy(update={"compile": False, "then": (), "model": model, "batch_images": LARGER_IMAGES})
+    data = random_sequences(model.tokens, model.vocab_size, model.caption_slots, model.caption_dim)
+    count = 2 if machine.rehearse else PACE_STEPS
+    with tempfile.TemporaryDirectory() as folder, unbegun(CloudStage):
+        stage = CloudStage(settings, data)
+        run = _Training(stage, settings.training, Path(folder), {}, machine.torch_device.type, Console(quiet=True))
+        for _ in range(2):  # loads libraries
+            logged = run.advance(moved(stage.batch(run.step), machine.torch_device))
+        float(logged["loss"])  # waits for the device
+        begun_s = time.perf_counter()
+        for _ in range(count):
+            logged = run.advance(moved(stage.batch(run.step), machine.torch_device))
+        float(logged["loss"])
+    step_s = (time.perf_counter() - begun_s) / count
+    minutes = LARGER_STEPS * step_s / 60
+    return {
+        "step_ms": 1e3 * step_s,
+        "minutes_of_16000_steps": minutes,
+        "passed": minutes <= PACE_MINUTES,
+        "asked": f"the cloud's training, the longest stage, in {PACE_MINUTES:g} minutes",
+    }
+
+
+Note = Callable[[Mapping[str, Any]], None]
+
+
+def pooling(machine: Machine, left_s: Callable[[], float], note: Note = lambda rows: None) -> dict[str, Any]:
     """Compare sessions recorded together on the device with the faster of recording one at a time there and on the CPU, per method.
 
-    left_s: Seconds left for it. Methods, and numbers of sessions, that would take longer are left out.
+    A method that fails, for instance for want of memory, leaves the others' figures.
+
+    Args:
+        machine: The device and the sizes.
+        left_s: Seconds left for it. Methods, and numbers of sessions, that would take longer are left out.
+        note: Called with the rows after every method.
     """
     there, here = load_pair(machine.pair, machine.torch_device), load_pair(machine.pair)
     seconds_per_session(there, specs(there, "base", {}, 1), 1)  # warm-up: loads libraries
@@ -185,23 +242,29 @@ def pooling(machine: Machine, left_s: Callable[[], float]) -> dict[str, Any]:
         if rows and left_s() <= 0:
             rows[label] = {"skipped": "out of time"}
             continue
-        few = specs(there, *case, machine.alone)
-        alone = {"device": seconds_per_session(there, few, 1), "cpu": seconds_per_session(here, few, 1)}
-        row: dict[str, Any] = {"alone_s": alone}
-        expected_s = 0.0
-        for count in machine.pooled:
-            if count * expected_s > left_s():
-                break
-            pooled = seconds_per_session(there, specs(there, *case, count), count)
-            row[str(count)] = {"pooled_s": pooled, "ratio": min(alone.values()) / pooled}
-            expected_s = pooled  # of a session among more of them: no longer
-        rows[label] = row
-    ratios = [[own["ratio"] for own in row.values() if "ratio" in own] for row in rows.values() if "skipped" not in row]
-    median = statistics.median(max(found) for found in ratios)
+        row = rows[label] = {}
+        try:
+            few = specs(there, *case, machine.alone)
+            alone = {"device": seconds_per_session(there, few, 1), "cpu": seconds_per_session(here, few, 1)}
+            row["alone_s"] = alone
+            expected_s = 0.0
+            for count in machine.pooled:
+                if count * expected_s > left_s():
+                    break
+                pooled = seconds_per_session(there, specs(there, *case, count), count)
+                row[str(count)] = {"pooled_s": pooled, "ratio": min(alone.values()) / pooled}
+                expected_s = pooled  # of a session among more of them: no longer
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {error}"
+        note(rows)
+    ratios = [
+        max(found) for row in rows.values() if (found := [one["ratio"] for one in row.values() if "ratio" in one])
+    ]
+    median = statistics.median(ratios) if ratios else math.nan
     return {
         "rows": rows,
         "median_ratio": median,
-        "passed": median >= POOLED_AT_LEAST,
+        "passed": median >= POOLED_AT_LEAST and not any("error" in row for row in rows.values()),
         "asked": f"median >= {POOLED_AT_LEAST}x",
     }
 
@@ -266,6 +329,15 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
     def left_s() -> float:
         return LIMIT_S - (time.perf_counter() - started_s)
 
+    def write() -> None:
+        results["seconds"] = time.perf_counter() - started_s
+        write_atomically(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+        write_atomically(out / "results.md", page(results).encode())
+
+    def unfinished(rows: Mapping[str, Any]) -> None:
+        results["sections"]["pooling"] = {"rows": rows, "passed": False, "asked": "unfinished"}
+        write()
+
     profiles = {
         f"profile {entry[0]} {entry[2]}": lambda entry=entry: profiled(machine, out, entry, left_s)
         for entry in PROFILES
@@ -273,10 +345,11 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
     # CUDA graph captures come last: a failed one may leave the device unusable for the rest of the process.
     captures = {name: run for name, run in profiles.items() if name.endswith("cuda-graphs")}
     sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "tokens": lambda: tokens_on_both(machine),
+        "tokens": lambda: tokens_on_both(machine, lambda: left_s() - (LIMIT_S - TOKENS_S)),
         "training": lambda: training_on_both(machine),
+        "training pace": lambda: training_pace(machine),
         **{name: run for name, run in profiles.items() if name not in captures},
-        "pooling": lambda: pooling(machine, lambda: left_s() - (CAPTURES_S if captures else 0.0)),
+        "pooling": lambda: pooling(machine, lambda: left_s() - (CAPTURES_S if captures else 0.0), unfinished),
         **captures,
     }
     results: dict[str, Any] = {
@@ -297,9 +370,7 @@ def run_all(machine: Machine, out: Path, said: Callable[[str], None]) -> dict[st
             except Exception as error:
                 results["sections"][name] = {"error": f"{type(error).__name__}: {error}", "passed": False}
         results["sections"][name]["seconds"] = time.perf_counter() - begun_s
-        results["seconds"] = time.perf_counter() - started_s
-        write_atomically(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-        write_atomically(out / "results.md", page(results).encode())
+        write()
         said(f"{name}: {verdict(results['sections'][name])}, {results['sections'][name]['seconds']:.0f} s")
     return results
 
@@ -347,7 +418,7 @@ def main(out: Path, rehearse: bool) -> None:
         make_tiny_pair(out / "tiny-pair", codebook_size=128)
         machine = Machine(torch.device("cpu"), True, str(out / "tiny-pair"), (2,), 1)
     else:
-        machine = Machine(torch.device("cuda"), False, "scenes", (64, 256), 2)
+        machine = Machine(torch.device("cuda"), False, "scenes", (64, 256), 1)
     results = run_all(machine, out, click.echo)
     if any("error" in section for section in results["sections"].values()):
         raise SystemExit(1)

@@ -23,7 +23,13 @@ def test_the_rehearsal_runs_every_section(tmp_path: Path, monkeypatch: pytest.Mo
     result = CliRunner().invoke(gpu.main, [str(tmp_path / "out"), "--rehearse"])
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(found["sections"]) == ["tokens", "training", "pooling", "profile llamagen-xl cuda-graphs"]
+    assert list(found["sections"]) == [
+        "tokens",
+        "training",
+        "training pace",
+        "pooling",
+        "profile llamagen-xl cuda-graphs",
+    ]
     assert not any("error" in section or "skipped" in section for section in found["sections"].values())
     assert found["sections"]["tokens"]["passed"]
     assert found["sections"]["training"]["loss_apart"] == 0.0
@@ -43,12 +49,15 @@ def test_the_rehearsal_runs_every_section(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_section_that_fails_or_is_too_late_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(machine: Any) -> Any:
+    def broken(*given: Any) -> Any:
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(gpu, "tokens_on_both", broken)
     monkeypatch.setattr(gpu, "training_on_both", lambda machine: {"passed": False, "asked": "all"})
-    monkeypatch.setattr(gpu, "pooling", lambda machine, left_s: {"rows": {"base": {"ratio": 9.0}}, "passed": True})
+    monkeypatch.setattr(gpu, "training_pace", broken)
+    monkeypatch.setattr(
+        gpu, "pooling", lambda machine, left_s, note: {"rows": {"base": {"ratio": 9.0}}, "passed": True}
+    )
     monkeypatch.setattr(gpu, "PROFILES", ())
     machine = gpu.Machine(gpu.torch.device("cpu"), True, "tiny", (1,), 1)
     found = gpu.run_all(machine, tmp_path, lambda text: None)
@@ -56,6 +65,7 @@ def test_a_section_that_fails_or_is_too_late_costs_no_other(tmp_path: Path, monk
     assert verdicts == {
         "tokens": "failed: RuntimeError: no kernel image",
         "training": "not reached",
+        "training pace": "failed: RuntimeError: no kernel image",
         "pooling": "passed",
     }
     assert "| base | ratio 9 |" in (tmp_path / "results.md").read_text()
@@ -89,6 +99,19 @@ def test_pooling_leaves_out_what_would_take_longer_than_is_left(
     }
     assert found["median_ratio"] == 8.0
     assert found["passed"]
+
+    def scarce(pair: Any, sessions: list[str], max_batch: int) -> float:
+        if max_batch == 256:
+            raise MemoryError("256 sessions")
+        return 4.0 if max_batch == 1 else 0.5
+
+    monkeypatch.setattr(gpu, "seconds_per_session", scarce)
+    noted: list[int] = []
+    found = gpu.pooling(machine, lambda: 300.0, lambda rows: noted.append(len(rows)))
+    assert noted == list(range(1, 1 + len(gpu.POOLED)))  # figures are kept after every method
+    assert found["rows"]["vvs"]["64"]["ratio"] == 8.0
+    assert found["rows"]["vvs"]["error"] == "MemoryError: 256 sessions"
+    assert not found["passed"]
 
 
 @pytest.mark.parametrize("stage", ["device", "phi"])
