@@ -3,11 +3,11 @@
     python -m benchmarks.gpu OUT             # on a machine with CUDA: OUT/results.json, OUT/results.md, OUT/profile-*.json
     python -m benchmarks.gpu OUT --rehearse  # the same on the CPU at small sizes, to check that it runs
 
-Sections come in the order of their importance, except that CUDA graphs are captured last. Results are written after every section, and after
-every method of pooling, so a time limit loses only what follows. A section that raises is recorded with its error, the others still run, and
-the exit code is 1. Estimated seconds on an H200, by launches of 10 us and this program's times on one CPU core: equal tokens 100 at most (its
-limit), training 5, training pace 15, eager profiles 60 each (30 of measuring, then each pass once), captures 75 each, pooling the remaining 120,
-about 20 a method, so that some six of the methods are pooled. Random weights are made on the device.
+Sections come in the order of their importance, except that CUDA graphs are captured last. Results are written after every section, and
+after every method of pooling, so a time limit loses only what follows. A section that raises is recorded with its error, the others still
+run, and the exit code is 1. Estimated seconds on an H200, by launches of 10 us and this program's times on one CPU core: equal tokens 100
+at most (its limit), training 5, training pace 15, eager profiles 60 each (30 of measuring, then each pass once), captures 75 each,
+pooling the remaining 120, about 20 a method, so that some six of the methods are pooled. Random weights are made on the device.
 """
 
 import json
