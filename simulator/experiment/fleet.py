@@ -125,7 +125,11 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         transport = replace(transport, congestion=link.congestion, flow_bytes=link.flow_bytes)
     wifi = None if link.wifi is None else Hop(*link.wifi)
     handovers = None if link.handover is None else Handovers(*link.handover)
-    share = (1.0 if wifi is None else wifi.share) * (1.0 if handovers is None else 1.0 - handovers.share)
+    up_share, down_share = (
+        (1.0 if wifi is None else wifi.before(_mean_bps(bps)).share)
+        * (1.0 if handovers is None else 1.0 - handovers.share)
+        for bps in (up_bps, down_bps)
+    )
     return Network(
         up_bps=up_bps,
         down_bps=down_bps,
@@ -141,8 +145,8 @@ def network_of(link: LinkFigures, seed: int) -> Network:
         burst_packets=link.loss_burst_packets,
         up_buffer_bytes=_buffer_bytes(link, up_bps),
         down_buffer_bytes=_buffer_bytes(link, down_bps),
-        up_cross=_cross(link.up_cross, share * _mean_bps(up_bps)),
-        down_cross=_cross(link.down_cross, share * _mean_bps(down_bps)),
+        up_cross=_cross(link.up_cross, up_share * _mean_bps(up_bps)),
+        down_cross=_cross(link.down_cross, down_share * _mean_bps(down_bps)),
         aqm=AQMS[link.aqm],
         wifi=wifi,
         transport=transport,

@@ -13,8 +13,8 @@ Methodology, IEEE/ACM Transactions on Networking 18, 2010); bursts of 4 ms, to w
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from heapq import heappop, heappush
 
@@ -28,6 +28,7 @@ SIFS_S = 16e-6
 AIFS_S = SIFS_S + 3 * SLOT_S
 BLOCK_ACK_S = 32e-6  # at 24 Mbit/s
 BURST_S = 4e-3
+LEAST_BPS = 40e6  # of the Wi-Fi, assumed: the uplink of the preset `wifi`. A slower line behind it does not slow the Wi-Fi down.
 BUSY_S = BURST_S + SIFS_S + BLOCK_ACK_S + AIFS_S  # time that a transmission or a collision takes the channel
 WINDOW = 16  # slots
 DOUBLINGS = 6
@@ -48,25 +49,31 @@ class Hop:
     Attributes:
         stations: number of other stations that always have something to send.
         tail: share of transmissions that take `TAIL_S` longer, uniformly.
+        burst_s: time that the line after the hop takes for the data of a burst. The next burst waits for the channel meanwhile.
     """
 
     stations: int = 0
     tail: float = 0.0
+    burst_s: float = BURST_S
+
+    def before(self, mean_bps: float) -> "Hop":
+        """Return the hop before a line of this mean rate."""
+        return replace(self, burst_s=BURST_S * max(1.0, LEAST_BPS / mean_bps)) if mean_bps else self
 
     @property
     def mean_wait_s(self) -> float:
         """Mean wait of a burst that comes at a random time."""
-        return self._mean_tail_s + _mean_s(first_access_s, self.stations)
+        return self.tail * 0.5 * sum(TAIL_S) + _mean_first_s(self.stations)
 
     @property
     def next_wait_s(self) -> float:
-        """Mean time between two bursts of a sender that always has data."""
-        return self._mean_tail_s + _mean_s(next_access_s, self.stations)
+        """Mean time for which the line waits between two bursts of a sender that always has data."""
+        return _means_s(self)[0]
 
     @property
     def share(self) -> float:
         """Share of the line's time for a sender that always has data."""
-        return BURST_S / (BURST_S + self.next_wait_s)
+        return self.burst_s / (self.burst_s + self.next_wait_s)
 
     @property
     def met_wait_s(self) -> float:
@@ -75,12 +82,7 @@ class Hop:
         It is sent in that traffic's next burst. A random time is more likely in a long wait than in a short one, so this exceeds a
         whole wait if waits vary much: E[w^2] / (2 E[w + burst]).
         """
-        waits_s, ends_s = _cycles(self)
-        return float((waits_s**2).sum() / (2.0 * ends_s[-1]))
-
-    @property
-    def _mean_tail_s(self) -> float:
-        return self.tail * 0.5 * sum(TAIL_S)
+        return _means_s(self)[1]
 
 
 class Channel:
@@ -182,14 +184,22 @@ def next_access_s(stations: int) -> np.ndarray:
 
 
 @cache
-def _mean_s(access_s: Callable[[int], np.ndarray], stations: int) -> float:
-    return float(access_s(stations).mean())
+def _mean_first_s(stations: int) -> float:
+    return float(first_access_s(stations).mean())
+
+
+@cache
+def _means_s(hop: Hop) -> tuple[float, float]:
+    """Return `Hop.next_wait_s` and `Hop.met_wait_s`."""
+    waits_s, ends_s = _cycles(hop)
+    return float(waits_s.mean()), float((waits_s**2).sum() / (2.0 * ends_s[-1]))
 
 
 class HopWire(Wire):
     """A wire behind a Wi-Fi hop.
 
-    Each burst (the data that the wire carries in `BURST_S` at its mean rate) waits for the channel. Queued messages share a burst.
+    Each burst (the data that the wire, or one of `LEAST_BPS`, carries in `BURST_S` at its mean rate) waits for the channel. Queued
+    messages share a burst.
     While there is something to send, bursts follow one another: repeated queries about that time, or about a part of it, get the same
     bursts.
     """
@@ -210,10 +220,10 @@ class HopWire(Wire):
     def __init__(self, wire: Wire, hop: Hop, random: np.random.Generator) -> None:
         super().__init__(wire.rate_bps, wire.shared)
         self._wire = wire
-        self._hop = hop
+        self._hop = hop = hop.before(wire.mean_bps)
         self._uniform = buffered(random.random)
         self._first_s, self._next_s = first_access_s(hop.stations), next_access_s(hop.stations)
-        self._burst_bits = BURST_S * wire.mean_bps
+        self._burst_bits = hop.burst_s * wire.mean_bps
         # Start and end of the latest busy period; nothing is known about earlier times.
         self._from_s = self._end_s = -math.inf
         # Start of each burst in it, and time at which the burst is full.
@@ -227,7 +237,7 @@ class HopWire(Wire):
     @property
     def mean_bps(self) -> float:
         """Mean rate of a sender that always has data."""
-        return self._burst_bits / (BURST_S + self._hop.next_wait_s)
+        return self._wire.mean_bps * self._hop.share
 
     @property
     def met_wait_s(self) -> float:
@@ -239,7 +249,7 @@ class HopWire(Wire):
         # A random time among all waits and bursts: the next burst follows, or is being sent.
         _, ends_s = _cycles(self._hop)
         moment_s = float(ends_s[-1]) * self._uniform()
-        begin_s = time_s + float(ends_s[np.searchsorted(ends_s, moment_s, side="right")]) - BURST_S - moment_s
+        begin_s = time_s + float(ends_s[np.searchsorted(ends_s, moment_s, side="right")]) - self._hop.burst_s - moment_s
         self._begins_s[:] = [begin_s]
         self._ends_s[:] = [self._wire.finish_s(begin_s, self._burst_bits)]
         self._from_s = self._end_s = time_s
@@ -298,7 +308,7 @@ class HopWire(Wire):
             wait_s = TAIL_S[0] + (TAIL_S[1] - TAIL_S[0]) * self._uniform()
         if self._hop.stations:
             wait_s += float(accesses_s[int(len(accesses_s) * self._uniform())])
-        return wait_s
+        return wait_s if accesses_s is self._first_s else max(0.0, wait_s - (self._hop.burst_s - BURST_S))
 
 
 @cache
@@ -311,4 +321,5 @@ def _cycles(hop: Hop) -> tuple[np.ndarray, np.ndarray]:
     least_s, most_s = TAIL_S
     waits_s = (random.random(_CYCLES) < hop.tail) * random.uniform(least_s, most_s, _CYCLES)
     waits_s += random.choice(next_access_s(hop.stations), _CYCLES)
-    return waits_s, np.cumsum(waits_s + BURST_S)
+    waits_s = np.maximum(0.0, waits_s - (hop.burst_s - BURST_S))
+    return waits_s, np.cumsum(waits_s + hop.burst_s)

@@ -138,6 +138,24 @@ def test_a_long_message_gets_its_share_of_the_channel_and_order_is_kept() -> Non
     assert list(dead.outages(0.0, 1.5)) == [(1.0, 2.0)]
 
 
+def test_before_a_slow_line_a_message_waits_as_before_a_fast_one() -> None:
+    """Of 5 Mbit/s a burst of 40 Mbit/s and 4 ms takes 32 ms. Meanwhile the next one waits for the channel, most often for less."""
+    hop, bits = Hop(stations=5), 8 * 15_000
+    found = np.array([HopWire(Wire(5e6), hop, stream(n, "test")).finish_s(0.0, bits) for n in range(1500)])
+    assert abs(found.mean() - bits / 5e6 - hop.mean_wait_s) < 4.0 * found.std() / len(found) ** 0.5
+    wire, many = HopWire(Wire(5e6), hop, stream(0, "test")), 8 * 40_000_000
+    assert many / wire.finish_s(0.0, many) == pytest.approx(wire.mean_bps, rel=0.05)
+    assert 0.6 < wire.mean_bps / 5e6 < 0.8
+    assert hop.before(5e6).share == pytest.approx(wire.mean_bps / 5e6)
+    assert hop.before(40e6) == hop.before(0.0) == hop
+    assert Hop(stations=1).before(1e6).share > 0.98
+    moments = np.zeros(4000)
+    for n in range(len(moments)):
+        wire.occupied(1e4 + n)
+        moments[n] = wire.finish_s(1e4 + n, 1.0) - 1e4 - n
+    assert abs(moments.mean() - wire.met_wait_s) < 5.0 * moments.std() / len(moments) ** 0.5
+
+
 def test_each_direction_of_a_network_has_its_hop() -> None:
     plain = Network(1e7, 1e7, 0.01, 0.01, transport=TRANSPORTS["tcp"])
     latest = []
