@@ -190,16 +190,23 @@ def _one_workload(data: Any) -> Any:
         return data
     arrivals = data.get("arrivals", "sequential")
     if isinstance(arrivals, dict):
-        known = {
-            form: set(form.model_fields) for form in (PoissonArrivals, BurstyArrivals, ClosedArrivals, TraceArrivals)
+        forms: dict[str, type[Part]] = {
+            "poisson_per_s": PoissonArrivals,
+            "bursty_per_s": BurstyArrivals,
+            "think_s": ClosedArrivals,
+            "trace": TraceArrivals,
         }
-        heads = [key for key in ("poisson_per_s", "bursty_per_s", "think_s", "trace") if key in arrivals]
+        known = {head: sorted(form.model_fields) for head, form in forms.items()}
+        heads = [head for head in forms if head in arrivals]
         if len(heads) > 1:
             refuse(f"conflicts with {heads[0]}: two forms at once; give one of {_FORMS}", "arrivals", heads[1])
         for key in arrivals:
-            names = list(dict.fromkeys(name for fields in known.values() for name in sorted(fields)))
+            names = list(dict.fromkeys(name for fields in known.values() for name in fields))
             if key not in names:
                 refuse(f"is not a known key{did_you_mean(key, names)}", "arrivals", key)
+            if not heads or key not in known[heads[0]]:
+                owner = next(head for head, fields in known.items() if key in fields)
+                refuse(f"goes with {owner} only", "arrivals", key)
         return data
     if arrivals != "sequential":
         refuse(f"must be sequential or one of {_FORMS}, got {found_text(arrivals)}", "arrivals")

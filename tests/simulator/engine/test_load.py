@@ -49,6 +49,8 @@ def load(folder: Path, text: str) -> Scenario:
         ("cloud: {background: {utilisation: 1.0}}", "cloud.background.utilisation must be <= 0.999, got 1"),
         ("cloud: {queue: earliest-deadline}", "cloud.queue earliest-deadline needs deadlines"),
         ("cloud: {queue: priority}", "cloud.queue priority needs kinds of different priority"),
+        (POISSON.replace("}", ", burst_s: 3}") + "}", "workload.arrivals.burst_s goes with bursty_per_s only"),
+        ("workload: {devices: 2, arrivals: {unit: ms}, duration_s: 9}", "workload.arrivals.unit goes with trace only"),
         ("fallback: {deadline_ms: 200}", "fallback.deadline_ms does nothing without policy, which is missing"),
         ("fallback: {then: wait}", "fallback.then does nothing without policy, which is missing"),
         (
