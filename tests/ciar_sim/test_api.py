@@ -268,7 +268,7 @@ def test_an_argument_of_python_is_refused_as_the_option_is(
 
 def test_results_are_shown_in_a_line_kept_and_told_apart(finished: Path) -> None:
     result, again = ciar_sim.open_run(finished), ciar_sim.open_run(finished)
-    assert repr(result) == f"Result({str(finished)!r}: 1 case, 1 warning)"
+    assert repr(result) == f"Result({str(finished)!r}: 1 case)"
     assert result != again  # results compare by identity, because == of tables is a table
     assert len({result, again}) == 2
     decision = ciar_sim.compare(result, again)
