@@ -23,8 +23,6 @@ count, an interrupted and resumed run then ends with the same bits as an uninter
 The learning rate is a function of the step only; `max_minutes` and Ctrl-C stop early and do not change the schedule. `out_dir` receives
 checkpoint.pt, loss.csv and, at the end, loss.png and inputs.json."""
 
-import csv
-import io
 import math
 import time
 from collections.abc import Mapping
@@ -41,6 +39,7 @@ from torch import Tensor, nn
 
 from models.state import refuse_misfits, refuse_nonfinite
 from models.train.inputs import Inputs, difference, write_inputs
+from models.train.loss_log import LossLog
 from models.train.muon import Muon
 from models.train.stops import stops_between_steps
 from simulator.core.errors import WeightsError, first_line
@@ -213,7 +212,7 @@ class _Training:
             _restore(stage.model, self.optimizer, saved, out_dir / "checkpoint.pt")
             self.averaged = {key: tensor.to(device) for key, tensor in saved["averaged"].items()}
             console.print(f"resuming at step {self.step} of {settings.steps}")
-        self.log = _LossLog(out_dir / "loss.csv", self.step)
+        self.log = LossLog(out_dir / "loss.csv", self.step)
 
     def minutes(self) -> float:
         """Return the minutes spent so far, including earlier calls."""
@@ -393,59 +392,3 @@ CHECKPOINT: dict[str, Any] = {
     "settings": dict,
     "minutes": int | float,
 }
-
-
-class _LossLog:
-    """loss.csv: one row per logged step. On resuming, rows of steps that will be repeated are dropped.
-
-    Raises:
-        WeightsError: the file is not such a table.
-    """
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.rows: list[dict[str, str]] = []
-        if path.exists() and step > 0:
-            self.rows = [row for row in self._read() if int(row["step"]) < step]
-
-    def _read(self) -> list[dict[str, str]]:
-        line = 1
-        try:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file, strict=True)
-                if not {"step", "loss"} <= set(reader.fieldnames or ()):
-                    raise ValueError("no columns step and loss")
-                rows = []
-                for row in reader:
-                    line = reader.line_num
-                    if None in row or None in row.values():
-                        raise ValueError("another number of columns")
-                    int(row["step"]), float(row["loss"])
-                    rows.append(row)
-        except (ValueError, KeyError, csv.Error, OSError) as error:
-            raise WeightsError(
-                f"{self.path}:{line}: not a log of losses ({first_line(error)}); delete it to continue without its rows"
-            ) from error
-        return rows
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        self.rows.append({"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}})
-
-    def write(self) -> None:
-        # A stage may log different values at different steps.
-        columns = dict.fromkeys(name for row in self.rows for name in row)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(columns) or ["step"])
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode())
-
-    def plot(self, path: Path) -> None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        losses = [float(row["loss"]) for row in self.rows]
-        axes.plot([int(row["step"]) for row in self.rows], losses)
-        axes.set(xlabel="step", ylabel="loss", yscale="log" if min(losses, default=0) > 0 else "linear")
-        write_atomically(path, lambda file: figure.savefig(file, dpi=120, format="png"))

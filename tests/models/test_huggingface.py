@@ -1,4 +1,7 @@
-"""Anole, Lumina-mGPT and Janus-Pro against transformers, on tiny random checkpoints in their layouts."""
+"""Anole, Lumina-mGPT and Janus-Pro against transformers, on tiny random checkpoints in their layouts.
+
+Longer than other files, because the three families go through the same checks.
+"""
 
 import json
 import re
