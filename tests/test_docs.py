@@ -365,6 +365,18 @@ def tiny_options(pair: Path, scenario: str) -> list[str]:
     return [part for path, value in sets.items() for part in ("--set", f"{path}={json.dumps(value)}")]
 
 
+def made_tiny(arguments: list[str], pair: Path) -> list[str]:
+    """Return the arguments of a command on a scenario with `tiny_options`, in place of its own options for the same settings."""
+    options = tiny_options(pair, arguments[1])
+    set_by_them = {option.partition("=")[0] for option in options[1::2]}
+    own = [
+        place
+        for place, text in enumerate(arguments[:-1])
+        if text == "--set" and arguments[place + 1].partition("=")[0] in set_by_them
+    ]
+    return [text for place, text in enumerate(arguments) if not {place, place - 1} & set(own)] + options
+
+
 def swept_for(arguments: list[str]) -> dict[str, list[Any]]:
     """Return the axes that a plot's run must sweep to contain the values of its --where."""
     wheres = [arguments[place + 1] for place, text in enumerate(arguments) if text == "--where"]
@@ -398,9 +410,9 @@ def test_every_command_shown_runs(command: str, checkout: Path, pair: Path) -> N
         parse(command)
         return
     if arguments[0] in ("run", "sweep"):
-        arguments += [*tiny_options(pair, arguments[1]), "--quiet"]
+        arguments = [*made_tiny(arguments, pair), "--quiet"]
     elif arguments[0] in SMALL:
-        arguments += [*tiny_options(pair, arguments[1]), *SMALL[arguments[0]]]
+        arguments = [*made_tiny(arguments, pair), *SMALL[arguments[0]]]
     elif arguments[0] in ("compare", "export"):
         for folder in (one for one in arguments[1:] if one.startswith("runs/") and "." not in one):
             ciar_sim.run(MINIMAL, sets=tiny(pair), out=checkout / folder)
