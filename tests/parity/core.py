@@ -172,17 +172,19 @@ def image_tokenizer(file: Path, tally: Tally) -> None:
     )
     model, io = load_llamagen_vq(Path(f"{name}.pt"), config), load_file(file)
     tally.case()  # images to codes and back
+    exact = deepcopy(model).double()
     latents = model.encode(io["image"].float())
     result = model.quantise(latents)
-    tally.close("latents", latents, io["pre_quant"], LOGITS)
+    tally.close("latents", latents, io["pre_quant"], LOGITS, exact=exact.encode(io["image"].double()))
     tally.equal("codes", result.codes.view(io["indices"].shape), io["indices"])
     tally.close("quantised", result.quantised, io["quantised"], PROBS)
-    tally.close("reconstruction", model.decode(result.quantised), io["reconstruction"], IMAGES)
+    true = exact.decode(result.quantised.double())
+    tally.close("reconstruction", model.decode(result.quantised), io["reconstruction"], IMAGES, exact=true)
     tally.case()  # codes to images
     codes = io["codes"].view(len(io["codes"]), *io["code_embeddings"].shape[-2:])
     decoded = model.decode_codes(codes)
     tally.close("code vectors", model.code_vectors(codes), io["code_embeddings"], PROBS)
-    tally.close("images", decoded, io["decoded_from_codes"], IMAGES)
+    tally.close("images", decoded, io["decoded_from_codes"], IMAGES, exact=exact.decode_codes(codes))
     off = (to_uint8(decoded).int() - io["decoded_uint8_hwc"].int()).abs()
     tally.equal("bytes of the images are within one", bool((off <= 1).all()), True)
 

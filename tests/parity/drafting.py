@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
     drafter = from_checkpoint(state, base, f"{name}.bin", eps)
     io = load_file(file)
     head = io["lm_head"].float()
-    cache = KVCache(drafter.config, len(io["round0.features"]), spare=info["top_k"] * (info["depth"] + 1))
+    exact, rows, spare = deepcopy(drafter).double(), len(io["round0.features"]), info["top_k"] * (info["depth"] + 1)
+    cache, other = (KVCache(drafter.config, rows, dtype=dtype, spare=spare) for dtype in (torch.float32, torch.float64))
     held = 0
     for index in sorted({int(found[1]) for key in io if (found := re.match(r"round(\d+)\.", key))}):
         tally.case()
@@ -136,7 +138,8 @@ def eagle_drafter(file: Path, tally: Tally) -> None:
         assert ids[: base.caption_slots] == [CAPTION_TOKEN] * base.caption_slots
         fresh = ids[1:][held:]
         outputs = feed(drafter, cache, embedding[fresh], one["features"].float(), held, None)
-        tally.close("outputs", outputs, one["committed_out_hidden"], atol=2e-4)
+        true = feed(exact, other, embedding[fresh].double(), one["features"].double(), held, None)
+        tally.close("outputs", outputs, one["committed_out_hidden"], atol=2e-4, exact=true)
         held += len(fresh)
 
         def drafted(outputs: Tensor) -> Tensor:
