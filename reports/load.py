@@ -284,8 +284,8 @@ def panels_along(summary: pd.DataFrame, swept: tuple[str, ...], key: str) -> Pan
     for left_out, joined in (((), True), (with_key, True), (numbers, False), (others, False)):
         kept = tuple(other for other in others if other not in left_out)
         names = condition_names(summary, kept)
-        several = summary.groupby(pd.Series(names, index=summary.index))[key].nunique().max() > 1
-        if several:
+        # Two of some random points may have all else in common by chance; they are no curve.
+        if (summary.groupby(pd.Series(names, index=summary.index))[key].nunique() > 1).mean() >= 0.5:
             return Panels(names, joined, tuple(other for other in left_out if summary[other].nunique() > 1))
     return Panels(condition_names(summary, others), True, ())  # one value of the key in all
 

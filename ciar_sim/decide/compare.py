@@ -134,6 +134,18 @@ class _Loaded:
         mine = self.requests[(self.requests["case"] == case) & (self.requests["requested_s"] >= warmup_s)]
         return mine.sort_values(["requested_s", "request"], kind="stable")
 
+    def usd(self, case: int, requests: pd.DataFrame) -> np.ndarray | None:
+        """Return the cost of some requests of a case; None without a price, or if several clouds have prices of their own."""
+        cloud, cost_usd = self.scenario.get("cloud"), float(self.row(case).get("cost_usd", math.nan))
+        if (
+            not math.isfinite(cost_usd)
+            or "cloud_gpu_s" not in requests
+            or (isinstance(cloud, dict) and cloud.get("tiers"))
+        ):
+            return None
+        mean_s = float(self.of(case)["cloud_gpu_s"].mean())
+        return requests["cloud_gpu_s"].to_numpy(float) * (cost_usd / mean_s if mean_s > 0 else 0.0)
+
     def images(self, case: int) -> dict[str, Any]:
         """Return the settings that determine the images of a case, with its swept values."""
         found = {key: copy.deepcopy(self.scenario.get(key)) for key in ("prompts", "seed", "decoding")}
@@ -204,7 +216,11 @@ def _differences(one: _Loaded, case: int, two: _Loaded, other: int) -> list[dict
     mine, its, paired = _by_request(first, second) if images["prompts"] == others["prompts"] else (first, second, "no")
     names = [name for name in USED if name in first and name in second]
     rows = [_row(name, mine[name].to_numpy(float), its[name].to_numpy(float), paired, BATCHES) for name in names]
-    rows.append(_of_summary(one, case, two, other, "cost_usd"))
+    usd, others_usd = one.usd(case, mine), two.usd(other, its)
+    if usd is None or others_usd is None:
+        rows.append(_of_summary(one, case, two, other, "cost_usd"))
+    else:
+        rows.append(_row("cost_usd", usd, others_usd, paired, BATCHES))
     known = {"case", "method", "method_name", *one.run.swept, *REQUEST_COLUMNS}
     quality = [name for name in first.columns if name not in known and name in second]
     same = images == others
@@ -304,6 +320,9 @@ def _said(rows: Sequence[dict[str, Any]]) -> str:
             text = f"{significant(abs(more))} s {'slower' if more > 0 else 'faster'}, without an interval"
         case _:
             text = f"{significant(abs(more))} s {'slower' if more > 0 else 'faster'} {ends if more > 0 else _turned(latency)}"
+    cost = found.get("cost_usd")
+    if cost and cost["verdict"] in ("more", "less"):
+        text += f"; cost per image {significant(cost['first'])} to {significant(cost['other'])} USD"
     quality = [row for column, row in found.items() if column not in (*USED, "cost_usd")]
     if not quality:
         return text

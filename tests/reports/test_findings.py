@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from reports.advice import advice, condition_keys, more_advice
 from reports.build import build_report
 from reports.findings import find, finding, pareto_front
-from reports.load import Run, load_run, summary_columns
+from reports.load import Run, load_run, panels_along, summary_columns
 from reports.sweep_plot import break_evens
 from reports.words import (
     axis_label,
@@ -508,6 +508,26 @@ def test_numbers_of_conditions_are_no_longer_than_what_keeps_them_apart() -> Non
     assert shortened([5, 9.24656, 108.148, 1234.56]) == {5: 5, 9.24656: 9.25, 108.148: 108, 1234.56: 1235}
     assert shortened([9.24656, 9.24651]) == {9.24656: 9.2466, 9.24651: 9.2465}  # neighbours stay apart
     assert shortened([0.0625, 262144, math.inf]) == {0.0625: 0.0625, 262144: 262144}  # round numbers are not shortened
+
+
+def test_random_points_that_agree_by_chance_are_no_curve() -> None:
+    """Two of ten points had the same network and uplink, so that every point had a panel of its own, without a break-even in it."""
+    points = [
+        ("fibre", 5, 2.0),
+        ("lte", 40, 1.0),
+        ("fibre", 80, 2.0),
+        ("lte", 20, 4.0),
+        ("fibre", 120, 8.0),
+        ("lte", 10, 16.0),
+    ]
+    summary = pd.DataFrame(points, columns=["network.preset", "network.rtt_ms", "network.up_mbps"])
+    found = panels_along(summary, tuple(summary.columns), "network.rtt_ms")
+    assert (set(found.names), found.joined, found.apart) == ({"fibre", "lte"}, False, ("network.up_mbps",))
+    grid = pd.DataFrame(
+        [(rtt, up) for rtt in (5, 40) for up in (1.0, 2.0)][:-1], columns=list(summary.columns)[1:]
+    )  # one has failed
+    found = panels_along(grid, tuple(grid.columns), "network.rtt_ms")
+    assert (found.joined, len(set(found.names))) == (True, 2)
 
 
 def test_numbers_of_labels_are_no_longer_than_what_keeps_them_apart(tmp_path: Path) -> None:

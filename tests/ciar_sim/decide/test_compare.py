@@ -51,6 +51,22 @@ def test_a_longer_way_is_slower_by_its_calls_and_draws_the_same_images(
     assert any("faster" in text for text in back.sentences)
 
 
+def test_costs_have_an_interval_and_are_said(scenario: dict[str, Any], cache: Path, runs: Path) -> None:
+    """They had none, so that none was ever among the significant differences."""
+    one, two = (
+        made(runs, f"at {usd}", scenario, cache, cloud__price_usd_per_gpu_hour=usd, network__rtt_ms=40 - 10 * usd)
+        for usd in (2, 3)
+    )
+    found = ciar_sim.compare(one, two)
+    rows = found.table.set_index(["case", "column"])
+    for method in ("base", "speculative", "code"):
+        row, gpu_s = rows.loc[(method, "cost_usd")], rows.loc[(method, "cloud_gpu_s")]
+        assert (row["verdict"], row["paired"]) == ("more", "by request")
+        assert [row["first"], row["other"]] == pytest.approx([2 / 3600 * gpu_s["first"], 3 / 3600 * gpu_s["other"]])
+        assert row["low"] <= row["difference"] <= row["high"]
+    assert all("faster" in text and "; cost per image " in text for text in found.sentences[:3])
+
+
 @pytest.mark.parametrize(
     ("swept", "name"),
     [
