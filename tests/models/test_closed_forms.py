@@ -88,6 +88,14 @@ def test_the_bound_of_lantern(k: int, bound: dict[str, float], relaxed: float, r
     np.testing.assert_allclose(of_draft, rest / rest.sum(), atol=1e-15)
 
 
+def test_a_bound_of_zero_removes_codes_where_the_nearest_is_gone() -> None:
+    """C_1 = 0 is within the bound (as in its code), so delta 0 is not EAGLE-2's test; k 0 is."""
+    p = np.array([0.25, 0.0, 0.25, 0.25, 0.25])
+    found, others = Relaxation(TABLE, 2, delta=0.0).relaxed_accept(p, 0)
+    assert (found, others.tolist()) == (0.25, [1, 2, 3])
+    assert not Relaxation(TABLE, 0, delta=0.0).relaxed_accept(p, 0)[1].size
+
+
 @given(delta=st.floats(0, 1), token=st.integers(0, 4), seed=st.integers(0, 2**32))
 def test_the_added_probability_never_exceeds_the_bound(delta: float, token: int, seed: int) -> None:
     p = np.random.default_rng(seed).dirichlet(np.full(5, 0.5))
