@@ -62,6 +62,7 @@ GROWTH = 1.3
 # tenth of its length lower the share by a twentieth on average.
 FEW_JOBS = 10
 LONG_JOB = 0.1  # share of the run's duration
+LONG_BURST = 10.0  # packets; the bursts of presets, up to 5, are shorter than any message of interest
 STREAM_LOSS = 0.03  # above it a stream under congestion control takes several percent too long
 
 
@@ -170,7 +171,8 @@ def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
         if link.loss and link.loss_burst_packets is not None:
             packets, requests = _packets(link, result.columns), len(result.columns["calls"])
             # After the silence between requests the next packet is in a burst or not, as at the start.
-            if 0.0 < packets < link.loss_burst_packets and link.loss * (requests + 1) < 1.0:
+            long = LONG_BURST < link.loss_burst_packets > packets > 0.0
+            if long and link.loss * (requests + 1) < 1.0:
                 found.append(
                     f"{case.title}: a burst of losses has {link.loss_burst_packets:g} packets, and the run sends about {packets:.3g}: "
                     "it is left to chance whether any message meets one"

@@ -147,6 +147,7 @@ def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> 
         ),
         ("cross_traffic: {up: {busy_s: 3, quiet_s: 6}}, buffer_ms: 9", ""),
         ("loss_pct: 1, loss_burst_packets: 2", ""),
+        ("loss_pct: 1, loss_burst_packets: 5", ""),
         ("loss_pct: 80, loss_burst_packets: 900", ""),
         ("loss_pct: 1", ""),
         ("loss_pct: 2, transport: tcp, congestion_control: bbr", ""),
