@@ -43,7 +43,8 @@ class Muon(torch.optim.AdamW):
         """Update matrices of one shape."""
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
-            self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+            if not self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
         momenta = [self.state[matrix]["momentum"] for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         towards = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's

@@ -53,9 +53,8 @@ class Batch:
 
     def caption_for(self, model: Transformer) -> Tensor:
         """Captions [B, caption_slots, caption_dim] for `model`, with its null caption where `null` is True."""
-        if not self.null.is_cuda and not bool(
-            self.null.any()
-        ):  # to ask a GPU is to wait for all that it still has to do
+        # To ask a GPU is to wait for all that it still has to do.
+        if not self.null.is_cuda and not bool(self.null.any()):
             return self.caption
         return torch.where(self.null[:, None, None], model.null_caption(len(self.null)).to(self.caption), self.caption)
 

@@ -207,11 +207,8 @@ class StepFunction:
 
     def entered_at(self, offset_s: float) -> Callable[[float], float]:
         """Return the value as a function of time, starting at `offset_s`."""
-        edges_s, values, last = (
-            self.edges_s,
-            self.values,
-            len(self.values),
-        )  # a remainder can round to the whole duration
+        # The search leaves out the last edge, because a remainder can round to the whole duration.
+        edges_s, values, last = self.edges_s, self.values, len(self.values)
         return lambda time_s: values[bisect_right(edges_s, (time_s + offset_s) % self.duration_s, 0, last) - 1]
 
 
