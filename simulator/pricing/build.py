@@ -5,6 +5,7 @@ Roofline of one forward pass (a batch as sums over its rows, `costs.Work`), fp16
     bytes   = 2 * (weights of layers, final norm and head)   read once, whatever the batch
             + 2 * tokens * D                                 rows of the embedding
             + kv_tokens * (2 * L * K * 2)                    keys and values; K: their width, D unless heads share them
+            + 2 * logits * V * interval_passes               the Inter-Head's interval, on a processor (runtime serial) only
     flops   = 2 * tokens * (weights of the layers)           2 * rows for the projections of an adaptive norm, which see only the condition
             + 2 * logits * (weights of the head)             positions whose logits are computed
             + 4 * L * D * attended                           scores and weighted sums, per query-key pair

@@ -68,7 +68,11 @@ class Hardware(Entry):
 
 
 class Runtime(Entry):
-    """Launch overheads of a runtime, in addition to the roofline. A comment in `hardware.yaml` explains the three kinds."""
+    """Launch overheads of a runtime, in addition to the roofline. A comment in `hardware.yaml` explains the three kinds.
+
+    Attributes:
+        interval_passes: Passes over the codes' values that the Inter-Head's interval takes at every position with logits.
+    """
 
     kind: Literal["host", "kernels", "serial"]
     layer_us: float = Field(default=0.0, ge=0)
@@ -76,6 +80,7 @@ class Runtime(Entry):
     kernel_us: float = Field(default=0.0, ge=0)
     kernels_per_layer: int = Field(default=0, ge=0)
     kernels_per_step: int = Field(default=0, ge=0)
+    interval_passes: int = Field(default=0, ge=0)
 
 
 class NetworkPreset(Entry):

@@ -30,6 +30,7 @@ class RooflineCosts:
         self._row_flops = 2 * shape.modulation_parameters
         self._logit_flops = 2 * shape.head_parameters
         self._pair_flops = 4 * shape.n_layer * shape.dim
+        self._logit_bytes = FP16_BYTES * shape.vocab_size * start.interval_passes * shape.interhead
         self._bytes_per_s, self._flop_per_s = self.hardware.bytes_per_s, self.hardware.flop_per_s
         self._alongside, self._serial = start.kind == "host", start.kind == "serial"
         if self._alongside:
@@ -46,7 +47,7 @@ class RooflineCosts:
     def pass_seconds(self, work: Work) -> float:
         """Return the seconds of one batched forward pass, by the formula at the top of `build.py`."""
         rows, tokens, kv_tokens, attended, logits = work
-        read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens
+        read = self._weight_bytes + self._token_bytes * tokens + self._kv_bytes * kv_tokens + self._logit_bytes * logits
         flops = self._token_flops * tokens + self._logit_flops * logits + self._pair_flops * attended
         flops += self._row_flops * rows
         roof = self._roof(read, flops)

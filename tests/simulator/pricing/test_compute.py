@@ -371,6 +371,17 @@ def test_a_serial_pass_is_the_sum_of_memory_and_arithmetic() -> None:
         assert graphs.pass_seconds(work) < serial.pass_seconds(work) < 2 * graphs.pass_seconds(work)
 
 
+def test_the_interval_passes_over_all_codes_on_a_processor_only() -> None:
+    work, more = (Work.of_pass(2, 4, 0, logits) for logits in (1, 4))
+    for name, passes in (("serial", 30), ("cuda-graphs", 0)):
+        device, plain = (
+            RooflineCosts(one, {}, catalogue.hardware("l4"), catalogue.runtime(name))
+            for one in (PAIR.device, PAIR.device.model_copy(update={"interhead": False, "head_rows": 2 * 32}))
+        )
+        extra = [device.pass_seconds(one) - plain.pass_seconds(one) for one in (work, more)]
+        assert extra == pytest.approx([2 * one.logits * 32 * passes / (0.8 * 300e9) for one in (work, more)], abs=1e-15)
+
+
 def test_a_verification_is_looked_up_among_those_of_drafts() -> None:
     costs = {"cloud": RooflineCosts(PAIR.cloud, {}, catalogue.hardware("l4"), catalogue.runtime("cuda-graphs"))}
     measured = MeasuredCosts(of_roofline(costs), "cloud")
