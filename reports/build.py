@@ -16,7 +16,7 @@ from reports.figure import Form, left_out, render, spread, styled
 from reports.findings import Finding, find, has_quality
 from reports.image_grid import grid_prompts, image_grid
 from reports.kinds import of_methods
-from reports.load import Run, load_run
+from reports.load import Run, load_run, panels_along
 from reports.page import page
 from reports.parts_plot import latency_parts
 from reports.quality_plot import TWO_ROWS_UP_TO, latency_quality, speedup_table
@@ -148,7 +148,12 @@ def at_a_glance(run: Run, findings: tuple[Finding, ...]) -> Figure | None:
     front = [name for said in ran for name in said.front]
     others = [name for name in advised if name not in bases]
     names = list(dict.fromkeys([*bases[:1], *others[:1], *fastest[:1], *advised, *fastest, *front, *run.labels()]))
-    along = condition_axes(run)
+    # Two numbers are an axis if points of equal other conditions are joined along it, but not beside many names.
+    along = [
+        key
+        for key in condition_axes(run)
+        if run.summary[key].nunique() > 2 or panels_along(run.summary, run.swept, key).joined
+    ]
     if len(names) <= MOST_AT_A_GLANCE and len(findings) <= TWO_ROWS_UP_TO:
         return None
     few = of_methods(run, names[:MOST_AT_A_GLANCE])

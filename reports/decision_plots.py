@@ -141,7 +141,8 @@ def _capacity(answer: Answer, form: Form) -> Figure:
     by_rate = bool(table["rate_per_s"].notna().any())
     column = "rate_per_s" if by_rate else "devices"
     shown = table.head(MOST_ROWS)
-    figure = new_figure(6.8, 0.5 + (0.2 if form.compact else 0.34) * len(shown), form)
+    rows_in, around_in = (0.2, 0.75) if form.compact else (0.34, 0.95)  # around: title, ticks and axis label
+    figure = new_figure(6.8, around_in + rows_in * len(shown), form)
     ax = figure.subplots()
     look, size = answer.look, form.marker
     bounds = ("rate_lo_per_s", "rate_hi_per_s") if by_rate else ("devices_lo", "devices_hi")

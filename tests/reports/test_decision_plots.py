@@ -80,6 +80,13 @@ def test_loads_are_said_with_their_intervals(tmp_path: Path) -> None:
     assert pytest.approx((0.51, 0.53)) in bars
 
 
+@pytest.mark.parametrize("form", [Form(), COLUMN])
+def test_names_of_two_loads_do_not_overlap(tmp_path: Path, form: Form) -> None:
+    figure = drawn(tmp_path, "capacity", form, table=ANSWERS["capacity"]["table"][:2])
+    upper, lower = (text.get_window_extent() for text in figure.axes[0].get_yticklabels())
+    assert lower.y1 + 2 < upper.y0
+
+
 def test_devices_stand_for_the_rate_of_a_closed_loop(tmp_path: Path) -> None:
     rows = [
         {**row, "rate_per_s": None, "rate_lo_per_s": None, "rate_hi_per_s": None}

@@ -395,3 +395,18 @@ def test_a_logarithmic_axis_has_ticks_that_show_it(
     logarithmic(ax, "x", np.array(values))
     ax.set_xlim(*limits)
     assert [tick for tick in ax.get_xticks() if limits[0] <= tick <= limits[1]] == pytest.approx(ticks)
+
+
+def test_two_numbers_beside_many_names_are_no_axis_at_a_glance(tmp_path: Path) -> None:
+    """Seven networks, of which one is farther away: speed-ups against the distance would be two columns of points."""
+    networks = ("fibre", "cable", "wifi", "lan", "leo", "geo", "lte")
+    cases = [
+        case(method, seconds, {"network.preset": name, "network.distance_km": 1500 if name == "lte" else 600})
+        for name in networks
+        for method, seconds in (("base", 8.0), ("ciar", 4.0))
+    ]
+    run = load_run(write(tmp_path / "run", cases, images=()))
+    figure = at_a_glance(run, find(run))
+    assert figure is not None
+    assert "latency (s)" in words(figure)
+    assert "distance (km)" not in words(figure)
