@@ -157,7 +157,7 @@ def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"Error: {one_line(error)}", err=True)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            click.echo("Stopped. What was recorded is kept: the same command continues from there.", err=True)
+            click.echo("Stopped. What was done is kept: the same command continues from there.", err=True)
             sys.exit(143 if isinstance(stop, Terminated) else 130)
         except OSError as error:
             if error.errno not in NO_ROOM:

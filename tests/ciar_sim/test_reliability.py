@@ -211,7 +211,7 @@ def test_a_run_that_is_ended_loses_nothing_and_goes_on(
         assert status == -signal.SIGKILL, stderr
     else:
         assert status == 128 + number, stderr
-        assert stderr.splitlines() == ["Stopped. What was recorded is kept: the same command continues from there."]
+        assert stderr.splitlines() == ["Stopped. What was done is kept: the same command continues from there."]
         assert not writing or files(tmp_path / "run") == files(undisturbed / "run")
         assert [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")] == []
     if not writing:

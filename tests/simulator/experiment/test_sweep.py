@@ -187,10 +187,10 @@ def test_what_is_swept_in_the_file_cannot_be_set(tmp_path: Path) -> None:
     message = refusal(tmp_path, QUICKSTART, sets=("network.rtt_ms=1",))
     assert (
         message
-        == "--set network.rtt_ms=1: network.rtt_ms is swept in t.yaml; use ciar-sim sweep with --axis network.rtt_ms=..."
+        == "--set network.rtt_ms=1: network.rtt_ms is swept in t.yaml; give its values with --axis network.rtt_ms=... of ciar-sim sweep"
     )
     message = refusal(tmp_path, HEAD, sets=("cloud.replicas=3", "sweep={cloud.replicas: [1, 2]}"))
-    assert message.startswith("--set cloud.replicas=3: cloud.replicas is swept in --set sweep; use ciar-sim sweep")
+    assert message.startswith("--set cloud.replicas=3: cloud.replicas is swept in --set sweep; give its values")
     for sets in (("sweep={}", "network.rtt_ms=1"), ("network.rtt_ms=1", "sweep={cloud.replicas: [1, 2]}")):
         assert {
             case.scenario.network.model_dump()["rtt_ms"] for case in expand(load(tmp_path, QUICKSTART, sets=sets))
