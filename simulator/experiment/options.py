@@ -27,7 +27,9 @@ def set_option(data: dict[str, Any], option: str, scenario: Scenario, source: Sc
     for swept in sweep if isinstance(sweep, dict) else ():
         target = axis_place(scenario, swept) if swept in scenario.sweep.axes else tuple(str(swept).split("."))
         if target == place:
-            raise ScenarioError(f"{label}: {path} is swept in {where}; give its values with --axis {path}=... of ciar-sim sweep")
+            raise ScenarioError(
+                f"{label}: {path} is swept in {where}; give its values with --axis {path}=... of ciar-sim sweep"
+            )
         if target == place[: len(target)]:
             raise ScenarioError(f"{label}: {path} does nothing: {swept} is swept in {where}")
     parsed = _option_value(value, label)
