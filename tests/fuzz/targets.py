@@ -86,12 +86,17 @@ def damaged_yaml(source: str, rng: random.Random) -> bytes:
 
 
 def scenario(rng: random.Random, world: World) -> str | None:
-    from simulator.experiment.loading import load_scenario
+    from simulator.experiment.loading import load_with_source
     from simulator.experiment.sweep import expand
+
+    def cases() -> None:
+        loaded = load_with_source(path)
+        with loaded.source.located():
+            expand(loaded.scenario)
 
     path = world.folder / "fuzzed.yaml"
     path.write_bytes(damaged_yaml(rng.choice(scenarios()), rng))
-    return verdict(lambda: expand(load_scenario(path)), path.name)
+    return verdict(cases, path.name)
 
 
 SMALL = """\
