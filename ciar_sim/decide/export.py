@@ -20,7 +20,7 @@ from ciar_sim.decide.regime import of_sweep
 from ciar_sim.decide.rounds import call_seconds, rounds_of
 from ciar_sim.shipped import scenario_path
 from reports.load import load_run
-from reports.metrics import CALLS, CLOUD_NLL, LATENCY, P95, SPEEDUP, quality_metrics
+from reports.metrics import CALLS, CLOUD_NLL, COST, LATENCY, P95, SPEEDUP, quality_metrics
 from reports.words import significant
 from simulator.core.errors import CiarSimError
 from simulator.core.yamlfile import did_you_mean
@@ -32,7 +32,7 @@ from simulator.network.transport import TRANSPORTS
 from simulator.results.tables import plain
 
 ALL = 2**62  # requests
-TABLE = (LATENCY, P95, SPEEDUP, CALLS, CLOUD_NLL)  # columns of the tables, before the pair's qualities
+TABLE = (LATENCY, P95, SPEEDUP, COST, CALLS, CLOUD_NLL)  # columns of the tables, before the pair's qualities
 
 
 Exported = str | bytes | pd.DataFrame | dict[str, bytes]  # a text, a file, a table, or files by name

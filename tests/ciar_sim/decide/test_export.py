@@ -153,6 +153,16 @@ def test_tables(run: Path, tmp_path: Path) -> None:
     assert r"\begin{tabular}{llrrrrr}" in text
 
 
+def test_tables_have_the_cost_where_a_cloud_has_a_price(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    summary = pd.read_csv(folder / "summary.csv")
+    summary.assign(cost_usd=0.25).to_csv(folder / "summary.csv", index=False)
+    head, _, *rows = [line.split(" | ") for line in shown(str(folder), "--as", "markdown").splitlines()]
+    place = head.index("cost ($)")
+    assert {row[place] for row in rows} == {"0.250"}
+    assert r"cost (\$)" in shown(str(folder), "--as", "latex")
+
+
 @pytest.mark.parametrize(
     ("cell", "text"),
     [
