@@ -96,7 +96,11 @@ def _counts(run: Run) -> str:
     if settings > methods:
         parts[0] += f" in {settings} settings"
     if conditions > 1:
-        parts.insert(1, f"{conditions} conditions ({' × '.join(condition_keys(run))})")
+        keys = condition_keys(run)
+        grid = conditions == math.prod(run.summary[key].nunique(dropna=False) for key in keys)
+        parts.insert(
+            1, f"{conditions} conditions ({(' × ' if grid else ', ').join(keys)})"
+        )  # a comma: zipped, or at random points
     return " · ".join(parts)
 
 

@@ -155,6 +155,16 @@ def test_methods_that_the_image_grid_leaves_out_are_counted(tmp_path: Path, run:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("points", "said"), [([(1, 1), (1, 2), (2, 1), (2, 2)], " × "), ([(1, 1), (2, 2)], ", ")])
+def test_a_grid_is_told_from_axes_that_change_together(
+    tmp_path: Path, points: list[tuple[int, int]], said: str
+) -> None:
+    cases = [case("base", 8.0, {"network.rtt_ms": rtt, "network.up_mbps": up}) for rtt, up in points]
+    page = (write(tmp_path / "run", cases, images=(), draw=build_report) / "report.html").read_text()
+    assert f"{len(points)} conditions (network.rtt_ms{said}network.up_mbps)" in page
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_nested_provenance_reads_as_words(tmp_path: Path) -> None:
     provenance = {"name": "x", "network": [{"down": 5, "up": 2.5}, {"down": 9, "up": None}]}
     page = (
