@@ -6,6 +6,7 @@ Real sockets in two network namespaces send messages to each other over TUN devi
 delay, a drop-tail buffer in bytes, and losses by the same patterns as `benchmarks.ns3_points` and `benchmarks.linux_tcp`, given per packet
 with data in order of sending. Only the message's direction has a rate and losses, as in the model. For each point it prints the kernel's
 mean, the difference of the model's mean over the same losses, and the share of transfers whose times agree within 2 % and 2 ms.
+`--streams` sends streams of small messages instead, as the tokens of an image: the times are those until the last one has arrived.
 
 Times are of the real clock: the emulator, sender and receiver run with real-time priority, and several transfers at a time, each over a
 link of its own. Needs Linux, root and /dev/net/tun, and about 0.3 s of a core per megabyte.
@@ -70,6 +71,20 @@ POINTS = (
     (1_000_000, 20.0, 40.0, 0.0, 50_000.0),
     (1_000_000, 10.0, 40.0, 0.5, 30_000.0),
 )
+# Round trip in ms, pause between two messages in ms, loss in percent; 10 Mbit/s.
+STREAMS = (
+    (40.0, 35.0, 2.0),
+    (40.0, 35.0, 5.0),
+    (40.0, 35.0, 10.0),
+    (40.0, 35.0, 20.0),
+    (100.0, 35.0, 5.0),
+    (100.0, 35.0, 10.0),
+    (100.0, 10.0, 5.0),
+    (600.0, 35.0, 0.0),
+    (600.0, 35.0, 2.0),
+)
+TOKENS, TOKEN_BYTES = 200, 12
+STREAM_SEEDS = 24
 
 
 @dataclass(frozen=True)
@@ -182,17 +197,36 @@ def receive(sizes: Sequence[int], ends_s: np.ndarray, done: int, ready: int) -> 
             os.write(done, struct.pack("i", transfer))
 
 
-def send(controls: Sequence[str], sizes: Sequence[int], begins_s: np.ndarray, done: int, at_a_time: int) -> None:
-    """Send the messages, each over a connection of its own, and note in `begins_s` when each is handed over."""
+def send(
+    controls: Sequence[str],
+    sizes: Sequence[int],
+    begins_s: np.ndarray,
+    done: int,
+    at_a_time: int,
+    parts: int = 1,
+    pause_s: float = 0.0,
+) -> None:
+    """Send the messages, each over a connection of its own, and note in `begins_s` when each is handed over.
+
+    parts: number of equal parts in which each is handed over, `pause_s` apart.
+    """
     urgent(40)
     payload = bytes(max(sizes))
     waiting: dict[int, tuple[socket.socket, int]] = {}
     running: dict[int, socket.socket] = {}
     poll = select.epoll()
     poll.register(done, select.EPOLLIN)
+    due: list[tuple[float, int, int]] = []  # time, transfer, part
     following, next_s = 0, time.monotonic()
     while following < len(sizes) or waiting or running:
         now_s = time.monotonic()
+        while due and due[0][0] <= now_s:
+            due_s, transfer, part = heapq.heappop(due)
+            length = sizes[transfer] // parts
+            if running[transfer].send(memoryview(payload)[:length]) != length:
+                raise RuntimeError("the socket does not take the message at once")
+            if part + 1 < parts:
+                heapq.heappush(due, (due_s + pause_s, transfer, part + 1))
         if following < len(sizes) and len(waiting) + len(running) < at_a_time and now_s >= next_s:
             one = socket.socket()
             one.setblocking(False)
@@ -205,7 +239,8 @@ def send(controls: Sequence[str], sizes: Sequence[int], begins_s: np.ndarray, do
             poll.register(one, select.EPOLLOUT)
             following += 1
             next_s = now_s + GAP_S
-        for number, _ in poll.poll(max(0.001, next_s - now_s)):
+        soon_s = min(next_s, due[0][0]) if due and next_s > now_s else due[0][0] if due else next_s
+        for number, _ in poll.poll(max(0.001, soon_s - now_s)):
             if number == done:
                 data = os.read(done, 4096)
                 for (transfer,) in struct.iter_unpack("i", data):
@@ -217,8 +252,7 @@ def send(controls: Sequence[str], sizes: Sequence[int], begins_s: np.ndarray, do
             poll.unregister(one)
             running[transfer] = one
             begins_s[transfer] = time.monotonic()
-            if one.send(memoryview(payload)[: sizes[transfer]]) != sizes[transfer]:
-                raise RuntimeError("the socket does not take the message at once")
+            heapq.heappush(due, (begins_s[transfer], transfer, 0))
 
 
 def emulate(devices: tuple[int, int], carry: Callable[[int, bytes, float], float], until: Callable[[], bool]) -> None:
@@ -293,8 +327,20 @@ def transfers(
     lines: Sequence[Line],
     at_a_time: int = 8,
     log: list[Way] | None = None,
+    parts: int = 1,
+    pause_s: float = 0.0,
 ) -> np.ndarray:
-    """Return the seconds [transfers] from handing over each message to its arrival. log: gets the lines with their packets."""
+    """Return the seconds [transfers] from handing over each message to its arrival.
+
+    Args:
+        controls: congestion control of each.
+        sizes: bytes of each.
+        lines: link of each.
+        at_a_time: number of transfers at a time.
+        log: gets the lines with their packets.
+        parts: as in `send`.
+        pause_s: as in `send`.
+    """
     memory = mmap.mmap(-1, 16 * len(sizes))
     begins_s, ends_s = np.frombuffer(memory, np.float64).reshape(2, len(sizes))
     done, ready, begin = os.pipe(), os.pipe(), os.pipe()
@@ -306,7 +352,7 @@ def transfers(
 
     def near() -> None:
         os.read(begin[0], 1)
-        send(controls, sizes, begins_s, done[0], at_a_time)
+        send(controls, sizes, begins_s, done[0], at_a_time, parts, pause_s)
 
     try:
         with ends(near, lambda: receive(sizes, ends_s, done[1], ready[1])) as (devices, ended):
@@ -321,13 +367,13 @@ def transfers(
     return ends_s - begins_s
 
 
-def modelled_s(control: str, message_bytes: int, line: Line) -> float:
+def modelled_s(control: str, message_bytes: int, line: Line, parts: int = 1, pause_s: float = 0.0) -> float:
     """Return the seconds of the same transfer in the model."""
     transport = replace(TRANSPORTS["tcp"], congestion=control)
     link = ImpairedLink(
         Wire(line.bps), line.rtt_s / 2.0, line.rtt_s, transport, loss=Given(line.drops), buffer_bytes=line.buffer_bytes
     )
-    return link.send(0.0, message_bytes)
+    return [link.send(part * pause_s, message_bytes // parts) for part in range(parts)][-1]
 
 
 def refuse_elsewhere(program: str) -> None:
@@ -340,6 +386,22 @@ def refuse_elsewhere(program: str) -> None:
         raise click.ClickException(f"{program}: needs /dev/net/tun; load the module tun")
 
 
+def compare_streams(controls: Sequence[str]) -> None:
+    """Print the times of streams in the kernel and in the model."""
+    for rtt_ms, pause_ms, loss_pct in STREAMS:
+        lines = [
+            Line(1e7, 1e-3 * rtt_ms, drops=losses(0.01 * loss_pct, seed, 4000).tolist()) for seed in range(STREAM_SEEDS)
+        ]
+        shape = TOKENS, 1e-3 * pause_ms
+        for name in controls:
+            size = TOKENS * TOKEN_BYTES
+            kernel = transfers([name] * len(lines), [size] * len(lines), lines, len(lines), None, *shape).mean()
+            model = np.mean([modelled_s(name, size, line, *shape) for line in lines])
+            click.echo(
+                f"{name:5} {rtt_ms:4g} ms, a message every {pause_ms:g} ms, {loss_pct:2g} %  {kernel:.4g} s  {model / kernel - 1.0:+.1%}"
+            )
+
+
 @click.command()
 @click.option(
     "--seeds", default=100, show_default=True, help="Patterns of losses of each point; half of them for 1 MB."
@@ -347,9 +409,15 @@ def refuse_elsewhere(program: str) -> None:
 @click.option("--at-a-time", default=8, show_default=True, help="Transfers at a time.")
 @click.option("--control", type=click.Choice(["cubic", "bbr"]), multiple=True, default=("cubic", "bbr"))
 @click.option("--point", type=int, multiple=True, help="Numbers of points, from 0.  [default: all]")
-def main(seeds: int, at_a_time: int, control: tuple[str, ...], point: tuple[int, ...]) -> None:
+@click.option(
+    "--streams", is_flag=True, help=f"Streams of {TOKENS} messages of {TOKEN_BYTES} bytes, {STREAM_SEEDS} at a time."
+)
+def main(seeds: int, at_a_time: int, control: tuple[str, ...], point: tuple[int, ...], streams: bool) -> None:
     refuse_elsewhere("kernel_tcp")
     click.echo(f"Linux {os.uname().release.split('-')[0]}")
+    if streams:
+        compare_streams(control)
+        return
     for name in control:
         for number, (size, mbps, rtt_ms, loss_pct, buffer_bytes) in enumerate(POINTS):
             if point and number not in point:

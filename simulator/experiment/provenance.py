@@ -63,7 +63,6 @@ GROWTH = 1.3
 FEW_JOBS = 10
 LONG_JOB = 0.1  # share of the run's duration
 LONG_BURST = 10.0  # packets; the bursts of presets, up to 5, are shorter than any message of interest
-STREAM_LOSS = 0.03  # above it a stream under congestion control takes several percent too long
 
 
 def load_warnings(case: Case, result: SimulatedCase) -> list[str]:
@@ -177,12 +176,6 @@ def _link_warnings(case: Case, result: SimulatedCase) -> list[str]:
                     f"{case.title}: a burst of losses has {link.loss_burst_packets:g} packets, and the run sends about {packets:.3g}: "
                     "it is left to chance whether any message meets one"
                 )
-        streamed = getattr(case.method, "deliver", "ids") == "stream"
-        if streamed and link.congestion and link.loss is not None and link.loss >= STREAM_LOSS:
-            found.append(
-                f"{case.title}: under congestion_control the tokens of a stream wait until each loss before them is repaired, one after "
-                f"another, so at a loss_pct of {100.0 * link.loss:g} its latency is too high; leave congestion_control out"
-            )
         if link.devices_per_cell > devices:
             there = "is one device" if devices == 1 else f"are {devices} devices"
             found.append(

@@ -12,8 +12,9 @@ packets only needs a queue of them.
   trips, or the retransmission timeout, which doubles (RFC 6298). QUIC waits an eighth of a round trip, and its timer sends a probe without
   declaring segments lost (RFC 9002); its smaller window after a long silence (sec. 7.6) is not modelled.
 - Packets that do not fit into the buffer of the wire are lost.
-- Messages form one stream: a message's first packet leaves after the last packet of the previous message, including retransmissions. The
-  round trip is the mean one; jitter changes the completion time of a message, but not its acknowledgements.
+- Messages form one stream: a message's first packet leaves after the last packet of the previous message, including retransmissions. A
+  short message that was ready before the previous one's last segment left goes in that segment if it has room. The round trip is the mean
+  one; jitter changes the completion time of a message, but not its acknowledgements.
 
 Longer than other files, because all rules of a sender act on one state.
 """
@@ -180,6 +181,10 @@ class Sender:
         self._least_rtt_s = rtt_s
         self._paced_s = -math.inf
         self._last_s = -math.inf
+        # The last segment of the latest message, the time at which it was sent first, and that at which its message had left the wire.
+        self._tail: Segment | None = None
+        self._tail_s = self._there_s = -math.inf
+        self._header_bits = 8.0 * transport.segment_overhead_bytes
         # Until more than this number has arrived, samples are limited by the data to send; 0 if they are not.
         self._idle_until = 0
 
@@ -217,6 +222,10 @@ class Sender:
             lost: (time, retransmission) -> whether a packet that enters the wire at this time is lost.
             full: (time, free time of the wire) -> whether a packet at this time does not fit into the buffer.
         """
+        if ready_s < self._tail_s and segments == 1 and self._joins(bits - self._header_bits):
+            free_s = finish_s(free_s, bits)
+            self._there_s = max(self._there_s, free_s)
+            return self._there_s, free_s, 0.0
         now_s = max(ready_s, self.now_s)
         self._catch_up(now_s)
         self.now_s = now_s
@@ -268,13 +277,29 @@ class Sender:
                 if free_s == math.inf:
                     return math.inf, math.inf, 0.0
             self._transmitted(segment, now_s, not dropped and not lost(begin_s, repeated), free_s)
+            if not repeated:
+                self._tail, self._tail_s = segment, now_s
             if segment.arrives and not arrived:
                 awaited -= 1
                 there_s = max(there_s, free_s)
                 if not awaited:
                     self.now_s = self._last_s = now_s
+                    self._there_s = there_s
                     return there_s, free_s, sent_bits - message_bits
         return math.inf, free_s, sent_bits - message_bits
+
+    def _joins(self, bits: float) -> bool:
+        """Put a message of so many bits without headers into the last segment, if there is room, and return whether there is.
+
+        The segment was not sent yet when the message was ready, so a real sender sends both together.
+        """
+        tail = self._tail
+        if tail is None or tail.lost or tail.bits + bits > self._full_bits or not self._has_room(bits):
+            return False
+        tail.bits += bits
+        if tail.number in self._missing:
+            self._under_way_bits += bits
+        return True
 
     def _has_room(self, bits: float) -> bool:
         """Return whether the receiver has room for this many bits in addition to those in flight."""

@@ -150,12 +150,6 @@ def test_a_cloud_is_saturated_by_its_work_over_the_whole_run(tmp_path: Path) -> 
         ("loss_pct: 1, loss_burst_packets: 5", ""),
         ("loss_pct: 80, loss_burst_packets: 900", ""),
         ("loss_pct: 1", ""),
-        ("loss_pct: 2, transport: tcp, congestion_control: bbr", ""),
-        (
-            "loss_pct: 5, transport: tcp, congestion_control: bbr",
-            "under congestion_control the tokens of a stream wait until each loss before them is repaired, one after another, so at a "
-            "loss_pct of 5 its latency is too high",
-        ),
         ("outage_every_s: 9, outage_ms: 5, devices_per_cell: 2", "an outage comes once in 9 s, and the run takes"),
         ("outage_every_s: 5, outage_ms: 5, devices_per_cell: 2", ""),
     ],

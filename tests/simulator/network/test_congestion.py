@@ -534,6 +534,37 @@ def test_no_round_trip_is_shorter_than_the_line(
     assert control == "cubic" or arrival_s < 2.0 * (0.8e-6 * size_bytes + 0.04) + 0.5
 
 
+@pytest.mark.parametrize("control", ["cubic", "bbr"])
+@pytest.mark.parametrize("transport", ["tcp", "quic", "sctp"])
+def test_small_messages_that_wait_share_a_segment(transport: str, control: str) -> None:
+    """A token every 5 ms over 600 ms: beyond the first window tokens wait, and leave together when there is room."""
+    figures = replace(TRANSPORTS[transport], congestion=control)
+    link = ImpairedLink(Wire(1e7), 0.3, 0.6, figures)
+    arrived = [link.send(0.005 * n, 12) for n in range(400)]
+    assert arrived == sorted(arrived)
+    waits_s = np.array(arrived) - 0.005 * np.arange(400) - 0.3
+    assert waits_s.max() < 0.6  # a token waits for an acknowledgement, not for the tokens before it
+    assert waits_s[-1] < 0.1
+    # One that does not fit is sent by itself, after the one before it.
+    link = ImpairedLink(Wire(1e7), 0.3, 0.6, figures)
+    sizes = [12] * 20 + [figures.segment_bytes - 20, 30, 12]
+    assert [link.send(1e-4 * n, size) for n, size in enumerate(sizes)][-1] < 2.0
+
+
+@pytest.mark.parametrize("control", ["cubic", "bbr"])
+def test_a_stream_with_losses_takes_what_it_takes_without_congestion_control(control: str) -> None:
+    """A token every 35 ms leaves room for its repair: once a stream took three times as long at losses of 10 %."""
+    took_s = {}
+    for name in ("", control):
+        ends_s = []
+        for seed in range(8):
+            figures = replace(TRANSPORTS["tcp"], congestion=name)
+            link = ImpairedLink(Wire(1e7), 0.02, 0.04, figures, loss=Given(losses(0.1, seed, 4000).tolist()))
+            ends_s.append([link.send(0.035 * n, 12) for n in range(200)][-1])
+        took_s[name] = np.mean(ends_s)
+    assert took_s[control] == pytest.approx(took_s[""], rel=0.03)
+
+
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_dead_wire_carries_nothing(control: str) -> None:
     dead = Capacity([0.0], [0.0], 1.0)
