@@ -239,8 +239,8 @@ def send(
             poll.register(one, select.EPOLLOUT)
             following += 1
             next_s = now_s + GAP_S
-        soon_s = min(next_s, due[0][0]) if due and next_s > now_s else due[0][0] if due else next_s
-        for number, _ in poll.poll(max(0.001, soon_s - now_s)):
+        soon_s = [at_s for at_s in (next_s, due[0][0] if due else next_s) if at_s > now_s]
+        for number, _ in poll.poll(max(0.001, min(soon_s, default=now_s) - now_s)):
             if number == done:
                 data = os.read(done, 4096)
                 for (transfer,) in struct.iter_unpack("i", data):

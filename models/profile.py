@@ -334,10 +334,8 @@ def measured(
         runtime: as in `measure_model`.
     """
     different = list(dict.fromkeys(models.values()))
-    cells, rounds = (
-        sum(timed.cells(sizes) for timed in different) + len(work),
-        ROUNDS if torch_device.type == "cpu" else 1,
-    )
+    cells = sum(timed.cells(sizes) for timed in different) + len(work)
+    rounds = ROUNDS if torch_device.type == "cpu" else 1
     clock = Clock(torch_device, cells, progress, budget_s, rounds)
     with torch.inference_mode():
         for _ in clock.rounds():
@@ -447,9 +445,8 @@ class Clock:
         if place == len(self._least):
             self._least.append(self._typical_seconds(run))
         elif not self._spent():
-            warm = (
-                self._least[place] > _CELL_S / self._rounds
-            )  # so long a pass has no use for what an earlier one left in caches
+            # So long a pass has no use for what an earlier one left in caches.
+            warm = self._least[place] > _CELL_S / self._rounds
             self._least[place] = min(self._least[place], self._typical_seconds(run, warm))
         self.done += 1
         if self.progress is not None:

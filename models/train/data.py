@@ -330,9 +330,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, str, str]]:
 
 def placed_rows(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the place, `file:line` of its first line, and the cells of every row of a CSV. Raises DataError for an open quote."""
-    reader = csv.reader(
-        io.StringIO(text, newline=""), strict=True
-    )  # splitlines would cut captions at U+2028 and others
+    # splitlines would cut captions at U+2028 and others.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     begin = 1
     try:
         for row in reader:
